@@ -1,0 +1,20 @@
+"""The sampling specification of smalti: noise that is a pure function of its coordinates, and the draw built on it.
+
+`sample` draws tokens; `random_words` gives raw noise of the same kind, for starts, orders and subsets. Equal logits
+give equal tokens, bit for bit, in every implementation; `smalti_kernels.reference` is the definition.
+"""
+
+from smalti_kernels.errors import SamplingError, SmaltiError
+from smalti_kernels.noise import STREAM_DRAW, STREAM_ORDER, STREAM_START, STREAM_SUBSET, random_words
+from smalti_kernels.reference import sample
+
+__all__ = [
+    "STREAM_DRAW",
+    "STREAM_ORDER",
+    "STREAM_START",
+    "STREAM_SUBSET",
+    "SamplingError",
+    "SmaltiError",
+    "random_words",
+    "sample",
+]

@@ -1,0 +1,49 @@
+"""smalti: vector-quantised image models as small verified bundles, run without torch.
+
+import smalti
+
+gen = smalti.load()
+gen.generate(count=4, seed=7, label="lorelei").images[0].save("out.png")
+"""
+
+from __future__ import annotations
+
+from smalti.backend import ProviderReport
+from smalti.bundle import Bundle, embedded_bundles, open_bundle
+from smalti.errors import (
+    BundleError,
+    MissingExtra,
+    OutputError,
+    ParityError,
+    ProviderUnavailable,
+    SamplingError,
+    SmaltiError,
+    UsageError,
+)
+from smalti.generator import Generator, Result, Settings, Step, Timings, load
+from smalti.manifest import Manifest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Generator",
+    "Manifest",
+    "MissingExtra",
+    "OutputError",
+    "ParityError",
+    "ProviderReport",
+    "ProviderUnavailable",
+    "Result",
+    "SamplingError",
+    "Settings",
+    "SmaltiError",
+    "Step",
+    "Timings",
+    "UsageError",
+    "__version__",
+    "embedded_bundles",
+    "load",
+    "open_bundle",
+]

@@ -1,0 +1,65 @@
+"""The ``smalti`` command. Verbs of the runtime live here; training and export are loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from smalti.errors import MissingExtra, SmaltiError, exit_code
+
+INTERRUPTED = 130
+
+LAZY = {
+    "train": ("smalti_train.cli", "Train an autoencoder or a prior."),
+    "export": ("smalti_export.cli", "Turn trained runs into a bundle that carries its proof."),
+}
+"""Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the documented code (see :mod:`smalti.errors`)."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        if arguments and arguments[0] in LAZY:
+            return _call(_lazy_app(arguments[0]), arguments[1:], f"smalti {arguments[0]}")
+        try:
+            from smalti.commands import app
+        except ImportError as error:
+            raise MissingExtra(f'the command line needs {error.name}; pip install "smalti[cli]"') from error
+        return _call(app, arguments, "smalti")
+    except SmaltiError as error:
+        print(f"smalti: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        print("smalti: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _lazy_app(verb: str) -> object:
+    module, _ = LAZY[verb]
+    try:
+        return importlib.import_module(module).app
+    except ImportError as error:
+        raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{verb}]"') from error
+
+
+def _call(app: object, arguments: list[str], name: str) -> int:
+    """Run a typer app without letting it exit by itself, so that our own errors keep their codes."""
+    import click
+    import typer
+
+    try:
+        command = typer.main.get_command(app)  # pyright: ignore[reportArgumentType]
+        return command.main(arguments, prog_name=name, standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The runtime's verbs: generate, encode, decode, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from smalti import __version__
+from smalti.bench import measure
+from smalti.cli import LAZY
+from smalti.errors import BundleError, UsageError
+from smalti.generator import Generator, Result, load
+from smalti.images import Recipe, check_writable, contact_sheet, read_recipe, save_png
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Vector-quantised image models, run without torch.",
+    epilog="Exit codes: 0 ok, 1 error, 2 usage, 3 bad bundle, 4 no such provider, 6 parity failed, 130 interrupted.",
+)
+
+BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle; the embedded one by default.")]
+ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto or cpu.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"smalti {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a folder.")],
+    count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first image; image i has seed + i.")] = 0,
+    label: Annotated[list[str] | None, typer.Option(help="Label; give several to take turns.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sharper below the default, wilder above.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Pull towards the label; 1 is none.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="exact or binomial.")] = None,
+    columns: Annotated[int, typer.Option(help="Images per row of a sheet.")] = 4,
+    replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images and write them as PNG."""
+    folder = output.is_dir() or str(output).endswith(("/", "\\"))
+    if not folder and output.suffix.lower() != ".png":
+        raise UsageError(f"output {output}: name a file that ends in .png, or a folder (with a slash at its end)")
+    if columns < 1:
+        raise UsageError(f"columns {columns}: at least 1 is needed")
+    if not folder:
+        check_writable(output)
+    if replay is not None:
+        drawing = {"count": count, "label": label, "steps": steps, "temperature": temperature, "guidance": guidance}
+        if given := [f"--{name}" for name, value in {**drawing, "schedule": schedule}.items() if value is not None]:
+            raise UsageError(f"--replay takes everything from the file; leave out {', '.join(given)}")
+        generator, result, columns = _replay(read_recipe(replay), bundle, provider, threads)
+    else:
+        generator = load(bundle, provider, precision, threads)
+        count = 1 if count is None else count
+        labels = None if not label else [label[i % len(label)] for i in range(count)]
+        result = generator.generate(
+            count,
+            seed,
+            label=labels,
+            steps=steps,
+            temperature=temperature,
+            guidance=guidance,
+            schedule=schedule,  # pyright: ignore[reportArgumentType] - checked by generate, with a kind message
+        )
+    written = _write(generator, result, output, folder, columns)
+    if as_json:
+        typer.echo(json.dumps(_summary(generator, result, written), indent=2))
+    else:
+        pixels = sum(image.width * image.height for image in result.images)
+        typer.echo(
+            f"{', '.join(map(str, written[:3]))}{' ...' if len(written) > 3 else ''}: {len(result.images)} image(s), "
+            f"{result.timings.total:.2f} s, {result.timings.total / pixels * 1e6:.2f} s per megapixel"
+        )
+
+
+def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | None) -> tuple[Generator, Result, int]:
+    generator = load(bundle or recipe.bundle, provider, recipe.precision["denoiser"], threads)
+    if generator.bundle.digest != recipe.bundle_digest:
+        raise BundleError(
+            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
+            f"{recipe.bundle_digest[:12]}..., here {generator.bundle.digest[:12]}...); name that one with --bundle"
+        )
+    result = generator.generate(
+        seeds=recipe.seeds,
+        label=recipe.labels,
+        steps=recipe.steps,
+        temperature=recipe.temperature,
+        guidance=recipe.guidance,
+        schedule=recipe.schedule,  # pyright: ignore[reportArgumentType] - checked by generate
+    )
+    return generator, result, recipe.columns
+
+
+def _write(generator: Generator, result: Result, output: Path, folder: bool, columns: int) -> list[Path]:
+    settings = result.settings
+
+    def recipe(which: slice, columns: int) -> Recipe:
+        return Recipe(
+            version=__version__,
+            bundle=generator.manifest.name,
+            bundle_digest=generator.bundle.digest,
+            seeds=settings.seeds[which],
+            labels=settings.labels[which],
+            steps=settings.steps,
+            temperature=settings.temperature,
+            guidance=settings.guidance,
+            schedule=settings.schedule,
+            precision=dict(generator.report.precision),
+            provider=generator.report.actual,
+            columns=columns,
+        )
+
+    if not folder:
+        columns = min(columns, len(result.images))
+        sheet = contact_sheet(np.stack([np.asarray(image) for image in result.images]), columns)
+        save_png(sheet, output, recipe(slice(None), columns))
+        return [output]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make folder {output}: {error.strerror}") from error
+    paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in settings.seeds]
+    for index, (path, image) in enumerate(zip(paths, result.images)):
+        save_png(image, path, recipe(slice(index, index + 1), 1))
+    return paths
+
+
+def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[str, Any]:
+    timings = result.timings
+    return {
+        "files": [str(path) for path in written],
+        "bundle": generator.manifest.name,
+        "settings": {name: getattr(result.settings, name) for name in result.settings.__dataclass_fields__},
+        "seconds": {name: getattr(timings, name) for name in ("network", "draw", "decoder", "host", "total")},
+        "network_calls": timings.calls,
+        "provider": generator.report.to_dict(),
+    }
+
+
+@app.command()
+def bench(
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    count: Annotated[int, typer.Option(help="Images per batch.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps; the bundle's own by default.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs; the median is reported.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure seconds per megapixel, split into network, draw, decoder and host."""
+    report = measure(load(bundle, provider, precision, threads), count=count, steps=steps, repeats=repeats)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(
+        f"{report['bundle']}: {report['count']} x {report['width']}x{report['height']}, {report['steps']} steps "
+        f"({report['network_calls']} network calls), {report['provider']['runtime']}, "
+        f"{report['provider']['precision']['denoiser']}, {report['provider']['threads']} threads"
+    )
+    typer.echo(f"{'stage':<10}{'seconds':>10}{'s/megapixel':>14}{'share':>9}")
+    for stage, seconds in report["seconds"].items():
+        share = seconds / report["seconds"]["total"]
+        typer.echo(f"{stage:<10}{seconds:>10.4f}{report['seconds_per_megapixel'][stage]:>14.3f}{share:>9.1%}")
+
+
+def _placeholder(verb: str, help_line: str) -> None:
+    """List a lazily loaded verb in the help; calls to it never come this far (see smalti.cli)."""
+
+    @app.command(verb, help=help_line, add_help_option=False)
+    def _(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:  # pyright: ignore[reportUnusedFunction]
+        del arguments
+
+
+for _verb, (_, _help) in LAZY.items():
+    _placeholder(_verb, _help)

@@ -1,0 +1,67 @@
+"""Every error smalti raises on purpose, with the exit code its command line gives.
+
+    SmaltiError                      1
+    ├── SamplingError                1   a draw that has no answer (from smalti_kernels)
+    ├── UsageError                   2   an argument outside what is allowed
+    ├── BundleError                  3   a bundle that is missing, damaged or not one of ours
+    ├── ProviderUnavailable          4   a provider that was asked for and cannot run
+    ├── ParityError                  6   an exported variant that does not match its model
+    ├── MissingExtra                 1   a command whose packages are not installed
+    └── OutputError                  1   a file that cannot be written
+
+Exit codes 5 (engine build) and 7 (bench regression) are reserved; 130 is an interrupt.
+"""
+
+from __future__ import annotations
+
+from smalti_kernels.errors import SamplingError, SmaltiError
+
+
+class UsageError(SmaltiError, ValueError):
+    """An argument outside what is allowed."""
+
+
+class BundleError(SmaltiError):
+    """A bundle that is missing, damaged, or not one of ours."""
+
+
+class ProviderUnavailable(SmaltiError):
+    """A provider that was asked for by name and cannot run here."""
+
+
+class ParityError(SmaltiError):
+    """An exported variant that does not match the model it was made from."""
+
+
+class MissingExtra(SmaltiError, ImportError):
+    """A command whose packages are not installed."""
+
+
+class OutputError(SmaltiError, OSError):
+    """A file that cannot be written; whatever stood there before is untouched."""
+
+
+EXIT_CODES: dict[type[SmaltiError], int] = {
+    UsageError: 2,
+    BundleError: 3,
+    ProviderUnavailable: 4,
+    ParityError: 6,
+}
+
+
+def exit_code(error: SmaltiError) -> int:
+    """Return the process exit code that belongs to ``error`` (1 where the tree names none)."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+__all__ = [
+    "BundleError",
+    "MissingExtra",
+    "OutputError",
+    "ParityError",
+    "ProviderUnavailable",
+    "SamplingError",
+    "SmaltiError",
+    "UsageError",
+    "exit_code",
+]

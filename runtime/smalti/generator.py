@@ -1,0 +1,360 @@
+"""The public face of a bundle: load it, generate, stream, encode, decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smalti import absorbing
+from smalti.backend import (
+    OnnxSession,
+    ProviderReport,
+    default_threads,
+    resolve_precision,
+    resolve_provider,
+    runtime_version,
+)
+from smalti.bundle import Bundle, open_bundle
+from smalti.errors import BundleError, UsageError
+from smalti.images import to_array
+from smalti.manifest import Role
+from smalti.tiles import decode_tiled
+
+Int32 = NDArray[np.int32]
+Label = str | int | None
+
+MAX_SEED = 2**64 - 1
+DECODE_TOKENS = 4096
+"""Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
+
+    seeds: tuple[int, ...]
+    labels: tuple[str | None, ...]
+    steps: int
+    temperature: float
+    guidance: float
+    schedule: absorbing.Counts
+
+
+@dataclass
+class Timings:
+    """Seconds spent per stage."""
+
+    network: float = 0.0
+    draw: float = 0.0
+    decoder: float = 0.0
+    host: float = 0.0
+    """Everything else: schedules, arrays, pictures."""
+    calls: int = 0
+    """Network calls."""
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.network + self.draw + self.decoder + self.host
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :meth:`Generator.generate` returns."""
+
+    images: list[Image.Image]
+    tokens: Int32
+    """int32 [N, h, w]."""
+    settings: Settings
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network call of :meth:`Generator.stream`."""
+
+    index: int
+    """0 .. total - 1."""
+    total: int
+    tokens: Int32
+    """int32 [N, h, w]; K where a token is still masked."""
+    settings: Settings
+    _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
+    _codes: int = field(repr=False)
+
+    def preview(self) -> list[Image.Image]:
+        """Decode what is there; masked tokens are shown as their nearest unmasked neighbour."""
+        return self._decode(fill_masked(self.tokens, self._codes))
+
+
+def load(
+    bundle: str | Path | Bundle | None = None,
+    provider: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> Generator:
+    """Open a bundle and get it ready to run.
+
+    ``bundle``: a path (folder or ``.zip``) or an embedded name; None takes the embedded default. ``provider``: ``auto``
+    or ``cpu``. ``precision``: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``threads``: cores to use, all by default.
+
+    Raises BundleError for a bundle that is missing or damaged, ProviderUnavailable for a provider that cannot run here,
+    UsageError for a value outside these.
+    """
+    return Generator(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), provider, precision, threads)
+
+
+class Generator:
+    """A loaded bundle. Components become ready when first used; methods may be called from several threads."""
+
+    def __init__(self, bundle: Bundle, provider: str, precision: str, threads: int | None) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads {threads}: at least 1 is needed")
+        actual, why = resolve_provider(provider)
+        chosen, why_precision = resolve_precision(bundle, precision)
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.report = ProviderReport(
+            requested=provider,
+            actual=actual,
+            device="CPU",
+            requested_precision=precision,
+            precision=chosen,
+            why=f"{why}; {why_precision}",
+            runtime=runtime_version(),
+            threads=threads or default_threads(),
+        )
+        self._sessions: dict[Role, OnnxSession] = {}
+        self._session("denoiser")
+        self._session("decoder")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels this bundle knows."""
+        return self.manifest.classes
+
+    def _session(self, role: Role) -> OnnxSession:
+        if role not in self._sessions:
+            self._sessions[role] = OnnxSession(self.bundle, role, self.report.precision[role], self.report.threads)
+        return self._sessions[role]
+
+    def generate(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        seeds: Sequence[int] | None = None,
+        label: Label | Sequence[Label] = None,
+        steps: int | None = None,
+        temperature: float | None = None,
+        guidance: float | None = None,
+        schedule: absorbing.Counts | None = None,
+    ) -> Result:
+        """Draw images.
+
+        Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
+        in any batch. ``label`` is a label, by name or index, for all images or one per image; None draws without one.
+        ``steps`` >= 1 diffusion steps; ``temperature`` > 0; ``guidance`` >= 0, where 1 is none; ``schedule``: "exact"
+        or "binomial" (see :func:`smalti.absorbing.random_schedule`). None takes the bundle's default.
+
+        Raises UsageError for a value outside these.
+        """
+        started = time.perf_counter()
+        settings = self.settings(count, seed, seeds, label, steps, temperature, guidance, schedule)
+        timings = Timings()
+        tokens = self._masked(len(settings.seeds))
+        for step in self._steps(settings, timings):
+            tokens = step.tokens
+        images = self._decode(tokens, timings)
+        timings.host = time.perf_counter() - started - timings.total
+        return Result(images, tokens, settings, timings)
+
+    def stream(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        seeds: Sequence[int] | None = None,
+        label: Label | Sequence[Label] = None,
+        steps: int | None = None,
+        temperature: float | None = None,
+        guidance: float | None = None,
+        schedule: absorbing.Counts | None = None,
+    ) -> Iterator[Step]:
+        """Draw images as :meth:`generate` does, giving the grids after every network call.
+
+        Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
+        """
+        settings = self.settings(count, seed, seeds, label, steps, temperature, guidance, schedule)
+        return self._steps(settings, Timings())
+
+    def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
+        """Tokens (int32 [N, h, w]) of images of one size, whose sides are multiples of the bundle's factor.
+
+        Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit.
+        """
+        if "encoder" not in self.manifest.components:
+            raise BundleError(f"{self.bundle.path} has no encoder")
+        factor = self.manifest.latent.factor
+        arrays = [to_array(image) for image in images]
+        if not arrays or any(array.shape != arrays[0].shape for array in arrays):
+            raise UsageError("encode takes one or more images, all of one size")
+        height, width, _ = arrays[0].shape
+        if height % factor or width % factor or not height or not width:
+            near = [max(1, round(side / factor)) * factor for side in (width, height)]
+            raise UsageError(
+                f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
+            )
+        batch = max(1, DECODE_TOKENS * factor**2 // (height * width))
+        encoder = self._session("encoder")
+        parts = [encoder({"images": np.stack(arrays[i : i + batch])})[0] for i in range(0, len(arrays), batch)]
+        return np.concatenate(parts)
+
+    def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
+        """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w, in bounded memory.
+
+        Raises UsageError for another shape or tokens outside the codebook.
+        """
+        grids = np.asarray(tokens)
+        grids = grids[None] if grids.ndim == 2 else grids
+        codes = self.manifest.latent.codes
+        if grids.ndim != 3 or grids.dtype.kind not in "iu" or not grids.size:
+            raise UsageError(
+                f"tokens must be integers [N, h, w], none of them 0; got {grids.dtype} {list(grids.shape)}"
+            )
+        if grids.min() < 0 or grids.max() >= codes:
+            raise UsageError(f"tokens must be 0 .. {codes - 1}; got {grids.min()} .. {grids.max()}")
+        return self._decode(grids.astype(np.int32), Timings())
+
+    def settings(
+        self,
+        count: int | None,
+        seed: int,
+        seeds: Sequence[int] | None,
+        label: Label | Sequence[Label],
+        steps: int | None,
+        temperature: float | None,
+        guidance: float | None,
+        schedule: absorbing.Counts | None,
+    ) -> Settings:
+        """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
+        default = self.manifest.sampler
+        if seeds is None:
+            count = 1 if count is None else count
+            if count < 1:
+                raise UsageError(f"count {count}: at least 1 image")
+            seeds = range(seed, seed + count)
+        elif count is not None and count != len(seeds):
+            raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
+        elif not seeds:
+            raise UsageError("seeds is empty: at least 1 image")
+        if bad := [value for value in seeds if not 0 <= value <= MAX_SEED]:
+            raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
+        labels: list[Label] = [label] * len(seeds) if label is None or isinstance(label, str | int) else list(label)
+        if len(labels) != len(seeds):
+            raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
+        steps = default.steps if steps is None else steps
+        temperature = default.temperature if temperature is None else temperature
+        guidance = default.guidance if guidance is None else guidance
+        schedule = default.schedule if schedule is None else schedule
+        if steps < 1:
+            raise UsageError(f"steps {steps}: at least 1 is needed")
+        if not 0.01 <= temperature <= 100:
+            raise UsageError(f"temperature {temperature}: allowed are 0.01 .. 100")
+        if not 0 <= guidance <= 100:
+            raise UsageError(f"guidance {guidance}: allowed are 0 .. 100, where 1 is none")
+        if schedule not in ("exact", "binomial"):
+            raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")
+        names = tuple(self._label_name(value) for value in labels)
+        return Settings(
+            tuple(int(value) for value in seeds), names, steps, float(temperature), float(guidance), schedule
+        )
+
+    def _label_name(self, label: Label) -> str | None:
+        if label is None:
+            return None
+        if isinstance(label, int) and 0 <= label < len(self.labels):
+            return self.labels[label]
+        if label in self.labels:
+            return str(label)
+        raise UsageError(f"label {label!r}: this bundle knows {', '.join(self.labels) or 'no labels'}")
+
+    def _masked(self, count: int) -> Int32:
+        return np.full((count, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
+
+    def _steps(self, settings: Settings, timings: Timings) -> Iterator[Step]:
+        denoiser = self._session("denoiser")
+        no_label = len(self.labels)
+
+        def network(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+            started = time.perf_counter()
+            (logits,) = denoiser({"tokens": tokens, "labels": labels, "rows": rows})
+            timings.network += time.perf_counter() - started
+            timings.calls += 1
+            return logits
+
+        grid = self.manifest.latent.grid
+        schedule = absorbing.random_schedule(settings.seeds, grid, settings.steps, settings.schedule)
+        indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
+        grids = absorbing.run(
+            network,
+            self._masked(len(settings.seeds)).reshape(len(settings.seeds), -1),
+            schedule,
+            seeds=settings.seeds,
+            labels=np.asarray(indices, np.int32),
+            width=grid[1],
+            temperature=settings.temperature,
+            guidance=settings.guidance,
+            no_label=no_label,
+        )
+        for index in range(schedule.calls):
+            started, before = time.perf_counter(), timings.network
+            tokens = next(grids)
+            timings.draw += time.perf_counter() - started - (timings.network - before)
+            yield Step(
+                index,
+                schedule.calls,
+                tokens.reshape(-1, *grid),
+                settings,
+                lambda grids: self._decode(grids, Timings()),
+                self.manifest.latent.codes,
+            )
+
+    def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
+        latent = self.manifest.latent
+        decoder = self._session("decoder")
+
+        def decode(part: Int32) -> NDArray[np.uint8]:
+            started = time.perf_counter()
+            (pixels,) = decoder({"tokens": part})
+            timings.decoder += time.perf_counter() - started
+            return pixels
+
+        each = max(1, DECODE_TOKENS // (tokens.shape[1] * tokens.shape[2]))
+        batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
+        return [
+            Image.fromarray(image)
+            for batch in batches
+            for image in decode_tiled(decode, batch, latent.factor, latent.halo)
+        ]
+
+
+def fill_masked(tokens: Int32, codes: int) -> Int32:
+    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
+    count, height, width = tokens.shape
+    rows, columns = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
+    filled = tokens.reshape(count, -1).copy()
+    distance = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    for grid in filled:
+        known = np.flatnonzero(grid != codes)
+        masked = np.flatnonzero(grid == codes)
+        if len(masked):
+            grid[masked] = grid[known[distance[masked][:, known].argmin(axis=1)]] if len(known) else 0
+    return filled.reshape(tokens.shape)

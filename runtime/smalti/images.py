@@ -1,0 +1,123 @@
+"""Images in and out: arrays, contact sheets, and PNG files that remember how they were made."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from smalti.errors import OutputError, UsageError
+
+PNG_KEY = "smalti"
+"""The text chunk that holds a recipe."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How a PNG was made: enough for ``smalti generate --replay`` to make it again."""
+
+    version: str
+    """smalti's own."""
+    bundle: str
+    bundle_digest: str
+    """sha256 of the bundle's manifest, which in turn fixes every file of the bundle."""
+    seeds: tuple[int, ...]
+    labels: tuple[str | None, ...]
+    steps: int
+    temperature: float
+    guidance: float
+    schedule: str
+    precision: dict[str, str]
+    provider: str
+    columns: int
+    """Images per row of the sheet."""
+
+
+def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already is; UsageError for others.
+
+    Transparent pixels are laid over white.
+    """
+    if isinstance(image, Image.Image):
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return np.asarray(image.convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(f"an image must be a PIL image or uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
+    return image
+
+
+def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:
+    """Lay images (uint8 [N, H, W, 3]) out on white, row by row, ``gap`` pixels apart."""
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet.paste(Image.fromarray(image), (column * (width + gap), row * (height + gap)))
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path, recipe: Recipe | None = None) -> None:
+    """Write a PNG, with its recipe if there is one; the file appears whole or not at all (OutputError)."""
+    info = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        info.add_text(PNG_KEY, msgspec.json.encode(recipe).decode())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    write_whole(path, buffer.getvalue())
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read the recipe inside a PNG; UsageError when the file has none."""
+    try:
+        with Image.open(path) as image:
+            text: Any = image.info.get(PNG_KEY)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; name a PNG that smalti made") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as an image: {error}") from None
+    if not isinstance(text, str):
+        raise UsageError(f"{path} does not say how it was made; only a PNG that smalti wrote can be replayed")
+    try:
+        return msgspec.json.decode(text, type=Recipe)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path}: its recipe cannot be read: {error}") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all; OutputError names it and the reason."""
+    partial = _partial(path)
+    try:
+        with partial.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if partial.exists():
+            partial.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether ``path`` can be written after it; OutputError says why not."""
+    partial = _partial(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

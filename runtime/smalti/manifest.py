@@ -1,0 +1,179 @@
+"""``manifest.json``: what a bundle is, which files it has, and what was measured when it was made.
+
+Typed, validated where it is read, and refused with the field's name when it does not fit.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+import msgspec
+
+from smalti.errors import BundleError
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of the old layout would misread the new one."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+Role = Literal["denoiser", "decoder", "encoder"]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records: read-only, named fields only, and nothing unknown."""
+
+
+class FileRecord(_Record, frozen=True, kw_only=True):
+    """A file of the bundle and what its bytes must be."""
+
+    file: str
+    """Name relative to the bundle, with forward slashes, without ``..``."""
+    sha256: str
+    bytes: int
+
+
+class Variant(_Record, frozen=True, kw_only=True):
+    """One component in one precision: a graph and the weight files it refers to."""
+
+    precision: Precision
+    graph: FileRecord
+    weights: tuple[str, ...] = ()
+    """Names of the ``weights`` records that the graph reads as external data."""
+    opset: int
+
+
+class TensorSpec(_Record, frozen=True, kw_only=True):
+    """An input or output of a graph."""
+
+    name: str
+    dtype: Literal["uint8", "int32", "float32"]
+    shape: tuple[str | int, ...]
+    """Fixed sizes as numbers, free ones by name."""
+
+
+class Component(_Record, frozen=True, kw_only=True):
+    """A part of the model: same inputs and outputs in every precision."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: tuple[Variant, ...]
+
+
+class Latent(_Record, frozen=True, kw_only=True):
+    """The token grid between autoencoder and prior."""
+
+    grid: tuple[int, int]
+    """Rows and columns the prior was trained on."""
+    codes: int
+    """K: tokens are 0 .. K - 1; K itself is the mask."""
+    factor: int
+    """Pixels per token along each axis."""
+    halo: int
+    """Tokens around a tile that its decoded pixels can depend on."""
+
+
+class SamplerDefaults(_Record, frozen=True, kw_only=True):
+    """How samples are drawn unless the caller says otherwise."""
+
+    steps: int
+    temperature: float
+    guidance: float = 1.0
+    schedule: Literal["exact", "binomial"] = "exact"
+
+
+class LicenceRecord(_Record, frozen=True, kw_only=True):
+    """Terms of a part of the training data."""
+
+    name: str
+    licence: str
+    url: str
+    creator: str = ""
+    source: str = ""
+    note: str = ""
+
+
+class Provenance(_Record, frozen=True, kw_only=True):
+    """Where the weights come from."""
+
+    data: str
+    """The data set, its size and split, in words."""
+    training: dict[str, msgspec.Raw | str | int | float] = {}
+    versions: dict[str, str] = {}
+
+
+class Measure(_Record, frozen=True, kw_only=True):
+    """What one variant was measured to be, against the torch model in fp32."""
+
+    component: Role
+    precision: Precision
+    provider: str
+    figures: dict[str, float]
+    """Such as ``max_logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``."""
+    tolerances: dict[str, float]
+    """The bound of each gated figure: an upper one for errors, a lower one for agreements and PSNR."""
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """The whole of ``manifest.json``."""
+
+    schema_version: int
+    name: str
+    family: Literal["absorbing"]
+    licence: str
+    """Licence of the weights."""
+    data_licences: tuple[LicenceRecord, ...]
+    provenance: Provenance
+    latent: Latent
+    classes: tuple[str, ...]
+    """Label names; a sample may also have none."""
+    sampler: SamplerDefaults
+    components: dict[Role, Component]
+    weights: tuple[FileRecord, ...]
+    certificate: tuple[Measure, ...]
+
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file the bundle has besides the manifest."""
+        graphs = (variant.graph for component in self.components.values() for variant in component.variants)
+        return (*graphs, *self.weights)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Readable JSON, the same bytes for the same manifest."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+
+
+def decode(raw: bytes, where: str) -> Manifest:
+    """Read and check a manifest; BundleError says what is wrong with it and ``where``."""
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{where}: manifest.json cannot be read: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: manifest.json has schema version {version}, and this smalti reads {SCHEMA_VERSION}. "
+            + ("Update smalti." if version > SCHEMA_VERSION else "Export the bundle again.")
+        )
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{where}: manifest.json does not fit: {error}") from None
+    _check(manifest, where)
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    names = {record.file for record in manifest.weights}
+    for record in manifest.files():
+        path = PurePosixPath(record.file)
+        if path.is_absolute() or ".." in path.parts or "\\" in record.file or ":" in record.file or not path.parts:
+            raise BundleError(f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle")
+    for role, component in manifest.components.items():
+        for variant in component.variants:
+            if missing := set(variant.weights) - names:
+                raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
+    if missing := {"denoiser", "decoder"} - set(manifest.components):
+        raise BundleError(f"{where}: the bundle has no {' and no '.join(sorted(missing))}")

@@ -1,0 +1,344 @@
+"""The draw: the specification followed token by token, independence of batching, and every refusal."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import smalti_kernels
+from smalti_kernels import STREAM_DRAW, SamplingError, random_words, reference, sample
+from smalti_kernels import noise as n
+
+WIDTH, LENGTH, GRIDS, VOCABULARY = 4, 12, 3, 70
+
+
+def case(seed: int = 0, vocabulary: int = VOCABULARY) -> dict[str, Any]:
+    """Every position of three grids once, in scrambled order."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(GRIDS * LENGTH)
+    return {
+        "logits": (rng.standard_normal((order.size, vocabulary)) * 2).astype(np.float32),
+        "tokens": np.full((GRIDS, LENGTH), -1, np.int32),
+        "sample": order // LENGTH,
+        "position": order % LENGTH,
+        "seeds": [5, 2**64 - 1, 6],
+        "step": 3,
+        "width": WIDTH,
+        "temperature": np.array([0.9, 0.5, 2.0]),
+    }
+
+
+def specified(c: dict[str, Any]) -> np.ndarray:
+    """The draw, row by row, from the description alone; the Gumbels come from the tested table look-up."""
+    result = c["tokens"].copy()
+    for row, (grid, position) in enumerate(zip(c["sample"], c["position"], strict=True)):
+        y, x = divmod(int(position), c["width"])
+        key = random_words(
+            c["seeds"][grid], stream=STREAM_DRAW, step=np.broadcast_to(c["step"], len(c["sample"]))[row], y=y, x=x
+        )
+        noise = np.empty((1, c["logits"].shape[1]), np.uint32)
+        n.token_noise(key[None], n.token_words(noise.size), out=noise, scratch=np.empty_like(noise))
+        score = np.empty(noise.shape, np.int32)
+        n.gumbel(noise, out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
+        scale = np.float32(65536) / np.float32(np.broadcast_to(c["temperature"], GRIDS)[grid])
+        best, token = None, -1
+        for index, value in enumerate(c["logits"][row].astype(np.float32)):
+            if value == -np.inf:
+                continue
+            total = round(float(max(value * scale, np.float32(-(2**30))))) + int(score[0, index])
+            if best is None or total > best:
+                best, token = total, index
+        result[grid, position] = token
+    return result
+
+
+def test_public_names():
+    assert smalti_kernels.__all__ == sorted(smalti_kernels.__all__, key=lambda name: (not name.isupper(), name))
+    for name in smalti_kernels.__all__:
+        assert hasattr(smalti_kernels, name)
+    constants = (smalti_kernels.STREAM_START, smalti_kernels.STREAM_ORDER, smalti_kernels.STREAM_SUBSET, STREAM_DRAW)
+    assert constants == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_draw_follows_the_specification(seed):
+    c = case(seed)
+    c["logits"][:, seed::5] = -np.inf
+    c["step"] = np.arange(len(c["sample"])) % 7
+    assert np.array_equal(sample(**c), specified(c))
+
+
+def test_draws_are_pinned():
+    # Logits made of integers, so that nothing but the draw decides the tokens.
+    rows, vocabulary = 256, 1000
+    index = np.arange(rows * vocabulary, dtype=np.uint64).reshape(rows, vocabulary)
+    logits = ((index * np.uint64(2654435761) >> np.uint64(12)) % np.uint64(4096)).astype(np.float32) / np.float32(512)
+    tokens = sample(
+        logits,
+        np.zeros((2, 128), np.int32),
+        sample=np.arange(rows) // 128,
+        position=np.arange(rows) % 128,
+        seeds=[1, 2**63],
+        step=9,
+        width=16,
+        temperature=[0.7, 1.3],
+    )
+    digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+    assert digest == "aa62abc7acbc10a2427aff43f0be13895f3d4deeb73602e08f4dc43d3a62bb26"
+
+
+def test_only_named_positions_change_and_the_input_stays():
+    c = case()
+    before = c["tokens"].copy()
+    keep = slice(0, 10)
+    few = c | {name: c[name][keep] for name in ("logits", "sample", "position")}
+    result = sample(**few)
+    drawn = np.zeros(result.shape, bool)
+    drawn[few["sample"], few["position"]] = True
+    assert result.dtype == np.int32
+    assert np.array_equal(c["tokens"], before)
+    assert np.all(result[~drawn] == -1)
+    assert np.all((result[drawn] >= 0) & (result[drawn] < VOCABULARY))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.permutations(range(GRIDS * LENGTH)),
+    st.lists(st.integers(0, GRIDS * LENGTH), max_size=4),
+    st.sampled_from([40, 900]),
+)
+def test_rows_do_not_depend_on_order_subset_or_batch(order, cuts, block):
+    c = case()
+    together = sample(**c)
+    pieces = np.split(np.array(order), sorted(cuts))
+    result = c["tokens"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "_BLOCK_ELEMENTS", block)
+        for piece in pieces:
+            rows = {name: c[name][piece] for name in ("logits", "sample", "position")}
+            result = sample(**(c | {"tokens": result} | rows))
+    assert np.array_equal(result, together)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, GRIDS - 1), st.integers(0, LENGTH - 1))
+def test_a_sample_made_alone_is_the_same(grid, position):
+    c = case()
+    row = int(np.flatnonzero((c["sample"] == grid) & (c["position"] == position))[0])
+    alone = sample(
+        c["logits"][row : row + 1],
+        np.zeros((1, LENGTH), np.int32),
+        sample=[0],
+        position=[position],
+        seeds=[c["seeds"][grid]],
+        step=[c["step"]],
+        width=WIDTH,
+        temperature=float(c["temperature"][grid]),
+    )
+    assert alone[0, position] == sample(**c)[grid, position]
+
+
+def test_every_coordinate_changes_the_draw():
+    c = case() | {"logits": np.zeros((GRIDS * LENGTH, VOCABULARY), np.float32), "temperature": 1.0}
+    base = sample(**c)
+    for change in ({"step": 4}, {"seeds": [6, 7, 8]}, {"width": 6}):
+        # Flat logits: a token stays with probability 1 / 70, so nearly all differ (with width 6 the first row stays).
+        assert np.mean(sample(**(c | change)) != base) > 0.5
+
+
+def test_a_grid_of_more_tokens_than_a_block_holds():
+    vocabulary = (1 << 16) + 5
+    logits = np.zeros((2, vocabulary), np.float32)
+    logits[:, -1] = 40
+    tokens = sample(
+        logits, np.zeros((1, 2), np.int32), sample=[0, 0], position=[0, 1], seeds=[1], step=0, width=1, temperature=1
+    )
+    assert tokens.tolist() == [[vocabulary - 1] * 2]
+
+
+def test_no_rows_and_no_grids():
+    c = case()
+    none = {"logits": np.zeros((0, VOCABULARY), np.float32), "sample": [], "position": []}
+    result = sample(**(c | none))
+    assert np.array_equal(result, c["tokens"])
+    assert result is not c["tokens"]
+    empty = c | none | {"tokens": np.zeros((0, LENGTH), np.int32), "seeds": [], "temperature": 1.0}
+    assert sample(**empty).shape == (0, LENGTH)
+
+
+def test_half_precision_equals_the_same_values_in_single():
+    c = case()
+    half = c["logits"].astype(np.float16)
+    assert np.array_equal(sample(**(c | {"logits": half})), sample(**(c | {"logits": half.astype(np.float32)})))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_guidance_is_three_float32_operations(dtype):
+    c = case()
+    logits = c["logits"].astype(dtype)
+    uncond = (np.random.default_rng(8).standard_normal(logits.shape) * 2).astype(dtype)
+    single, other = logits.astype(np.float32), uncond.astype(np.float32)
+    weight = np.float32(2.7)
+    guided = other + weight * (single - other)
+    expected = sample(**(c | {"logits": guided}))
+    assert np.array_equal(sample(**(c | {"logits": logits}), uncond=uncond, guidance=2.7), expected)
+    assert not np.array_equal(expected, sample(**c))
+
+
+def test_guidance_rounds_after_every_operation():
+    rng = np.random.default_rng(1)
+    cond, uncond = (rng.uniform(50, 200, 4096).astype(np.float32) for _ in range(2))
+    weight = np.float32(3.3)
+    # A fused multiply-add is the float64 result rounded once: the product of two float32 is exact in float64.
+    fused = (uncond + np.float64(weight) * (cond - uncond).astype(np.float64)).astype(np.float32)
+    separate = uncond + weight * (cond - uncond)
+    reference._guide(cond, uncond, weight)
+    assert np.array_equal(cond, separate)
+    assert not np.array_equal(cond, fused)
+
+
+def test_forbidden_tokens_are_never_drawn_however_low_the_others_lie():
+    c = case()
+    rows = len(c["sample"])
+    logits = np.full((rows, VOCABULARY), -np.inf, np.float32)
+    logits[:, 41] = 0
+    logits[:, 43] = -3e38
+    for temperature in (0.05, 4.0):
+        drawn = sample(**(c | {"logits": logits, "temperature": temperature}))
+        assert np.all(drawn == 41)
+    # At the clamp itself a finite token still beats a forbidden one.
+    logits[:] = -np.inf
+    logits[:, 50] = -16384
+    assert np.all(sample(**(c | {"logits": logits, "temperature": 1.0})) == 50)
+
+
+@pytest.mark.parametrize("guidance", [-2.0, 0.0, 1.0, 3.0])
+def test_forbidden_tokens_stay_forbidden_under_guidance(guidance):
+    c = case() | {"temperature": 1.0}
+    logits, uncond = np.zeros_like(c["logits"]), np.zeros_like(c["logits"])
+    logits[:, 1:] = -np.inf
+    uncond[:, 20:] = -np.inf
+    assert np.all(sample(**(c | {"logits": logits}), uncond=uncond, guidance=guidance) == 0)
+
+
+@pytest.mark.parametrize(
+    ("fill", "says"), [(np.nan, "contain NaN"), (np.inf, r"contain \+inf"), (-np.inf, "are all -inf")]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_without_an_answer_are_named(fill, says, dtype):
+    c = case()
+    row = 29
+    logits = c["logits"].astype(dtype)
+    logits[row, slice(None) if fill == -np.inf else 17] = fill
+    name = rf"row {row} \(sample {c['sample'][row]}, position {c['position'][row]}, step 3\): logits {says}"
+    with pytest.raises(SamplingError, match=name):
+        sample(**(c | {"logits": logits}))
+
+
+def test_a_nan_beside_an_infinity_is_still_found():
+    c = case()
+    c["logits"][4, :2] = np.nan, np.inf
+    with pytest.raises(SamplingError, match=r"row 4 .* NaN"):
+        sample(**c)
+
+
+def test_guided_rows_without_an_answer_are_named():
+    c = case()
+    uncond = c["logits"].copy()
+    uncond[6, 2] = -np.inf
+    with pytest.raises(SamplingError, match=r"row 6 .* guided logits contain NaN"):
+        sample(**c, uncond=uncond, guidance=2.0)
+    uncond[6, 2] = np.nan
+    with pytest.raises(SamplingError, match=r"row 6 .* guided logits contain NaN"):
+        sample(**c, uncond=uncond, guidance=2.0)
+    with pytest.raises(SamplingError, match=r"guided logits contain \+inf"):
+        sample(**c, uncond=-c["logits"], guidance=3e38)
+
+
+@pytest.mark.parametrize("value", [16385.0, 1e38, -16385.0])
+def test_a_best_logit_beyond_the_scores_range_is_an_error(value):
+    c = case() | {"temperature": 1.0}
+    c["logits"][11] = value
+    with pytest.raises(SamplingError, match=r"row 11 .*within \+-16384"):
+        sample(**c)
+
+
+def test_best_logits_at_the_very_limit_are_drawn():
+    c = case() | {"temperature": 1.0}
+    logits = np.full_like(c["logits"], -16384)
+    assert np.unique(sample(**(c | {"logits": logits}))).size > 10
+    logits[:, 30] = 16384
+    assert np.all(sample(**(c | {"logits": logits})) == 30)
+
+
+def test_low_temperature_takes_the_best_token():
+    c = case() | {"temperature": 0.001}
+    c["logits"][:, 33] = c["logits"].max() + 1
+    assert np.all(sample(**c) == 33)
+
+
+def test_lowest_index_wins_ties():
+    # Logits that undo the Gumbels exactly: every token of a row has the same score.
+    c = case() | {"temperature": 1.0}
+    y, x = np.divmod(c["position"], WIDTH)
+    keys = random_words(np.array(c["seeds"], np.uint64)[c["sample"]], stream=STREAM_DRAW, step=c["step"], y=y, x=x)
+    noise = np.empty((len(keys), VOCABULARY), np.uint32)
+    n.token_noise(keys, n.token_words(VOCABULARY), out=noise, scratch=np.empty_like(noise))
+    score = np.empty(noise.shape, np.int32)
+    n.gumbel(noise, out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
+    logits = (-score / 65536).astype(np.float32)
+    assert np.array_equal(logits * 65536, -score)
+    assert np.all(sample(**(c | {"logits": logits})) == 0)
+    logits[:, :5] = -np.inf
+    assert np.all(sample(**(c | {"logits": logits})) == 5)
+    # One unit in the last of 16 fractional bits decides.
+    logits[:, 60] += np.float32(2**-16)
+    assert np.all(sample(**(c | {"logits": logits})) == 60)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"impl": "cuda"}, "impl must be one of numpy; got 'cuda'"),
+        ({"logits": np.zeros((36, 70))}, "logits must be float32 or float16"),
+        ({"logits": np.zeros((36, 0), np.float32)}, "V >= 1"),
+        ({"logits": np.zeros(36, np.float32)}, r"\[R, V\]"),
+        ({"tokens": np.zeros((3, 12))}, r"tokens must be int32 \[N, L\]"),
+        ({"tokens": np.zeros(36, np.int32)}, r"tokens must be int32 \[N, L\]"),
+        ({"sample": np.zeros(35, int)}, r"sample must be integers \[36\]"),
+        ({"sample": np.zeros(36)}, "sample must be integers"),
+        ({"sample": np.full(36, 3)}, r"sample must be from 0 to 2; got 3 \.\. 3"),
+        ({"sample": np.full(36, -1)}, "sample must be from 0 to 2"),
+        ({"position": np.full(36, 12)}, "position must be from 0 to 11"),
+        ({"position": np.full(36, -1)}, "position must be from 0 to 11"),
+        ({"position": np.zeros(36, int)}, r"may be drawn once per call; sample \d, position 0 comes again in row"),
+        ({"seeds": [1, 2]}, r"seeds must be \[3\]"),
+        ({"seeds": 1}, r"seeds must be \[3\]"),
+        ({"seeds": [1, 2, 2**64]}, "seeds must be integers from 0"),
+        ({"step": -1}, "step must be from 0"),
+        ({"step": 2**32}, "step must be from 0"),
+        ({"step": 1.0}, "step must be integers"),
+        ({"step": [1, 2]}, r"step must be one integer or \[36\]"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"width": 5}, "divide the grid's 12 positions"),
+        ({"temperature": 0.0}, "temperature must be finite and greater than 0"),
+        ({"temperature": -1.0}, "temperature must be finite and greater than 0"),
+        ({"temperature": np.nan}, "temperature must be finite and greater than 0"),
+        ({"temperature": np.inf}, "temperature must be finite and greater than 0"),
+        ({"temperature": 1e-40}, "temperature must be finite and greater than 0"),
+        ({"temperature": [1.0, 0.0, 1.0]}, r"got 0\.0"),
+        ({"temperature": [1.0, 1.0]}, r"temperature must be one number or \[3\]"),
+        ({"uncond": np.zeros((36, 70), np.float16)}, r"uncond must be float32 \[36, 70\] like logits"),
+        ({"uncond": np.zeros((36, 71), np.float32)}, r"uncond must be float32 \[36, 70\] like logits"),
+        ({"uncond": np.zeros((36, 70), np.float32), "guidance": np.nan}, "guidance must be finite"),
+        ({"uncond": np.zeros((36, 70), np.float32), "guidance": 1e39}, "guidance must be finite"),
+    ],
+)
+def test_arguments_are_checked(change, says):
+    with pytest.raises(SamplingError, match=says):
+        sample(**(case() | change))

@@ -1,0 +1,51 @@
+"""What every dataset here is once it is open: pixels on disk, labels in memory, licences attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS = ("train", "validation", "test")
+"""The splits of every dataset, disjoint and the same on every machine."""
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The terms some of the images are under; a bundle's manifest repeats them."""
+
+    name: str
+    """What it covers: a style, a dataset, a folder."""
+    licence: str
+    """The licence's name, such as ``CC0 1.0``; ``"unknown"`` where nobody said."""
+    url: str
+    """Where its text stands; may be empty."""
+    creator: str
+    source: str
+    """Where the artwork or the files come from: an address or a path."""
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a dataset at one size."""
+
+    images: np.memmap
+    """uint8 [N, H, W, 3], RGB, 0 to 255, H = W = ``size``; mapped read-only."""
+    labels: np.ndarray
+    """int32 [N], each an index into ``label_names``; read-only."""
+    label_names: tuple[str, ...]
+    licences: tuple[Licence, ...]
+    name: str
+    split: str
+    """One of ``SPLITS``."""
+    size: int
+    """Side of the square images, in pixels."""
+    skipped: tuple[str, ...] = ()
+    """Files of this split that could not be read, by path relative to the root."""
+
+    def __len__(self) -> int:
+        """Return N, the number of images."""
+        return len(self.labels)

@@ -1,0 +1,142 @@
+"""What every training loop shares: processes and precision, the order of images, the learning rate, progress."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.config import DataConfig, LoopConfig, OptimizerConfig
+from smalti_train.data import ImageSet, open_dataset
+from smalti_train.run import RunFolder
+
+
+def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
+    """Set up processes, device and precision; metrics go to tensorboard below the run's folder."""
+    try:
+        accelerator = Accelerator(
+            mixed_precision="no" if loop.precision == "fp32" else loop.precision,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"precision {loop.precision} does not run on this machine: {error}. Try --precision fp32."
+        ) from None
+    if loop.batch % accelerator.num_processes:
+        raise UsageError(f"batch {loop.batch} does not divide among {accelerator.num_processes} processes")
+    if loop.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("fp16 does not train on a CPU; use --precision bf16 or fp32")
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def batch_indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Indices of the images of ``step``: a fresh permutation every pass, a pure function of the step.
+
+    That is what makes a resumed run see exactly the images that the uninterrupted one would have seen.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    passes = positions // count
+    indices = np.empty(batch, np.int64)
+    for number in np.unique(passes):
+        chosen = passes == number
+        order = np.random.default_rng([seed, int(number)]).permutation(count)
+        indices[chosen] = order[positions[chosen] % count]
+    return indices
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step, the same on every process and after every restart."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
+
+
+def share(accelerator: Accelerator, whole: Tensor | NDArray[np.generic]):
+    """Slice the rows of a batch that belong to this process."""
+    each = len(whole) // accelerator.num_processes
+    return whole[accelerator.process_index * each : (accelerator.process_index + 1) * each]
+
+
+def to_images(pixels: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:
+    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in [-1, 1], channels last in memory (what CPUs and GPUs like)."""
+    nhwc = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return (nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Turn float [B, 3, H, W] in [-1, 1] (clipped) into uint8 [B, H, W, 3]."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Linear warm-up, then half a cosine from ``lr`` down to ``final_lr * lr`` at the last step."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of the optimiser the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def open_split(data: DataConfig, split: str) -> ImageSet:
+    """Open the train or validation images of a configuration, building their cache the first time."""
+    count = data.train_count if split == "train" else data.validation_count
+    root = None if data.root is None else Path(data.root)
+    return open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)
+
+
+class Reporter:
+    """Progress of a run on stderr: a bar on a terminal, a line every ``every`` seconds elsewhere."""
+
+    def __init__(self, title: str, step: int, steps: int, batch: int, main: bool, every: float = 15.0) -> None:
+        self.title, self.steps, self.batch, self.main, self.every = title, steps, batch, main, every
+        self.first, self.started, self.spoke = step, time.monotonic(), 0.0
+        self.bar: Progress | None = None
+        if main and sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+            )
+            bar = self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            bar.start()
+            self.task = bar.add_task(title, total=steps, completed=step, figures="")
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        """Say that ``step`` is done, with its figures."""
+        rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f"  {rate:.1f} images/s"
+        if self.bar:
+            self.bar.update(self.task, completed=step, figures=text)
+        elif self.main and (time.monotonic() - self.spoke > self.every or step == self.steps):
+            self.spoke = time.monotonic()
+            left = (self.steps - step) * self.batch / max(1e-9, rate)
+            print(f"{self.title} {step}/{self.steps}  {text}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.bar:
+            self.bar.console.print(line, highlight=False)
+        elif self.main:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,1 @@
+"""Models: torch modules that know nothing of training or export."""

@@ -1,0 +1,79 @@
+"""Cosine vector quantisation with straight-through gradients.
+
+Paper 000 eq. 4 picks the nearest code by Euclidean distance. Features and codes are put on the unit sphere first
+(Yu et al. 2021, ViT-VQGAN), where nearest and most similar are the same thing: the lookup becomes one matrix product
+and an argmax, which every runtime does fast, and norms cannot drift until most codes are out of reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Quantized:
+    """What the quantiser returns in training."""
+
+    z_q: Tensor
+    """float [B, D, h, w]: unit-length codes, carrying the encoder's gradient straight through."""
+    ids: Tensor
+    """int64 [B, h, w], 0 .. K - 1."""
+    codebook_loss: Tensor
+    """Scalar: mean squared distance that pulls codes to features (paper 000 eq. 5, second term)."""
+    commitment_loss: Tensor
+    """Scalar: the same distance, pulling features to codes (eq. 5, third term; beta belongs here)."""
+
+
+class CosineQuantizer(nn.Module):
+    """Maps float [B, D, h, w] to the most similar of K unit-length codes."""
+
+    codebook: Tensor
+    idle: Tensor
+
+    def __init__(self, codes: int, dim: int) -> None:
+        super().__init__()
+        self.codebook = nn.Parameter(F.normalize(torch.randn(codes, dim), dim=1))
+        self.register_buffer("idle", torch.zeros(codes), persistent=False)  # training steps since last used
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids (int64 [B, h, w]) of the codes most similar to features ``z`` (float [B, D, h, w])."""
+        # The features' own length does not change which code wins, so it is not divided out.
+        similarity = torch.einsum("bdhw,kd->bhwk", z, F.normalize(self.codebook, dim=1))
+        return similarity.argmax(dim=-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Unit-length codes (float [B, D, h, w]) of ``ids`` (int [B, h, w])."""
+        return F.embedding(ids, F.normalize(self.codebook, dim=1)).permute(0, 3, 1, 2)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantise features ``z`` (float [B, D, h, w])."""
+        z = F.normalize(z.float(), dim=1)
+        with torch.no_grad():
+            ids = self.nearest(z)
+        z_q = self.lookup(ids)
+        codebook_loss = F.mse_loss(z_q, z.detach()) * z.shape[1]
+        commitment_loss = F.mse_loss(z, z_q.detach()) * z.shape[1]
+        return Quantized(z + (z_q - z).detach(), ids, codebook_loss, commitment_loss)
+
+    @torch.no_grad()
+    def reseed_idle(self, z: Tensor, ids: Tensor, patience: int, generator: torch.Generator) -> int:
+        """Move codes unused for ``patience`` calls onto features of this batch; return how many were moved.
+
+        ``z`` is float [B, D, h, w], ``ids`` int64 [B, h, w]. Without this most codes die in the first hundred steps,
+        while the encoder's features still move faster than codes that nothing pulls.
+        """
+        used = torch.bincount(ids.flatten(), minlength=self.codebook.shape[0]) > 0
+        self.idle += 1
+        self.idle[used] = 0
+        dead = (self.idle >= patience).nonzero().flatten()
+        features = F.normalize(z.float(), dim=1).permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        dead = dead[: features.shape[0] // 4]  # never hand most of a batch to new codes at once
+        if len(dead):
+            picks = torch.randperm(features.shape[0], generator=generator)[: len(dead)].to(features.device)
+            self.codebook[dead] = features[picks]
+            self.idle[dead] = 0
+        return len(dead)

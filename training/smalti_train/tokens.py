@@ -1,0 +1,101 @@
+"""Images as tokens: a prior's run keeps a copy of its autoencoder and the tokens it made of the training images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+
+from smalti.errors import OutputError, UsageError
+from smalti_train.config import AutoencoderRun, differences, read_run, to_json
+from smalti_train.data.dataset import ImageSet
+from smalti_train.data.progress import image_progress
+from smalti_train.loop import to_images
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.run import RunFolder, replace_file
+
+
+def load_autoencoder(path: Path) -> tuple[EdgeAutoencoder, AutoencoderRun]:
+    """Load an autoencoder in eval mode from its run's newest checkpoint, or from a prior's copy of one.
+
+    Raises UsageError when there are no weights or the run is of another kind.
+    """
+    config = read_run(path / "config.json")
+    if not isinstance(config, AutoencoderRun):
+        raise UsageError(f"{path} is the run of a prior; an autoencoder's run is needed here")
+    model = EdgeAutoencoder(config.model)
+    copy = path / "model.safetensors"
+    if copy.exists():
+        model.load_state_dict(load_file(copy))
+    elif (saved := RunFolder(path).latest()) is not None:
+        model.load_state_dict(saved[0]["model"])
+    else:
+        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train autoencoder' write one first")
+    return model.eval(), config
+
+
+def adopt_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, AutoencoderRun]:
+    """Keep a copy of the autoencoder below a prior's run, so that later training of either leaves the pair intact.
+
+    ``source`` is the autoencoder's run; None takes the copy made when the run began. Raises UsageError when there is
+    neither, or when ``source`` no longer is what the run began with.
+    """
+    own = run / "autoencoder"
+    if source is None:
+        if not own.exists():
+            raise UsageError("a new prior needs its autoencoder: name the autoencoder's run with --autoencoder")
+        return load_autoencoder(own)
+    model, config = load_autoencoder(source)
+    weights = save(model.state_dict())
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if (own / "model.safetensors").exists() and (own / "model.safetensors").read_bytes() != weights:
+            changed = "; ".join(differences(config, load_autoencoder(own)[1])) or "its weights were trained further"
+            raise UsageError(
+                f"{source} is not the autoencoder this run began with ({changed}). Leave --autoencoder out to continue "
+                "with the run's own copy, or start another run."
+            )
+        replace_file(own / "config.json", to_json(config))
+        replace_file(own / "model.safetensors", weights)
+    except OSError as error:
+        raise OutputError(f"cannot write to {own}: {error}") from error
+    return model, config
+
+
+@torch.no_grad()
+def encode_images(
+    model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str, batch: int = 64
+) -> NDArray[np.int16]:
+    """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set."""
+    parts: list[NDArray[np.int16]] = []
+    model.to(accelerator.device)
+    with image_progress(title, len(data) * (1 + flip), enabled=accelerator.is_main_process) as tick:
+        for mirrored in (False, True)[: 1 + flip]:
+            for first in range(0, len(data), batch):
+                images = to_images(data.images[first : first + batch], accelerator.device)
+                with accelerator.autocast():
+                    ids = model.encode(images.flip(3) if mirrored else images)
+                parts.append(ids.cpu().numpy().astype(np.int16))
+                for _ in range(len(images)):
+                    tick()
+    return np.concatenate(parts)
+
+
+def cached_tokens(
+    path: Path, model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
+) -> NDArray[np.int16]:
+    """Read the tokens at ``path`` (int16 [N or 2N, h, w]), after encoding the images there if it does not exist."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, encode_images(model, data, accelerator, flip, title), allow_pickle=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, buffer.getvalue())
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
+    return np.load(path, allow_pickle=False)

@@ -1,0 +1,155 @@
+"""Train an edge autoencoder: reconstruct images through a codebook that stays in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti.images import contact_sheet
+from smalti_train.config import AutoencoderRun
+from smalti_train.data import ImageSet
+from smalti_train.loop import (
+    Reporter,
+    batch_indices,
+    learning_rate,
+    open_split,
+    set_learning_rate,
+    share,
+    start,
+    step_generator,
+    to_images,
+    to_pixels,
+)
+from smalti_train.losses import autoencoder_loss, psnr
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
+
+
+def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor] | None = None) -> None:
+    """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
+
+    ``init`` holds released weights to start a new run from (see ``smalti_train.init``). Raises UsageError for a
+    configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written.
+    """
+    if config.data.size % config.model.factor:
+        raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
+    folder = RunFolder(path)
+    folder.open(config)
+    accelerator = start(config.loop, folder)
+    with accelerator.main_process_first():
+        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+
+    torch.manual_seed(config.loop.seed)
+    model = EdgeAutoencoder(config.model)
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
+    if init is not None:
+        model.load_state_dict(init, strict=False)  # the idle counters are not part of released weights
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+    )
+    step = 0
+    if (saved := folder.latest()) is not None:
+        parts, state = saved
+        step = state["step"]
+        model.load_state_dict(parts["model"])
+        model.quantizer.idle.copy_(parts["idle"]["idle"])
+        restore_optimizer(optimizer, parts["optimizer"])
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    report = Reporter("autoencoder", step, config.loop.steps, config.loop.batch, accelerator.is_main_process)
+
+    def checkpoint() -> None:
+        parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+        parts["idle"] = {"idle": model.quantizer.idle}
+        if accelerator.is_main_process:
+            folder.save(step, parts, {})
+
+    loop = config.loop
+    try:
+        while step < loop.steps:
+            lr = learning_rate(step, loop.steps, config.optimizer)
+            set_learning_rate(optimizer, lr)
+            indices = np.sort(share(accelerator, batch_indices(step, loop.batch, len(train.images), loop.seed)))
+            images = to_images(train.images[indices], accelerator.device)
+
+            wrapped.train()
+            reconstruction, features, quantized = wrapped(images)
+            terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
+            accelerator.backward(terms["loss"])
+            accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step < config.reseed_until * loop.steps:
+                model.quantizer.reseed_idle(
+                    features.detach(), quantized.ids, config.reseed_patience, step_generator(loop.seed, step)
+                )
+            step += 1
+
+            if step % 10 == 0 or step == loop.steps:
+                figures = {name: value.item() for name, value in terms.items()}
+                accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
+                report(step, {"loss": figures["loss"], "l1": figures["l1"]})
+            if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
+                figures = evaluate(model, validation, accelerator, None if step == loop.steps else 256)
+                accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
+                report.say(f"step {step}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+            if accelerator.is_main_process and (step % loop.sheet_every == 0 or step == loop.steps):
+                sheet(model, validation, accelerator).save(_sheet_path(folder, step))
+            if step % loop.checkpoint_every == 0 or step == loop.steps:
+                checkpoint()
+    except KeyboardInterrupt:
+        checkpoint()
+        raise
+    finally:
+        report.close()
+        accelerator.end_training()
+        folder.close()
+
+
+def _sheet_path(folder: RunFolder, step: int) -> Path:
+    (folder.path / "sheets").mkdir(exist_ok=True)
+    return folder.path / "sheets" / f"{step:08d}.png"
+
+
+def _batches(data: ImageSet, limit: int | None, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    count = min(len(data.images), limit or len(data.images))
+    for first in range(0, count, batch):
+        yield data.images[first : min(first + batch, count)], data.labels[first : min(first + batch, count)]
+
+
+@torch.no_grad()
+def evaluate(
+    model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, limit: int | None = None
+) -> dict[str, float]:
+    """PSNR in dB over unseen images, mean and per label, and the percentage of codes that appear in their tokens."""
+    model.eval()
+    used = np.zeros(model.config.codes, bool)
+    by_label: dict[int, list[float]] = {}
+    for pixels, labels in _batches(data, limit):
+        images = to_images(pixels, accelerator.device)
+        with accelerator.autocast():
+            ids = model.encode(images)
+            decibels = psnr(model.decode(ids).float(), images)
+        used[ids.flatten().cpu().numpy()] = True
+        for label, value in zip(labels.tolist(), decibels.tolist(), strict=True):
+            by_label.setdefault(label, []).append(value)
+    figures = {"psnr": float(np.mean([value for values in by_label.values() for value in values]))}
+    figures |= {f"psnr/{data.label_names[label]}": float(np.mean(values)) for label, values in sorted(by_label.items())}
+    return figures | {"codes_used_percent": 100 * float(used.mean())}
+
+
+@torch.no_grad()
+def sheet(model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, count: int = 16) -> Image.Image:
+    """Unseen images above their reconstructions, eight to a row."""
+    model.eval()
+    images = to_images(data.images[:count], accelerator.device)
+    with accelerator.autocast():
+        decoded = to_pixels(model.decode(model.encode(images)))
+    rows = [row for first in range(0, count, 8) for row in (data.images[first : first + 8], decoded[first : first + 8])]
+    return contact_sheet(np.concatenate(rows), columns=8)
