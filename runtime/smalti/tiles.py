@@ -14,7 +14,7 @@ Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 
 
 def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int]]:
-    """Cut ``length`` tokens into tiles: each tile, the tile with its halo (clipped), and the offset of one in the other."""
+    """Cut ``length`` tokens into tiles: each tile, the same with its halo (clipped), and where it begins in that."""
     for first in range(0, length, tile):
         last = min(first + tile, length)
         low, high = max(0, first - halo), min(length, last + halo)

@@ -1,4 +1,4 @@
-"""Absorbing diffusion's forward process, its losses, and the likelihood bound they come from (paper 000, section 3.2)."""
+"""Absorbing diffusion's forward process, its losses, and the bound they come from (paper 000, section 3.2)."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def train_prior(
         side = config.data.size // codec_config.model.factor
         if codec_config.model.codes != config.model.codes or config.model.grid != (side, side):
             raise UsageError(
-                f"the prior predicts {config.model.codes} codes on {config.model.grid[0]}x{config.model.grid[1]} tokens, "
+                f"the prior predicts {config.model.codes} codes on {'x'.join(map(str, config.model.grid))} tokens, "
                 f"and the autoencoder makes {codec_config.model.codes} codes on {side}x{side}: "
                 "they come from different presets"
             )
@@ -194,11 +194,10 @@ def sheet(model: HourglassPrior, codec: EdgeAutoencoder, config: PriorRun, accel
         with accelerator.autocast():
             return model(*inputs).float().cpu().numpy()
 
-    tokens = np.full((count, height * width), config.model.mask, np.int32)
+    masked = np.full((count, height * width), config.model.mask, np.int32)
     labels = np.arange(count, dtype=np.int32) % columns if config.model.classes else np.zeros(count, np.int32)
     schedule = random_schedule(range(count), (height, width), SHEET_STEPS)
-    for tokens in run(denoiser, tokens, schedule, seeds=range(count), labels=labels, width=width, temperature=1.0):
-        pass
+    *_, tokens = run(denoiser, masked, schedule, seeds=range(count), labels=labels, width=width, temperature=1.0)
     ids = torch.from_numpy(tokens.reshape(count, height, width).astype(np.int64)).to(accelerator.device)
     return contact_sheet(to_pixels(codec.decode(ids)), columns)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -17,17 +17,14 @@ from typing import Any
 import numpy as np
 
 from smalti.errors import MissingExtra, UsageError
-from smalti_train.data.cache import build_cache, cache_key, default_directory
-from smalti_train.data.dataset import ImageSet, Licence
+from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
+from smalti_train.data.dataset import ImageSet, Licence, check_size
 
 STYLES = ("lorelei", "notionists", "open-peeps", "landscape", "critters", "sprouts", "planets", "pixel-art")
 """Styles in the order of their labels; all CC0 1.0."""
 
 COUNTS = {"train": 24000, "validation": 1024, "test": 2048}
 """Images per split unless told otherwise."""
-
-SIZES = (16, 2048)
-"""Smallest and largest side, in pixels."""
 
 PASTELS = (
     "#fde2e4", "#fbd0c9", "#ffe5d0", "#fff1c9", "#f4f3cf", "#e3f2c9", "#d3ecd3", "#c9ece0",
@@ -46,7 +43,8 @@ def render(style_name: str, seed_string: str, size: int) -> np.ndarray:
     Depends on its arguments alone (and on the installed versions of the styles and the rasteriser); safe to call
     from several threads.
 
-    Raises UsageError for a style not in ``STYLES`` or a size outside ``SIZES``, MissingExtra without the packages.
+    Raises UsageError for a style not in ``STYLES`` or a size outside ``dataset.SIZES``, MissingExtra without
+    the packages.
     """
     check_size(size)
     dicebear, pyvips = _packages()
@@ -99,7 +97,7 @@ def open_avatars(
         return render(STYLES[label], seed_string(split, index, seed), size), label
 
     def meta() -> dict[str, Any]:
-        return {"recipe": recipe, "licences": [vars(licence) for licence in licences()]}
+        return {"recipe": recipe, "licences": [asdict(licence) for licence in licences()]}
 
     cached = build_cache(
         cache_dir or default_directory(),
@@ -110,7 +108,7 @@ def open_avatars(
         meta,
         progress,
         title=f"avatars {split} at {size}",
-        workers=min(4, os.cpu_count() or 1),  # drawing the SVG holds the GIL, rasterising it does not
+        workers=thread_count(),  # drawing the SVG holds the GIL, rasterising it does not
     )
     return ImageSet(
         cached.images,
@@ -121,12 +119,6 @@ def open_avatars(
         split,
         size,
     )
-
-
-def check_size(size: int) -> None:
-    """Raise UsageError unless ``size`` is a side that can be drawn."""
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise UsageError(f"size {size}: allowed are {SIZES[0]} to {SIZES[1]} pixels")
 
 
 def _packages() -> tuple[Any, Any]:

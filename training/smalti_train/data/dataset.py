@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smalti.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
 SPLITS = ("train", "validation", "test")
 """The splits of every dataset, disjoint and the same on every machine."""
+
+SIZES = (16, 4096)
+"""Smallest and largest side of the square images, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,9 @@ class ImageSet:
     def __len__(self) -> int:
         """Return N, the number of images."""
         return len(self.labels)
+
+
+def check_size(size: int) -> None:
+    """Raise UsageError unless ``size`` lies within ``SIZES``."""
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise UsageError(f"size {size}: allowed are {SIZES[0]} to {SIZES[1]} pixels")

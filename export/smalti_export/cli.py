@@ -1,0 +1,37 @@
+"""``smalti export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.errors import ParityError
+from smalti.manifest import SamplerDefaults
+from smalti_export.export import export_bundle
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a prior's run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the bundle. [default: the preset's]")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Default diffusion steps.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.01, max=100, help="Default temperature.")] = 1.0,
+    guidance: Annotated[float, typer.Option(min=0, max=100, help="Default guidance; 1 is none.")] = 1.0,
+) -> None:
+    """Write a run as a bundle, each variant measured against the model it was made from.
+
+    Exits with 6 when a variant misses its tolerance; that variant is left out of the bundle.
+    """
+    defaults = SamplerDefaults(steps=steps, temperature=temperature, guidance=guidance)
+    failures = export_bundle(
+        run, output, name=name, defaults=defaults, say=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    if failures:
+        raise ParityError(f"{output} was written without these variants: {' | '.join(failures)}")
+    typer.echo(f"{output}: {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB")

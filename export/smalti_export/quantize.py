@@ -1,0 +1,117 @@
+"""int8 with static, calibrated scales, so that a sample's result never depends on what else is in its batch.
+
+Matrix products with constant weights and convolutions run in 8 bit (unsigned activations, signed weights with a scale
+per output channel: the fastest pair on x86); norms, softmax and attention's own products stay fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+Feed = dict[str, NDArray[Any]]
+
+
+class _Reader(CalibrationDataReader):
+    """Hands real inputs to the calibrator, one batch at a time."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._feeds: Iterator[Feed] = iter(feeds)
+
+    def get_next(self) -> Feed | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Give the next batch, or None after the last."""
+        return next(self._feeds, None)
+
+
+def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] = ()) -> onnx.ModelProto:
+    """Quantise an fp32 graph whose weights are inside, with scales calibrated on ``feeds``.
+
+    ``feeds`` are real inputs of the graph; a single batch size among them is enough. ``keep`` names nodes that stay
+    fp32. Raises ValueError when there is nothing to calibrate on.
+    """
+    if not feeds:
+        raise ValueError("static scales need at least one batch to calibrate on")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, prepared, target = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
+        onnx.save(proto, source)
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        keep = [*keep, *products_of_activations(onnx.load(prepared))]
+        quantize_static(
+            str(prepared),
+            str(target),
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=keep,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        return onnx.load(target)
+
+
+def products_of_activations(proto: onnx.ModelProto) -> list[str]:
+    """Names of the matrix products without a constant factor: attention's, which need more than 8 bits."""
+    constants = {initializer.name for initializer in proto.graph.initializer}
+    products = (node for node in proto.graph.node if node.op_type == "MatMul")
+    return [node.name for node in products if not constants & set(node.input)]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the quantiser's advice on preprocessing (which is done) off the terminal."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def masked_feeds(
+    tokens: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    mask: int,
+    batches: int,
+    batch: int,
+    seed: int = 0,
+) -> list[Feed]:
+    """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) masked to every degree, all rows asked.
+
+    Random values depend on ``seed`` alone. One label in eight is replaced by "no label" (the highest, plus one).
+    """
+    generator = np.random.default_rng(seed)
+    length = tokens.shape[1]
+    feeds: list[Feed] = []
+    for index in range(batches):
+        chosen = (np.arange(batch) + index * batch) % len(tokens)
+        grids = tokens[chosen].astype(np.int32)
+        shares = (generator.permutation(batch) + generator.random()) / batch
+        grids[generator.random(grids.shape) < shares[:, None]] = mask
+        given = labels[chosen].astype(np.int32)
+        feeds.append(
+            {
+                "tokens": grids,
+                "labels": np.where(np.arange(batch) % 8 == 7, labels.max() + 1, given).astype(np.int32),
+                "rows": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
+            }
+        )
+    return feeds

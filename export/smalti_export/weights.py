@@ -1,0 +1,103 @@
+"""One set of fp16 weights under the fp32 and the fp16 graph: a safetensors file that both read as external data.
+
+The tensors stand under their torch names, so that the same file is also where training can start from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from smalti_train.released import TRANSPOSED
+
+
+def round_to_fp16(model: nn.Module) -> None:
+    """Round every float of a model to fp16, in place: what a bundle stores is what its graphs compute with."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half().float())
+
+
+def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Find which of a model's tensors each initializer of its graph is: graph name to torch name.
+
+    Tracing renames what it transposes; equal bytes tell. Names of transposed tensors end in ``^T``. Initializers that
+    are no tensor of the model (axes, constants) are left out.
+    """
+    names: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        value = tensor.half().numpy()
+        names.setdefault(_key(value), name)
+        if value.ndim == 2:
+            names.setdefault(_key(np.ascontiguousarray(value.T)), name + TRANSPOSED)
+    found: dict[str, str] = {}
+    for initializer in proto.graph.initializer:
+        if initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            key = _key(numpy_helper.to_array(initializer).astype(np.float16))
+            if key in names:
+                found[initializer.name] = names[key]
+    return found
+
+
+def _key(value: NDArray[np.float16]) -> str:
+    return f"{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+
+
+def pack(
+    tensors: dict[str, Tensor], used: set[str], kept: dict[str, Tensor]
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Make the safetensors file of the ``used`` names, as fp16, and of the ``kept`` tensors as they are.
+
+    Returns its bytes and, for every used name, where its data stands: (offset, length).
+    """
+    stored: dict[str, Tensor] = dict(kept)
+    for name in used:
+        tensor = tensors[name.removesuffix(TRANSPOSED)].half()
+        stored[name] = (tensor.T if name.endswith(TRANSPOSED) else tensor).contiguous()
+    content = save(stored)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    places = {name: header[name]["data_offsets"] for name in used}
+    return content, {name: (8 + size + first, last - first) for name, (first, last) in places.items()}
+
+
+def externalise(
+    proto: onnx.ModelProto, found: dict[str, str], file: str, places: dict[str, tuple[int, int]]
+) -> onnx.ModelProto:
+    """Point the initializers ``found`` at their place in ``file``; a Cast widens those that the graph uses as fp32.
+
+    Runtimes fold the casts when they load the graph, so nothing is widened twice.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    graph = result.graph
+    inline = [initializer for initializer in graph.initializer if initializer.name not in found]
+    external: list[TensorProto] = []
+    casts: list[onnx.NodeProto] = []
+    for initializer in graph.initializer:
+        if initializer.name not in found:
+            continue
+        offset, length = places[found[initializer.name]]
+        name = initializer.name
+        if initializer.data_type == TensorProto.FLOAT:
+            name = f"{initializer.name}.fp16"
+            casts.append(helper.make_node("Cast", [name], [initializer.name], f"{name}.cast", to=TensorProto.FLOAT))
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=initializer.dims)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", file), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+        external.append(tensor)
+    nodes = list(graph.node)
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(inline + external)
+    graph.node.extend(casts + nodes)
+    return result

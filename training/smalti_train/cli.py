@@ -1,0 +1,114 @@
+"""``smalti train autoencoder`` and ``smalti train prior``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from smalti.errors import UsageError
+from smalti_train.config import AnyRun, Precision
+from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.released import initial_weights
+from smalti_train.run import RunFolder
+from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.train_prior import train_prior
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train models. A run that was stopped, however, continues when its command is given again.",
+)
+
+PresetOption = Annotated[str, typer.Option(help="Named configuration.")]
+RunOption = Annotated[Path, typer.Option(help="Folder of the run; made if it does not exist.")]
+StepsOption = Annotated[int | None, typer.Option(help="Steps in all.")]
+BatchOption = Annotated[int | None, typer.Option(help="Images per step, over all processes.")]
+LrOption = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+PrecisionOption = Annotated[str | None, typer.Option(help="bf16, fp16 (GPU only) or fp32.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")]
+DataOption = Annotated[str | None, typer.Option(help="Data set: avatars, folder or fashion-mnist.")]
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the images, for data sets that need one.")]
+InitOption = Annotated[str | None, typer.Option(help="Run or bundle whose weights a new run starts from.")]
+
+
+@app.command()
+def autoencoder(
+    run: RunOption,
+    preset: PresetOption = "avatars-256",
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
+    data: DataOption = None,
+    root: RootOption = None,
+    init: InitOption = None,
+) -> None:
+    """Train an autoencoder: images to tokens and back."""
+    config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, seed, data, root)
+    new = init is not None and not RunFolder(run).checkpoints()
+    train_autoencoder(config, run, initial_weights(init, config) if new else None)
+
+
+@app.command()
+def prior(
+    run: RunOption,
+    preset: PresetOption = "avatars-256",
+    autoencoder: Annotated[Path | None, typer.Option(help="Run whose tokens a new prior learns.")] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
+    data: DataOption = None,
+    root: RootOption = None,
+    init: InitOption = None,
+    objective: Annotated[str | None, typer.Option(help="reweighted, elbo or mlm.")] = None,
+) -> None:
+    """Train an absorbing prior over an autoencoder's tokens."""
+    config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, seed, data, root)
+    if objective is not None:
+        if objective not in ("reweighted", "elbo", "mlm"):
+            raise UsageError(f"objective {objective!r}: allowed are reweighted, elbo and mlm")
+        config = dataclasses.replace(config, objective=objective)
+    new = init is not None and not RunFolder(run).checkpoints()
+    train_prior(config, run, autoencoder, initial_weights(init, config) if new else None)
+
+
+def _preset(presets: dict[str, AnyRun], name: str) -> AnyRun:
+    if name not in presets:
+        raise UsageError(f"preset {name!r}: there are {', '.join(presets)}")
+    return presets[name]
+
+
+def _resolve(
+    config: AnyRun,
+    steps: int | None,
+    batch: int | None,
+    lr: float | None,
+    precision: str | None,
+    seed: int | None,
+    data: str | None,
+    root: Path | None,
+) -> AnyRun:
+    """Change single fields of a preset; UsageError for values outside what is allowed."""
+    for name, value in (("steps", steps), ("batch", batch)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value}: at least 1 is needed")
+    if lr is not None and not 0 < lr < 1:
+        raise UsageError(f"lr {lr}: must lie between 0 and 1")
+    if precision is not None and precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r}: allowed are {', '.join(get_args(Precision))}")
+
+    def changed(**fields: object) -> dict[str, object]:
+        return {name: value for name, value in fields.items() if value is not None}
+
+    loop = dataclasses.replace(config.loop, **changed(steps=steps, batch=batch, precision=precision, seed=seed))
+    optimizer = dataclasses.replace(config.optimizer, **changed(lr=lr))
+    where = dataclasses.replace(config.data, **changed(name=data, root=None if root is None else str(root.resolve())))
+    return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=where)

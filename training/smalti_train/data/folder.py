@@ -1,0 +1,161 @@
+"""A user's own images: one label per first-level sub-folder, any file size, cut to squares.
+
+Every file belongs to one split for good: its place follows from a hash of its path below the root, so adding files
+moves none of the others (but for the smallest folders, where a split would stay empty).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import zlib
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from smalti.errors import UsageError
+from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
+from smalti_train.data.dataset import SPLITS, ImageSet, Licence, check_size
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Files taken for images, in lower or upper case; the first frame of an animation counts."""
+
+SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
+
+_RECIPE = 1  # raise it when the pixels made from a given file change
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_log = logging.getLogger(__name__)
+
+
+def open_folder(
+    *,
+    size: int,
+    split: str,
+    count: int | None = None,
+    seed: int = 0,
+    root: Path | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> ImageSet:
+    """Open one split of the images under ``root``; see ``open_dataset``.
+
+    Labels are the sorted names of the sub-folders that hold images (at any depth); images directly in a root without
+    such sub-folders get the one label ``all``. Within a split the order is that of the hashes, that is arbitrary and
+    fixed, so that the first ``count`` images are a fair sample. ``seed`` is not used.
+
+    A file that cannot be read is logged as a warning, left out, and named in ``ImageSet.skipped``.
+
+    Raises UsageError where the folder is missing, holds no images, or too few for the split.
+    """
+    check_size(size)
+    if root is None:
+        raise UsageError("a folder dataset needs root, the folder that holds the images")
+    root = Path(root).resolve()
+    files, label_names = find_images(root)
+    wanted = split_files(files)[split][:count]
+    if not wanted:
+        raise UsageError(f"{root}: {len(files)} images leave none for {split}; 3 are enough for one in each split")
+    recipe = {
+        "recipe": _RECIPE,
+        "root": str(root),
+        "size": size,
+        "labels": label_names,
+        "files": [(file, *_size_and_time(root / file)) for file in wanted],
+    }
+    label_of = {name: index for index, name in enumerate(label_names)}
+
+    def item(index: int) -> tuple[np.ndarray, int] | None:
+        file = wanted[index]
+        try:
+            pixels = read_square(root / file, size)
+        except _UNREADABLE as error:
+            _log.warning("skipped %s: %s", root / file, error)
+            return None
+        return pixels, label_of.get(PurePosixPath(file).parts[0], 0)
+
+    licence = Licence(root.name, "unknown", "", "unknown", root.name, "a folder of the user's; its terms are not known")
+    cached = build_cache(
+        cache_dir or default_directory(),
+        cache_key(f"folder-{split}-{size}", recipe),
+        len(wanted),
+        (size, size, 3),
+        item,
+        {"licence": asdict(licence)},
+        progress,
+        title=f"folder {root.name} {split} at {size}",
+        workers=thread_count(),
+    )
+    skipped = tuple(wanted[index] for index in cached.skipped)
+    return ImageSet(cached.images, cached.labels, label_names, (licence,), "folder", split, size, skipped)
+
+
+def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Return the images under ``root``, as sorted POSIX paths relative to it, and the label names.
+
+    Hidden files and folders are passed over. Raises UsageError where there is no such folder or no image in it.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; root is the folder that holds the images or one folder per label")
+    files: list[str] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root)
+        files += [
+            (inside / name).as_posix() for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    labelled = sorted(file for file in files if "/" in file)
+    if not files:
+        raise UsageError(f"{root}: no images there; files ending in {', '.join(SUFFIXES)} are read")
+    if not labelled:
+        return sorted(files), ("all",)
+    if len(labelled) < len(files):
+        _log.warning("%s: left out %d images beside the labelled folders", root, len(files) - len(labelled))
+    return labelled, tuple(sorted({PurePosixPath(file).parts[0] for file in labelled}))
+
+
+def split_files(files: list[str]) -> dict[str, list[str]]:
+    """Divide relative paths into splits by ``SHARES``, each in the order of its hashes.
+
+    Each path is in exactly one split. From 3 files on no split is empty: one that would be takes the last file of
+    the largest. Fewer than 3 files are all for training.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    ordered = sorted((hashlib.sha256(file.encode("utf-8", "surrogateescape")).digest(), file) for file in files)
+    for digest, file in ordered:
+        place = int.from_bytes(digest[:8], "big") / 2**64
+        if place < SHARES["train"] or len(files) < len(SPLITS):
+            splits["train"].append(file)
+        else:
+            splits["validation" if place < SHARES["train"] + SHARES["validation"] else "test"].append(file)
+    for split in SPLITS if len(files) >= len(SPLITS) else ():
+        if not splits[split]:
+            splits[split].append(max(splits.values(), key=len).pop())
+    return splits
+
+
+def read_square(path: Path, size: int) -> np.ndarray:
+    """Read an image file as uint8 [size, size, 3], RGB: turned as its EXIF says, over white, the centre square.
+
+    Raises what Pillow raises for a file it cannot read.
+    """
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I"):  # 16 bits per pixel: Pillow's own conversion would clip, not scale
+            picture = Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return a file's size and time of change; zeros for one that is gone, which reading it will report."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
