@@ -57,7 +57,7 @@ def torch_run(graph: torch.nn.Module) -> Run:
 
     @torch.no_grad()
     def run(inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        return graph(*(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values())).numpy()
+        return graph(*(torch.from_numpy(np.array(value)) for value in inputs.values())).numpy()
 
     return run
 

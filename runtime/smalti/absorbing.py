@@ -77,7 +77,7 @@ def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64]) -> Schedul
     """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty."""
     first = np.diff(step_of_rank, axis=1, prepend=-1) > 0
     call = np.cumsum(first, axis=1) - 1
-    rank = np.arange(order.shape[1])
+    rank = np.arange(order.shape[1], dtype=np.int64)
     start_of_call: NDArray[np.int64] = np.maximum.accumulate(np.where(first, rank, 0), axis=1)
     within = rank - start_of_call
     count, calls, largest = len(order), int(call.max(initial=0)) + 1, int(within.max(initial=0)) + 1

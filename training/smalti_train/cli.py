@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import AnyRun, Precision
+from smalti_train.config import AnyRun, AutoencoderRun, Precision, PriorRun
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
@@ -51,8 +52,7 @@ def autoencoder(
 ) -> None:
     """Train an autoencoder: images to tokens and back."""
     config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, seed, data, root)
-    new = init is not None and not RunFolder(run).checkpoints()
-    train_autoencoder(config, run, initial_weights(init, config) if new else None)
+    train_autoencoder(config, run, _start(init, run, config))
 
 
 @app.command()
@@ -76,8 +76,12 @@ def prior(
         if objective not in ("reweighted", "elbo", "mlm"):
             raise UsageError(f"objective {objective!r}: allowed are reweighted, elbo and mlm")
         config = dataclasses.replace(config, objective=objective)
-    new = init is not None and not RunFolder(run).checkpoints()
-    train_prior(config, run, autoencoder, initial_weights(init, config) if new else None)
+    train_prior(config, run, autoencoder, _start(init, run, config))
+
+
+def _start(init: str | None, run: Path, config: AutoencoderRun | PriorRun) -> dict[str, Tensor] | None:
+    """Weights named by --init, for a run that has none of its own yet."""
+    return None if init is None or RunFolder(run).checkpoints() else initial_weights(init, config)
 
 
 def _preset(presets: dict[str, AnyRun], name: str) -> AnyRun:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -63,7 +64,10 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
 
 
-def share(accelerator: Accelerator, whole: Tensor | NDArray[np.generic]):
+Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
+
+
+def share(accelerator: Accelerator, whole: Rows) -> Rows:
     """Slice the rows of a batch that belong to this process."""
     each = len(whole) // accelerator.num_processes
     return whole[accelerator.process_index * each : (accelerator.process_index + 1) * each]
@@ -71,7 +75,7 @@ def share(accelerator: Accelerator, whole: Tensor | NDArray[np.generic]):
 
 def to_images(pixels: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:
     """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in [-1, 1], channels last in memory (what CPUs and GPUs like)."""
-    nhwc = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
     return (nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,8 +1,8 @@
 """Weights as a bundle releases them: batch norms folded into their convolutions, every tensor in fp16, by torch name.
 
 A bundle's ``*.safetensors`` hold a model's tensors under their names here, linear weights transposed (``name^T``),
-since that is how graphs use them. Beside the folded convolutions stand the norms they were folded from, four numbers per
-channel, so that training can go on from a bundle as it can from a run.
+since that is how graphs use them. Beside the folded convolutions stand the norms they were folded from, four numbers
+per channel, so that training can go on from a bundle as it can from a run.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
         if key != "num_batches_tracked"
     }
     for module in list(model.modules()):
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
-            conv = module[0]
-            assert isinstance(conv, nn.Conv2d)
-            module[0], module[1] = fuse_conv_bn_eval(conv, module[1]), nn.Identity()
+        match list(module.children()):
+            case [nn.Conv2d() as conv, nn.BatchNorm2d() as norm] if isinstance(module, nn.Sequential):
+                module[0], module[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+            case _:
+                pass
     with torch.no_grad():
         model.quantizer.codebook.copy_(F.normalize(model.quantizer.codebook, dim=1))
     return model, norms
