@@ -39,6 +39,8 @@ QUANTIZED: tuple[Role, ...] = ("denoiser", "decoder")
 """Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
 
 CALIBRATION_BATCH = 16
+CALIBRATION_BATCHES = 16
+"""Batches of unseen images: scales come from the first half, figures from the second (some 16,000 draws at 16x16)."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def _feeds(pair: Pair, validation: ImageSet) -> dict[Role, list[Feed]]:
     """Inputs for calibration (first half) and measurement (second half): unseen images and their tokens."""
     config = pair.prior_run.model
     batch = min(CALIBRATION_BATCH, len(validation))
-    images = [validation.images[i : i + batch] for i in range(0, min(len(validation), 8 * batch), batch)]
+    images = [validation.images[i : i + batch] for i in range(0, min(len(validation), CALIBRATION_BATCHES * batch), batch)]
     images = [np.ascontiguousarray(part) for part in images if len(part) == batch]
     encode = torch_run(wrap("encoder", folded(pair.autoencoder)[0]))
     tokens = [encode({"images": part}) for part in images]

@@ -20,8 +20,9 @@ from smalti.errors import (
     SmaltiError,
     UsageError,
 )
-from smalti.generator import Generator, Result, Settings, Step, Timings, load
+from smalti.generator import Generator, Result, Step, Timings, load
 from smalti.manifest import Manifest
+from smalti.settings import Settings
 
 __version__ = "0.1.0"
 

@@ -33,6 +33,10 @@ def _run(arguments: list[str]) -> int:
     except SmaltiError as error:
         print(f"smalti: {error}", file=sys.stderr)
         return exit_code(error)
+    except OSError as error:
+        # A full disk or a vanished folder while logs or caches are written; the message says which.
+        print(f"smalti: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("smalti: interrupted", file=sys.stderr)
         return INTERRUPTED

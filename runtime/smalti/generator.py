@@ -25,26 +25,12 @@ from smalti.bundle import Bundle, open_bundle
 from smalti.errors import BundleError, UsageError
 from smalti.images import to_array
 from smalti.manifest import Role
+from smalti.settings import Label, Settings, resolve
 from smalti.tiles import decode_tiled
 
 Int32 = NDArray[np.int32]
-Label = str | int | None
-
-MAX_SEED = 2**64 - 1
 DECODE_TOKENS = 4096
 """Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
-
-    seeds: tuple[int, ...]
-    labels: tuple[str | None, ...]
-    steps: int
-    temperature: float
-    guidance: float
-    schedule: absorbing.Counts
 
 
 @dataclass
@@ -167,7 +153,7 @@ class Generator:
         Raises UsageError for a value outside these.
         """
         started = time.perf_counter()
-        settings = self.settings(count, seed, seeds, label, steps, temperature, guidance, schedule)
+        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule)
         timings = Timings()
         tokens = self._masked(len(settings.seeds))
         for step in self._steps(settings, timings):
@@ -192,7 +178,7 @@ class Generator:
 
         Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
         """
-        settings = self.settings(count, seed, seeds, label, steps, temperature, guidance, schedule)
+        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule)
         return self._steps(settings, Timings())
 
     def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
@@ -232,59 +218,6 @@ class Generator:
         if grids.min() < 0 or grids.max() >= codes:
             raise UsageError(f"tokens must be 0 .. {codes - 1}; got {grids.min()} .. {grids.max()}")
         return self._decode(grids.astype(np.int32), Timings())
-
-    def settings(
-        self,
-        count: int | None,
-        seed: int,
-        seeds: Sequence[int] | None,
-        label: Label | Sequence[Label],
-        steps: int | None,
-        temperature: float | None,
-        guidance: float | None,
-        schedule: absorbing.Counts | None,
-    ) -> Settings:
-        """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
-        default = self.manifest.sampler
-        if seeds is None:
-            count = 1 if count is None else count
-            if count < 1:
-                raise UsageError(f"count {count}: at least 1 image")
-            seeds = range(seed, seed + count)
-        elif count is not None and count != len(seeds):
-            raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
-        elif not seeds:
-            raise UsageError("seeds is empty: at least 1 image")
-        if bad := [value for value in seeds if not 0 <= value <= MAX_SEED]:
-            raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
-        labels: list[Label] = [label] * len(seeds) if label is None or isinstance(label, str | int) else list(label)
-        if len(labels) != len(seeds):
-            raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
-        steps = default.steps if steps is None else steps
-        temperature = default.temperature if temperature is None else temperature
-        guidance = default.guidance if guidance is None else guidance
-        schedule = default.schedule if schedule is None else schedule
-        if steps < 1:
-            raise UsageError(f"steps {steps}: at least 1 is needed")
-        if not 0.01 <= temperature <= 100:
-            raise UsageError(f"temperature {temperature}: allowed are 0.01 .. 100")
-        if not 0 <= guidance <= 100:
-            raise UsageError(f"guidance {guidance}: allowed are 0 .. 100, where 1 is none")
-        if schedule not in ("exact", "binomial"):
-            raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")
-        names = tuple(self._label_name(value) for value in labels)
-        return Settings(
-            tuple(int(value) for value in seeds), names, steps, float(temperature), float(guidance), schedule
-        )
-
-    def _label_name(self, label: Label) -> str | None:
-        if label is None:
-            return None
-        if isinstance(label, int) and 0 <= label < len(self.labels):
-            return self.labels[label]
-        if label in self.labels:
-            return str(label)
-        raise UsageError(f"label {label!r}: this bundle knows {', '.join(self.labels) or 'no labels'}")
 
     def _masked(self, count: int) -> Int32:
         return np.full((count, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)

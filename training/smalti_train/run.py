@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
+from smalti.images import save_png
 from smalti_train.config import AnyRun, differences, read_run, to_json
 
 KEEP = 2
@@ -102,6 +104,15 @@ class RunFolder:
             ) from error
         for old in self.checkpoints()[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def save_sheet(self, step: int, image: Image.Image) -> None:
+        """Write a grid of images as ``sheets/STEP.png``; OutputError when it cannot be written."""
+        target = self.path / "sheets" / f"{step:08d}.png"
+        try:
+            target.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error}") from error
+        save_png(image, target)
 
     def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Tensors by part and the JSON state of the newest checkpoint, or None for a new run."""

@@ -100,7 +100,7 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
                 accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
                 report.say(f"step {step}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
             if accelerator.is_main_process and (step % loop.sheet_every == 0 or step == loop.steps):
-                sheet(model, validation, accelerator).save(_sheet_path(folder, step))
+                folder.save_sheet(step, sheet(model, validation, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
     except KeyboardInterrupt:
@@ -110,11 +110,6 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
         report.close()
         accelerator.end_training()
         folder.close()
-
-
-def _sheet_path(folder: RunFolder, step: int) -> Path:
-    (folder.path / "sheets").mkdir(exist_ok=True)
-    return folder.path / "sheets" / f"{step:08d}.png"
 
 
 def _batches(data: ImageSet, limit: int | None, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:

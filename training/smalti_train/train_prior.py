@@ -131,8 +131,7 @@ def train_prior(
                 accelerator.log({"validation/bits_per_dim": bits}, step=step)
                 report.say(f"step {step}: validation {bits:.3f} bits/dim")
             if accelerator.is_main_process and (step % loop.sheet_every == 0 or step == loop.steps):
-                (path / "sheets").mkdir(exist_ok=True)
-                sheet(averaged(ema), codec, config, accelerator).save(path / "sheets" / f"{step:08d}.png")
+                folder.save_sheet(step, sheet(averaged(ema), codec, config, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
     except KeyboardInterrupt:

@@ -1,0 +1,84 @@
+"""What a caller may ask of a run, checked, with the bundle's defaults where nothing was asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smalti.absorbing import Counts
+from smalti.errors import UsageError
+from smalti.manifest import Manifest
+
+Label = str | int | None
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
+
+    seeds: tuple[int, ...]
+    labels: tuple[str | None, ...]
+    steps: int
+    temperature: float
+    guidance: float
+    schedule: Counts
+
+
+def resolve(
+    manifest: Manifest,
+    count: int | None,
+    seed: int,
+    seeds: Sequence[int] | None,
+    label: Label | Sequence[Label],
+    steps: int | None,
+    temperature: float | None,
+    guidance: float | None,
+    schedule: Counts | None,
+) -> Settings:
+    """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
+    default = manifest.sampler
+    seeds = _seeds(count, seed, seeds)
+    labels: list[Label] = [label] * len(seeds) if label is None or isinstance(label, str | int) else list(label)
+    if len(labels) != len(seeds):
+        raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
+    steps = default.steps if steps is None else steps
+    temperature = default.temperature if temperature is None else temperature
+    guidance = default.guidance if guidance is None else guidance
+    schedule = default.schedule if schedule is None else schedule
+    if steps < 1:
+        raise UsageError(f"steps {steps}: at least 1 is needed")
+    for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
+        if not (math.isfinite(value) and least <= value <= 100):
+            raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
+    if schedule not in ("exact", "binomial"):
+        raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")
+    names = tuple(_label_name(value, manifest.classes) for value in labels)
+    return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule)
+
+
+def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:
+    if seeds is None:
+        count = 1 if count is None else count
+        if count < 1:
+            raise UsageError(f"count {count}: at least 1 image")
+        seeds = range(seed, seed + count)
+    elif count is not None and count != len(seeds):
+        raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
+    elif not seeds:
+        raise UsageError("seeds is empty: at least 1 image")
+    if bad := [value for value in seeds if not 0 <= value <= MAX_SEED]:
+        raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
+    return [int(value) for value in seeds]
+
+
+def _label_name(label: Label, classes: tuple[str, ...]) -> str | None:
+    if label is None:
+        return None
+    if isinstance(label, int) and 0 <= label < len(classes):
+        return classes[label]
+    if label in classes:
+        return str(label)
+    raise UsageError(f"label {label!r}: this bundle knows {', '.join(classes) or 'no labels'}")
