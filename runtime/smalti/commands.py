@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from smalti.bench import measure
 from smalti.cli import LAZY
 from smalti.errors import BundleError, UsageError
 from smalti.generator import Generator, Result, load
-from smalti.images import Recipe, check_writable, contact_sheet, read_recipe, save_png
+from smalti.images import Recipe, check_writable, contact_sheet, open_image, read_recipe, save_png, write_whole
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -156,6 +157,50 @@ def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[
         "network_calls": timings.calls,
         "provider": generator.report.to_dict(),
     }
+
+
+@app.command()
+def encode(
+    images: Annotated[list[Path], typer.Argument(help="Image files, all of one size.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .npy for the tokens (int32 [N, h, w]).")],
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Turn images into tokens."""
+    if output.suffix != ".npy":
+        raise UsageError(f"output {output}: name a file that ends in .npy")
+    check_writable(output)
+    generator = load(bundle, provider, precision, threads)
+    tokens = generator.encode([open_image(path) for path in images])
+    buffer = io.BytesIO()
+    np.save(buffer, tokens, allow_pickle=False)
+    write_whole(output, buffer.getvalue())
+    typer.echo(f"{output}: tokens {list(tokens.shape)}")
+
+
+@app.command()
+def decode(
+    tokens: Annotated[Path, typer.Argument(help="A .npy of tokens (integers [N, h, w] or [h, w]).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")],
+    columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Turn tokens into images, of any size."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"output {output}: name a file that ends in .png")
+    check_writable(output)
+    try:
+        grids = np.load(tokens, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{tokens} cannot be read as tokens: {error}") from None
+    images = load(bundle, provider, precision, threads).decode(grids)
+    save_png(contact_sheet(np.stack([np.asarray(image) for image in images]), columns), output)
+    typer.echo(f"{output}: {len(images)} image(s) of {images[0].width}x{images[0].height}")
 
 
 @app.command()

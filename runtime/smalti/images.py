@@ -53,6 +53,16 @@ def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
+def open_image(path: Path) -> Image.Image:
+    """Read an image file whole; UsageError names one that is missing or cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as an image: {error}") from None
+
+
 def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:
     """Lay images (uint8 [N, H, W, 3]) out on white, row by row, ``gap`` pixels apart."""
     count, height, width, _ = images.shape
