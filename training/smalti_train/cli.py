@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.config import AnyRun, AutoencoderRun, Precision, PriorRun
+from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
@@ -72,6 +73,10 @@ def prior(
 ) -> None:
     """Train an absorbing prior over an autoencoder's tokens."""
     config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, seed, data, root)
+    if data is not None or root is not None:
+        names = open_split(config.data, "train").label_names
+        classes = len(names) if len(names) > 1 else 0  # one label for all says nothing
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
     if objective is not None:
         if objective not in ("reweighted", "elbo", "mlm"):
             raise UsageError(f"objective {objective!r}: allowed are reweighted, elbo and mlm")

@@ -40,7 +40,6 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
         raise UsageError(f"batch {loop.batch} does not divide among {accelerator.num_processes} processes")
     if loop.precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("fp16 does not train on a CPU; use --precision bf16 or fp32")
-    accelerator.init_trackers("tensorboard")
     return accelerator
 
 
@@ -101,7 +100,10 @@ def open_split(data: DataConfig, split: str) -> ImageSet:
     """Open the train or validation images of a configuration, building their cache the first time."""
     count = data.train_count if split == "train" else data.validation_count
     root = None if data.root is None else Path(data.root)
-    return open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)
+    images = open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)
+    if images.skipped:
+        print(f"{split}: {len(images.skipped)} files cannot be read and are left out", file=sys.stderr)
+    return images
 
 
 class Reporter:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
 from smalti.images import save_png
-from smalti_train.config import AnyRun, differences, read_run, to_json
+from smalti_train.config import Run, differences, read_run, to_json
 
 KEEP = 2
 """Checkpoints kept; the one before the last is there should the last be damaged by the disk."""
@@ -37,8 +37,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self, config: AnyRun) -> AnyRun:
+    def open(self, config: Run, lock: bool = True) -> None:
         """Create the folder for ``config``, or take up the run that is already there.
+
+        Of several processes that train together one takes the ``lock``.
 
         Raises UsageError when the folder belongs to another configuration or to a training still running, OutputError
         when it cannot be written.
@@ -46,12 +48,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / ".lock", timeout=0)
-            self._lock.acquire()
-            target = self.path / "config.json"
-            if target.exists():
-                self._check_same(config, read_run(target))
-            else:
-                replace_file(target, to_json(config))
+            if lock:
+                self._lock.acquire()
+            if (self.path / "config.json").exists():
+                self._check_same(config, read_run(self.path / "config.json"))
             for left_over in self.path.glob(".checkpoint-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
         except Timeout:
@@ -60,9 +60,15 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise OutputError(f"cannot write to {self.path}: {error}") from error
-        return config
 
-    def _check_same(self, config: AnyRun, existing: Any) -> None:
+    def keep_config(self, config: Run) -> None:
+        """Write the configuration, from when on the folder belongs to it; OutputError when it cannot be written."""
+        try:
+            replace_file(self.path / "config.json", to_json(config))
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}: {error}") from error
+
+    def _check_same(self, config: Run, existing: Any) -> None:
         if type(existing) is not type(config):
             raise UsageError(f"{self.path} holds a run of another kind; name another folder")
         if changed := differences(existing, config):

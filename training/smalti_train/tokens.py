@@ -39,11 +39,10 @@ def load_autoencoder(path: Path) -> tuple[EdgeAutoencoder, AutoencoderRun]:
     return model.eval(), config
 
 
-def adopt_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, AutoencoderRun]:
-    """Keep a copy of the autoencoder below a prior's run, so that later training of either leaves the pair intact.
+def find_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, AutoencoderRun]:
+    """Load the autoencoder of a prior's run: that of the run ``source``, or the copy made when the prior's run began.
 
-    ``source`` is the autoencoder's run; None takes the copy made when the run began. Raises UsageError when there is
-    neither, or when ``source`` no longer is what the run began with.
+    Raises UsageError when there is neither, or when ``source`` no longer is what the run began with.
     """
     own = run / "autoencoder"
     if source is None:
@@ -51,20 +50,28 @@ def adopt_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, 
             raise UsageError("a new prior needs its autoencoder: name the autoencoder's run with --autoencoder")
         return load_autoencoder(own)
     model, config = load_autoencoder(source)
-    weights = save(model.state_dict())
+    copy = own / "model.safetensors"
+    if copy.exists() and copy.read_bytes() != save(model.state_dict()):
+        changed = "; ".join(differences(config, load_autoencoder(own)[1])) or "its weights were trained further"
+        raise UsageError(
+            f"{source} is not the autoencoder this run began with ({changed}). Leave --autoencoder out to continue "
+            "with the run's own copy, or start another run."
+        )
+    return model, config
+
+
+def keep_autoencoder(run: Path, model: EdgeAutoencoder, config: AutoencoderRun) -> None:
+    """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
+
+    Raises OutputError when it cannot be written.
+    """
+    own = run / "autoencoder"
     try:
         own.mkdir(parents=True, exist_ok=True)
-        if (own / "model.safetensors").exists() and (own / "model.safetensors").read_bytes() != weights:
-            changed = "; ".join(differences(config, load_autoencoder(own)[1])) or "its weights were trained further"
-            raise UsageError(
-                f"{source} is not the autoencoder this run began with ({changed}). Leave --autoencoder out to continue "
-                "with the run's own copy, or start another run."
-            )
         replace_file(own / "config.json", to_json(config))
-        replace_file(own / "model.safetensors", weights)
+        replace_file(own / "model.safetensors", save(model.state_dict()))
     except OSError as error:
         raise OutputError(f"cannot write to {own}: {error}") from error
-    return model, config
 
 
 @torch.no_grad()

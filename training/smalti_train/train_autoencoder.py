@@ -41,10 +41,14 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
     if config.data.size % config.model.factor:
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
     folder = RunFolder(path)
-    folder.open(config)
     accelerator = start(config.loop, folder)
+    folder.open(config, lock=accelerator.is_main_process)
     with accelerator.main_process_first():
         train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+    if accelerator.is_main_process:
+        folder.keep_config(config)
+
+    accelerator.init_trackers("tensorboard")
 
     torch.manual_seed(config.loop.seed)
     model = EdgeAutoencoder(config.model)

@@ -31,7 +31,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.hourglass_prior import HourglassPrior
 from smalti_train.objectives import absorb, absorbing_loss, bits_per_dim, stratified_times
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
-from smalti_train.tokens import adopt_autoencoder, cached_tokens
+from smalti_train.tokens import cached_tokens, find_autoencoder, keep_autoencoder
 
 SHEET_STEPS = 16
 SHEET_ROWS = 4
@@ -47,11 +47,11 @@ def train_prior(
     OutputError when a checkpoint cannot be written.
     """
     folder = RunFolder(path)
-    folder.open(config)
     accelerator = start(config.loop, folder)
+    folder.open(config, lock=accelerator.is_main_process)
     with accelerator.main_process_first():
         train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-        codec, codec_config = adopt_autoencoder(path, autoencoder)
+        codec, codec_config = find_autoencoder(path, autoencoder)
         side = config.data.size // codec_config.model.factor
         if codec_config.model.codes != config.model.codes or config.model.grid != (side, side):
             raise UsageError(
@@ -61,12 +61,17 @@ def train_prior(
             )
         if config.model.classes not in (0, len(train.label_names)):
             raise UsageError(f"the prior has {config.model.classes} classes and the data {len(train.label_names)}")
+        if accelerator.is_main_process:
+            keep_autoencoder(path, codec, codec_config)
+            folder.keep_config(config)
         tokens = cached_tokens(path / "tokens/train.npy", codec, train, accelerator, config.flip, "train tokens")
         unseen = cached_tokens(
             path / "tokens/validation.npy", codec, validation, accelerator, False, "validation tokens"
         )
     grids = tokens.reshape(len(tokens), -1).astype(np.int64)
     labels = np.tile(train.labels, 2 if config.flip else 1).astype(np.int64)
+
+    accelerator.init_trackers("tensorboard")
 
     torch.manual_seed(config.loop.seed)
     model = HourglassPrior(config.model)
