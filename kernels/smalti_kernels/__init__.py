@@ -5,11 +5,12 @@ give equal tokens, bit for bit, in every implementation; `smalti_kernels.referen
 """
 
 from smalti_kernels.errors import SamplingError, SmaltiError
-from smalti_kernels.noise import STREAM_DRAW, STREAM_ORDER, STREAM_START, STREAM_SUBSET, random_words
+from smalti_kernels.noise import STREAM_DRAW, STREAM_LABEL, STREAM_ORDER, STREAM_START, STREAM_SUBSET, random_words
 from smalti_kernels.reference import sample
 
 __all__ = [
     "STREAM_DRAW",
+    "STREAM_LABEL",
     "STREAM_ORDER",
     "STREAM_START",
     "STREAM_SUBSET",

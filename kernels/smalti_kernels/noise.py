@@ -37,6 +37,8 @@ STREAM_SUBSET: Final = 2
 """Noise of which positions a step redraws."""
 STREAM_DRAW: Final = 3
 """Noise of the categorical draw itself."""
+STREAM_LABEL: Final = 4
+"""Noise of a label that nobody chose."""
 
 FRACTION_BITS: Final = 16
 """Fractional bits of scores and of the fixed-point Gumbel."""
@@ -133,7 +135,7 @@ def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLi
 
     Args:
         seeds: integers from 0 to 2^64 - 1.
-        stream: one of `STREAM_START`, `STREAM_ORDER`, `STREAM_SUBSET`, `STREAM_DRAW`; any integer below 2^32 works.
+        stream: one of the `STREAM_` constants; any integer below 2^32 works.
         step: index of the step in its run, 0 to 2^32 - 1.
         y: row of the token grid, 0 to 2^32 - 1.
         x: column of the token grid, 0 to 2^32 - 1.

@@ -19,6 +19,9 @@ from smalti_kernels import STREAM_ORDER, random_words, sample
 Int32 = NDArray[np.int32]
 Counts = Literal["exact", "binomial"]
 
+MAX_STEPS = 1_000_000
+"""Far more than any grid has tokens to unmask, and still small arrays."""
+
 
 class Denoiser(Protocol):
     """Whatever predicts tokens: an ONNX session, a torch module behind a function, a table in a test."""
@@ -50,10 +53,10 @@ def random_schedule(seeds: Sequence[int], grid: tuple[int, int], steps: int, cou
     through t = S .. 1, each token still masked is unmasked with probability 1/t, which is to say that each token's step
     is uniform; step sizes vary, and empty steps are skipped, exactly. Orders depend on nothing but each sample's seed.
 
-    Raises UsageError for steps < 1 or an unknown ``counts``.
+    Raises UsageError for steps outside 1 .. MAX_STEPS or an unknown ``counts``.
     """
-    if steps < 1:
-        raise UsageError(f"steps {steps}: at least 1 is needed")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
     if counts not in ("exact", "binomial"):
         raise UsageError(f"schedule {counts!r}: allowed are exact and binomial")
     height, width = grid

@@ -27,12 +27,14 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a declared file; BundleError names a file that is missing or damaged."""
-        if name not in self._checked:
+        content = self._checked.get(name)
+        if content is None:
             record = next((record for record in self.manifest.files() if record.file == name), None)
             if record is None:
                 raise BundleError(f"{self.path}: {name!r} is not among the bundle's files")
-            self._checked[name] = _checked_bytes(self.path, record)
-        return self._checked[name]
+            # Another thread may forget it at any time, so it is not read back from there.
+            content = self._checked[name] = _checked_bytes(self.path, record)
+        return content
 
     def forget(self) -> None:
         """Let go of the bytes read so far (a session has its own copy)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import cast
 
 from smalti.errors import MissingExtra, SmaltiError, exit_code
 
@@ -52,17 +53,21 @@ def _lazy_app(verb: str) -> object:
 
 def _call(app: object, arguments: list[str], name: str) -> int:
     """Run a typer app without letting it exit by itself, so that our own errors keep their codes."""
-    import click
     import typer
 
+    # The parent of all complaints about options and arguments: click's own, and from typer 0.26 on typer's copy of it.
+    complaint = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
     try:
         command = typer.main.get_command(app)  # pyright: ignore[reportArgumentType]
-        return command.main(arguments, prog_name=name, standalone_mode=False) or 0
-    except click.ClickException as error:
+        code = command.main(arguments, prog_name=name, standalone_mode=False) or 0
+    except complaint as error:
         error.show()
         return error.exit_code
-    except click.Abort:
+    except typer.Abort:
         raise KeyboardInterrupt from None
+    if code == INTERRUPTED:  # What newer versions of typer make of an interrupt.
+        raise KeyboardInterrupt
+    return code
 
 
 if __name__ == "__main__":

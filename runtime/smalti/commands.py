@@ -12,10 +12,20 @@ import typer
 
 from smalti import __version__
 from smalti.bench import measure
+from smalti.bundle import embedded_bundles
 from smalti.cli import LAZY
-from smalti.errors import BundleError, UsageError
+from smalti.errors import BundleError, OutputError, UsageError
 from smalti.generator import Generator, Result, load
-from smalti.images import Recipe, check_writable, contact_sheet, open_image, read_recipe, save_png, write_whole
+from smalti.images import (
+    Recipe,
+    check_folder,
+    check_writable,
+    contact_sheet,
+    open_image,
+    read_recipe,
+    save_png,
+    write_whole,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,49 +52,52 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def generate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a folder.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a folder.")],
     count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first image; image i has seed + i.")] = 0,
-    label: Annotated[list[str] | None, typer.Option(help="Label; give several to take turns.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of image 0; image i has seed + i. [default: 0]")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sharper below the default, wilder above.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull towards the label; 1 is none.")] = None,
     schedule: Annotated[str | None, typer.Option(help="exact or binomial.")] = None,
-    columns: Annotated[int, typer.Option(help="Images per row of a sheet.")] = 4,
+    columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
     replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
-    precision: PrecisionOption = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or int8. [default: auto]")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw images and write them as PNG."""
-    folder = output.is_dir() or str(output).endswith(("/", "\\"))
-    if not folder and output.suffix.lower() != ".png":
+    target = Path(output)
+    folder = target.is_dir() or output.endswith(("/", "\\"))
+    if not folder and target.suffix.lower() != ".png":
         raise UsageError(f"output {output}: name a file that ends in .png, or a folder (with a slash at its end)")
-    if columns < 1:
+    if columns is not None and columns < 1:
         raise UsageError(f"columns {columns}: at least 1 is needed")
-    if not folder:
-        check_writable(output)
+    (check_folder if folder else check_writable)(target)
     if replay is not None:
-        drawing = {"count": count, "label": label, "steps": steps, "temperature": temperature, "guidance": guidance}
-        if given := [f"--{name}" for name, value in {**drawing, "schedule": schedule}.items() if value is not None]:
+        drawing = {"count": count, "seed": seed, "label": label or None, "steps": steps, "temperature": temperature}
+        others = {"guidance": guidance, "schedule": schedule, "columns": columns, "precision": precision}
+        if given := [f"--{name}" for name, value in {**drawing, **others}.items() if value is not None]:
             raise UsageError(f"--replay takes everything from the file; leave out {', '.join(given)}")
         generator, result, columns = _replay(read_recipe(replay), bundle, provider, threads)
     else:
-        generator = load(bundle, provider, precision, threads)
+        generator = load(bundle, provider, precision or "auto", threads)
         count = 1 if count is None else count
         labels = None if not label else [label[i % len(label)] for i in range(count)]
         result = generator.generate(
             count,
-            seed,
+            seed or 0,
             label=labels,
             steps=steps,
             temperature=temperature,
             guidance=guidance,
             schedule=schedule,  # pyright: ignore[reportArgumentType] - checked by generate, with a kind message
         )
-    written = _write(generator, result, output, folder, columns)
+    written = _write(generator, result, target, folder, 4 if columns is None else columns)
     if as_json:
         typer.echo(json.dumps(_summary(generator, result, written), indent=2))
     else:
@@ -96,7 +109,9 @@ def generate(
 
 
 def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | None) -> tuple[Generator, Result, int]:
-    generator = load(bundle or recipe.bundle, provider, recipe.precision["denoiser"], threads)
+    if bundle is None and recipe.bundle not in embedded_bundles():
+        raise BundleError(f"the picture was made with bundle {recipe.bundle}, which is not embedded; add --bundle PATH")
+    generator = load(bundle or recipe.bundle, provider, recipe.precision.get("denoiser", "auto"), threads)
     if generator.bundle.digest != recipe.bundle_digest:
         raise BundleError(
             f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
@@ -140,7 +155,7 @@ def _write(generator: Generator, result: Result, output: Path, folder: bool, col
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make folder {output}: {error.strerror}") from error
+        raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
     paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in settings.seeds]
     for index, (path, image) in enumerate(zip(paths, result.images)):
         save_png(image, path, recipe(slice(index, index + 1), 1))
@@ -196,7 +211,7 @@ def decode(
     check_writable(output)
     try:
         grids = np.load(tokens, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"{tokens} cannot be read as tokens: {error}") from None
     images = load(bundle, provider, precision, threads).decode(grids)
     save_png(contact_sheet(np.stack([np.asarray(image) for image in images]), columns), output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from smalti.settings import Label, Settings, resolve
 from smalti.tiles import decode_tiled
 
 Int32 = NDArray[np.int32]
+NETWORK_BATCH = 16
+"""Grids sent through the denoiser at once, which bounds its memory whatever the count."""
 DECODE_TOKENS = 4096
 """Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
 
@@ -118,6 +121,7 @@ class Generator:
             threads=threads or default_threads(),
         )
         self._sessions: dict[Role, OnnxSession] = {}
+        self._lock = threading.Lock()
         self._session("denoiser")
         self._session("decoder")
 
@@ -127,9 +131,10 @@ class Generator:
         return self.manifest.classes
 
     def _session(self, role: Role) -> OnnxSession:
-        if role not in self._sessions:
-            self._sessions[role] = OnnxSession(self.bundle, role, self.report.precision[role], self.report.threads)
-        return self._sessions[role]
+        with self._lock:
+            if role not in self._sessions:
+                self._sessions[role] = OnnxSession(self.bundle, role, self.report.precision[role], self.report.threads)
+            return self._sessions[role]
 
     def generate(
         self,
@@ -146,7 +151,8 @@ class Generator:
         """Draw images.
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
-        in any batch. ``label`` is a label, by name or index, for all images or one per image; None draws without one.
+        in any batch. ``label`` is a label, by name or index, for all images or one per image; None lets each seed draw
+        its own.
         ``steps`` >= 1 diffusion steps; ``temperature`` > 0; ``guidance`` >= 0, where 1 is none; ``schedule``: "exact"
         or "binomial" (see :func:`smalti.absorbing.random_schedule`). None takes the bundle's default.
 
@@ -188,6 +194,8 @@ class Generator:
         """
         if "encoder" not in self.manifest.components:
             raise BundleError(f"{self.bundle.path} has no encoder")
+        if isinstance(images, Image.Image):
+            raise UsageError("encode takes a list of images; put the one in brackets")
         factor = self.manifest.latent.factor
         arrays = [to_array(image) for image in images]
         if not arrays or any(array.shape != arrays[0].shape for array in arrays):
@@ -228,10 +236,11 @@ class Generator:
 
         def network(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
             started = time.perf_counter()
-            (logits,) = denoiser({"tokens": tokens, "labels": labels, "rows": rows})
+            parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
+            logits = [denoiser({"tokens": tokens[p], "labels": labels[p], "rows": rows[p]})[0] for p in parts]
             timings.network += time.perf_counter() - started
             timings.calls += 1
-            return logits
+            return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
         grid = self.manifest.latent.grid
         schedule = absorbing.random_schedule(settings.seeds, grid, settings.steps, settings.schedule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -112,9 +113,11 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(handle.fileno())
         partial.replace(path)
     except OSError as error:
-        if partial.exists():
-            partial.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        # An interrupt must not leave it behind either.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -127,6 +130,17 @@ def check_writable(path: Path) -> None:
         partial.unlink()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_folder(path: Path) -> None:
+    """Find out the same for files in the folder ``path``, which need not exist yet and is not made."""
+    try:
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        probe = _partial(nearest / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to folder {path}: {error.strerror or error}") from error
 
 
 def _partial(path: Path) -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import SupportsIndex
 
-from smalti.absorbing import Counts
+from smalti.absorbing import MAX_STEPS, Counts
 from smalti.errors import UsageError
 from smalti.manifest import Manifest
+from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
 
@@ -41,44 +45,58 @@ def resolve(
     """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
     default = manifest.sampler
     seeds = _seeds(count, seed, seeds)
-    labels: list[Label] = [label] * len(seeds) if label is None or isinstance(label, str | int) else list(label)
+    if label is None or isinstance(label, str | int | Integral):
+        labels: list[Label] = [label] * len(seeds)
+    else:
+        labels = list(label)
     if len(labels) != len(seeds):
         raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
-    steps = default.steps if steps is None else steps
+    steps = default.steps if steps is None else _whole("steps", steps)
     temperature = default.temperature if temperature is None else temperature
     guidance = default.guidance if guidance is None else guidance
     schedule = default.schedule if schedule is None else schedule
-    if steps < 1:
-        raise UsageError(f"steps {steps}: at least 1 is needed")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
     for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
         if not (math.isfinite(value) and least <= value <= 100):
             raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
     if schedule not in ("exact", "binomial"):
         raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")
-    names = tuple(_label_name(value, manifest.classes) for value in labels)
+    names = tuple(_label_name(value, own, manifest.classes) for value, own in zip(labels, seeds))
     return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule)
 
 
 def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:
     if seeds is None:
-        count = 1 if count is None else count
+        count, seed = 1 if count is None else _whole("count", count), _whole("seed", seed)
         if count < 1:
             raise UsageError(f"count {count}: at least 1 image")
         seeds = range(seed, seed + count)
     elif count is not None and count != len(seeds):
         raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
-    elif not seeds:
+    elif len(seeds) == 0:
         raise UsageError("seeds is empty: at least 1 image")
-    if bad := [value for value in seeds if not 0 <= value <= MAX_SEED]:
+    whole = [_whole("seed", value) for value in seeds]
+    if bad := [value for value in whole if not 0 <= value <= MAX_SEED]:
         raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
-    return [int(value) for value in seeds]
+    return whole
 
 
-def _label_name(label: Label, classes: tuple[str, ...]) -> str | None:
+def _whole(name: str, value: SupportsIndex) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} {value!r}: a whole number is needed") from None
+
+
+def _label_name(label: Label, seed: int, classes: tuple[str, ...]) -> str | None:
     if label is None:
-        return None
-    if isinstance(label, int) and 0 <= label < len(classes):
-        return classes[label]
+        # Drawing the label first and the picture under it is a draw from the whole model, and a better one than asking
+        # the network without a label, which it saw in a tenth of its training only.
+        word = int(random_words([seed], stream=STREAM_LABEL, step=0, y=0, x=0)[0, 0])
+        return classes[word * len(classes) >> 32] if classes else None
+    if isinstance(label, int | Integral) and 0 <= int(label) < len(classes):
+        return classes[int(label)]
     if label in classes:
         return str(label)
     raise UsageError(f"label {label!r}: this bundle knows {', '.join(classes) or 'no labels'}")
