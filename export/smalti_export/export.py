@@ -23,7 +23,16 @@ from smalti.bundle import MANIFEST, Bundle
 from smalti.errors import OutputError, ParityError, UsageError
 from smalti.manifest import Component, FileRecord, Manifest, Measure, Precision, Role, SamplerDefaults, Variant
 from smalti_export.graphs import GraphSpec, graph_specs, trace, wrap
-from smalti_export.parity import TOLERANCES, compare_decoders, compare_denoisers, compare_encoders, missed, torch_run
+from smalti_export.parity import (
+    TOLERANCES,
+    Drawing,
+    Reference,
+    compare_decoders,
+    compare_denoisers,
+    compare_encoders,
+    missed,
+    torch_run,
+)
 from smalti_export.quantize import Feed, masked_feeds, quantize
 from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
 from smalti_train.config import AutoencoderRun, PriorRun
@@ -139,29 +148,25 @@ def _draft(pair: Pair, validation: ImageSet, defaults: SamplerDefaults, say: Cal
     originals: dict[Role, nn.Module] = {"encoder": folded(pair.autoencoder)[0], "denoiser": pair.prior}
     originals["decoder"] = originals["encoder"]
 
+    drawing = Drawing(config.grid, config.codes, config.classes, defaults.steps, defaults.temperature)
+    references: dict[Role, Reference] = {}
+
     def measure(role: Role, bundle: Bundle, precision: Precision) -> dict[str, float]:
         session = OnnxSession(bundle, role, precision, default_threads())
-        reference = torch_run(wrap(role, originals[role]))  # pyright: ignore[reportArgumentType]
-        # Calibration saw the first half; the figures come from the other.
-        unseen = feeds[role][len(feeds[role]) // 2 :]
+        if role not in references:
+            run = torch_run(wrap(role, originals[role]))  # pyright: ignore[reportArgumentType]
+            # Calibration saw the first half; the figures come from the other.
+            unseen = feeds[role][len(feeds[role]) // 2 :]
+            references[role] = Reference(run, unseen, drawing if role == "denoiser" else None)
 
         def variant(inputs: Feed) -> NDArray[Any]:
             return session(inputs)[0]
 
         if role == "encoder":
-            return compare_encoders(reference, variant, unseen)
+            return compare_encoders(references[role], variant)
         if role == "decoder":
-            return compare_decoders(reference, variant, unseen)
-        return compare_denoisers(
-            reference,
-            variant,
-            unseen,
-            grid=config.grid,
-            codes=config.codes,
-            classes=config.classes,
-            steps=defaults.steps,
-            temperature=defaults.temperature,
-        )
+            return compare_decoders(references[role], variant)
+        return compare_denoisers(references[role], variant)
 
     for role, model in models.items():
         say(f"{role}: tracing")
@@ -263,18 +268,22 @@ def _opset(proto: onnx.ModelProto) -> int:
 def _feeds(pair: Pair, validation: ImageSet) -> dict[Role, list[Feed]]:
     """Inputs for calibration (first half) and measurement (second half): unseen images and their tokens."""
     config = pair.prior_run.model
-    batch = min(CALIBRATION_BATCH, len(validation))
-    images = [validation.images[i : i + batch] for i in range(0, min(len(validation), CALIBRATION_BATCHES * batch), batch)]
+    batch = min(CALIBRATION_BATCH, len(validation) // 2)
+    if batch == 0:
+        raise UsageError(f"export measures on unseen images and needs 2; the validation split has {len(validation)}")
+    images = [
+        validation.images[i : i + batch] for i in range(0, min(len(validation), CALIBRATION_BATCHES * batch), batch)
+    ]
     images = [np.ascontiguousarray(part) for part in images if len(part) == batch]
     encode = torch_run(wrap("encoder", folded(pair.autoencoder)[0]))
     tokens = [encode({"images": part}) for part in images]
     count = len(tokens) * batch
-    labels = validation.labels[:count] if config.classes else np.zeros(count, np.int32) - 1
+    labels = validation.labels[:count] if config.classes else np.zeros(count, np.int32)
     grids = np.concatenate(tokens).reshape(count, -1)
     return {
         "encoder": [{"images": part} for part in images],
         "decoder": [{"tokens": part} for part in tokens],
-        "denoiser": masked_feeds(grids, labels, config.mask, len(tokens), batch),
+        "denoiser": masked_feeds(grids, labels, config.mask, config.classes, len(tokens), batch),
     }
 
 

@@ -6,6 +6,7 @@ Tolerances are data and stand here, in one place. A variant that misses one is n
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from smalti import absorbing
 from smalti.manifest import Precision, Role
 from smalti_kernels import sample
 
-Run = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
+Feed = dict[str, NDArray[Any]]
+Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
 
 TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
@@ -62,30 +64,59 @@ def torch_run(graph: torch.nn.Module) -> Run:
     return run
 
 
-def compare_denoisers(
-    reference: Run,
-    variant: Run,
-    feeds: list[dict[str, NDArray[Any]]],
-    *,
-    grid: tuple[int, int],
-    codes: int,
-    classes: int,
-    steps: int,
-    temperature: float,
-    grids: int = 16,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn where denoisers are compared: the bundle's own defaults."""
+
+    grid: tuple[int, int]
+    codes: int
+    classes: int
+    steps: int
+    temperature: float
+    grids: int = 16
+    """Whole runs, labels in turn, seeds 0, 1, ..."""
+
+    def whole_runs(self, run: Run) -> NDArray[np.int32]:
+        """Tokens (int32 [grids, h*w]) of whole runs."""
+        labels = (np.arange(self.grids) % max(1, self.classes)).astype(np.int32)
+        *_, tokens = absorbing.run(
+            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
+            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
+            absorbing.random_schedule(range(self.grids), self.grid, self.steps),
+            seeds=range(self.grids),
+            labels=labels,
+            width=self.grid[1],
+            temperature=self.temperature,
+        )
+        return tokens
+
+
+class Reference:
+    """A torch model's outputs on real inputs, computed once and compared with every variant."""
+
+    def __init__(self, run: Run, feeds: list[Feed], drawing: Drawing | None = None) -> None:
+        self.feeds = feeds
+        self.outputs = [run(feed) for feed in feeds]
+        self.drawing = drawing
+        self.runs = drawing.whole_runs(run) if drawing else None
+
+
+def compare_denoisers(reference: Reference, variant: Run) -> dict[str, float]:
     """Measure a denoiser on real, partly masked grids and on whole runs.
 
     ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
-    one draw per masked position, at equal noise; ``grid_agreement``: of the tokens of ``grids`` whole runs, where one
+    one draw per masked position, at equal noise; ``grid_agreement``: of the tokens of whole runs, where one
     different draw changes all that follow.
     """
     error, spread, same, drawn = 0.0, 0.0, 0, 0
-    for index, feed in enumerate(feeds):
-        expected, found = reference(feed), variant(feed)
+    drawing = reference.drawing
+    assert drawing is not None
+    assert reference.runs is not None
+    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.outputs)):
+        found = variant(feed)
         error = max(error, float(np.abs(expected - found).max()))
         spread = max(spread, float(expected.std()))
-        which, positions = np.nonzero(feed["tokens"] == codes)
+        which, positions = np.nonzero(feed["tokens"] == drawing.codes)
         draws = [
             sample(
                 logits[which, positions],
@@ -94,49 +125,33 @@ def compare_denoisers(
                 position=positions,
                 seeds=np.arange(len(feed["tokens"])) + 1000 * index,
                 step=0,
-                width=grid[1],
-                temperature=temperature,
+                width=drawing.grid[1],
+                temperature=drawing.temperature,
             )[which, positions]
             for logits in (expected, found)
         ]
         same += int((draws[0] == draws[1]).sum())
         drawn += len(which)
-    runs = [_whole_runs(run, grid, codes, classes, steps, temperature, grids) for run in (reference, variant)]
     return {
         "logit_error": error / spread,
         "draw_agreement": same / drawn,
         "draws": float(drawn),
-        "grid_agreement": float((runs[0] == runs[1]).mean()),
-        "grids": float(grids),
+        "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
+        "grids": float(drawing.grids),
     }
 
 
-def _whole_runs(
-    run: Run, grid: tuple[int, int], codes: int, classes: int, steps: int, temperature: float, count: int
-) -> NDArray[np.int32]:
-    labels = (np.arange(count) % max(1, classes)).astype(np.int32)
-    *_, tokens = absorbing.run(
-        lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
-        np.full((count, grid[0] * grid[1]), codes, np.int32),
-        absorbing.random_schedule(range(count), grid, steps),
-        seeds=range(count),
-        labels=labels,
-        width=grid[1],
-        temperature=temperature,
-    )
-    return tokens
-
-
-def compare_decoders(reference: Run, variant: Run, feeds: list[dict[str, NDArray[Any]]]) -> dict[str, float]:
+def compare_decoders(reference: Reference, variant: Run) -> dict[str, float]:
     """Measure a decoder: PSNR in dB between its pixels and the reference's, and the greatest difference (of 255)."""
     squares, greatest = 0.0, 0
-    for feed in feeds:
-        difference = np.abs(reference(feed).astype(np.int16) - variant(feed))
-        squares += float(np.square(difference.astype(np.float64)).mean()) / len(feeds)
+    for feed, expected in zip(reference.feeds, reference.outputs):
+        difference = np.abs(expected.astype(np.int16) - variant(feed))
+        squares += float(np.square(difference.astype(np.float64)).mean()) / len(reference.feeds)
         greatest = max(greatest, int(difference.max()))
     return {"psnr": float(10 * np.log10(255.0**2 / max(squares, 1e-6))), "greatest_difference": float(greatest)}
 
 
-def compare_encoders(reference: Run, variant: Run, feeds: list[dict[str, NDArray[Any]]]) -> dict[str, float]:
+def compare_encoders(reference: Reference, variant: Run) -> dict[str, float]:
     """Measure an encoder: the fraction of tokens that are the reference's."""
-    return {"token_agreement": float(np.mean([(reference(feed) == variant(feed)).mean() for feed in feeds]))}
+    pairs = zip(reference.feeds, reference.outputs)
+    return {"token_agreement": float(np.mean([(variant(feed) == expected).mean() for feed, expected in pairs]))}

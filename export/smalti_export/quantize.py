@@ -90,13 +90,14 @@ def masked_feeds(
     tokens: NDArray[np.integer[Any]],
     labels: NDArray[np.integer[Any]],
     mask: int,
+    no_label: int,
     batches: int,
     batch: int,
     seed: int = 0,
 ) -> list[Feed]:
     """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) masked to every degree, all rows asked.
 
-    Random values depend on ``seed`` alone. One label in eight is replaced by "no label" (the highest, plus one).
+    Random values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
     """
     generator = np.random.default_rng(seed)
     length = tokens.shape[1]
@@ -110,7 +111,7 @@ def masked_feeds(
         feeds.append(
             {
                 "tokens": grids,
-                "labels": np.where(np.arange(batch) % 8 == 7, labels.max() + 1, given).astype(np.int32),
+                "labels": np.where(np.arange(batch) % 8 == 7, no_label, given).astype(np.int32),
                 "rows": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
             }
         )

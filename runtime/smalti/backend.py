@@ -128,6 +128,8 @@ class OnnxSession:
         options.log_severity_level = 3
         # Spinning workers would take the cores from the host's part of each step, and from the user's own work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights that the variant does not declare would be looked for in the process's own folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if weights:
             options.add_external_initializers_from_files_in_memory(
                 list(variant.weights), weights, [len(content) for content in weights]

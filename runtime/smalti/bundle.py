@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
         raw = _read_member(path, MANIFEST)
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} cannot be read as a bundle: {error}") from None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}") from None
     return Bundle(path, decode(raw, str(path)), hashlib.sha256(raw).hexdigest())
 
 
@@ -96,10 +97,20 @@ def _locate(source: str | Path | None) -> Path:
     return path
 
 
+_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises for archives that are damaged, cut short, encrypted or of a kind it does not know."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or "it ends too early"  # EOFError says nothing.
+
+
 def _read_member(path: Path, name: str) -> bytes:
     if path.is_dir():
         return (path / name).read_bytes()
     with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"{name} is compressed in an unusual way; zip the folder without compression")
         return archive.read(name)
 
 
@@ -108,8 +119,8 @@ def _checked_bytes(path: Path, record: FileRecord) -> bytes:
         content = _read_member(path, record.file)
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path}: {record.file} is missing; get the bundle again") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: {record.file} cannot be read: {error}") from None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}") from None
     if len(content) != record.bytes:
         raise BundleError(
             f"{path}: {record.file} is damaged: {len(content)} bytes instead of {record.bytes}; get the bundle again"

@@ -146,7 +146,7 @@ def decode(raw: bytes, where: str) -> Manifest:
     """Read and check a manifest; BundleError says what is wrong with it and ``where``."""
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{where}: manifest.json cannot be read: {error}") from None
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -155,10 +155,14 @@ def decode(raw: bytes, where: str) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{where}: manifest.json does not fit: {error}") from None
     _check(manifest, where)
     return manifest
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are not the JSON expected."""
 
 
 class _Version(msgspec.Struct):
@@ -169,7 +173,7 @@ def _check(manifest: Manifest, where: str) -> None:
     names = {record.file for record in manifest.weights}
     for record in manifest.files():
         path = PurePosixPath(record.file)
-        if path.is_absolute() or ".." in path.parts or "\\" in record.file or ":" in record.file or not path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.parts or any(char in record.file for char in "\\:\0"):
             raise BundleError(f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle")
     for role, component in manifest.components.items():
         for variant in component.variants:

@@ -125,7 +125,7 @@ def to_json(run: Run) -> bytes:
 def read_run(path: Path) -> Run:
     """Read the configuration beside a run; UsageError when it is missing or not one of ours."""
     try:
-        raw: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         kind = {"autoencoder": AutoencoderRun, "prior": PriorRun}[raw.pop("kind")]
         return msgspec.convert(raw, kind)
     except FileNotFoundError:

@@ -29,6 +29,7 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision="no" if loop.precision == "fp32" else loop.precision,
+            cpu=not torch.accelerator.is_available(),  # else accelerate overlooks the other processes of a CPU
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +22,18 @@ def stratified_times(count: int, steps: int, generator: torch.Generator) -> Tens
     return times[torch.randperm(count, generator=generator)]
 
 
-def absorb(tokens: Tensor, times: Tensor, steps: int, mask: int, generator: torch.Generator) -> Tensor:
+def absorb(
+    tokens: Tensor, times: Tensor, steps: int, mask: int, generator: torch.Generator, at_least: Literal[0, 1] = 1
+) -> Tensor:
     """Mask each token with probability t / T: q(z_t | z_0) of absorbing diffusion, T = ``steps``.
 
-    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T; returns int64 [B, L]. At least one token per sample is
-    masked, since a sample without any teaches nothing.
+    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T; returns int64 [B, L]. In training at least one
+    token per sample is masked, since a sample without any teaches nothing; ``at_least`` 0 is q itself, for bounds.
     """
     noise = torch.rand(tokens.shape, generator=generator)
     hidden = noise < (times / steps)[:, None]
-    hidden.scatter_(1, noise.argmin(1, keepdim=True), True)
+    if at_least:
+        hidden.scatter_(1, noise.argmin(1, keepdim=True), True)
     return tokens.masked_fill(hidden.to(tokens.device), mask)
 
 

@@ -36,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: FileLock | None = None
 
     def open(self, config: Run, lock: bool = True) -> None:
         """Create the folder for ``config``, or take up the run that is already there.
@@ -78,8 +79,9 @@ class RunFolder:
             )
 
     def close(self) -> None:
-        """Let another process continue the run."""
-        self._lock.release()
+        """Let another process continue the run; does nothing for a folder that is not open."""
+        if self._lock is not None:
+            self._lock.release()
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -128,13 +130,17 @@ class RunFolder:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read what :meth:`RunFolder.save` wrote; SmaltiError names a damaged file."""
+    file = path / "state.json"
     try:
-        parts = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return parts, json.loads((path / "state.json").read_text())
+        state = json.loads(file.read_text())
+        parts: dict[str, dict[str, Tensor]] = {}
+        for file in sorted(path.glob("*.safetensors")):
+            parts[file.stem] = load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
         raise SmaltiError(
-            f"checkpoint {path} cannot be read: {error}. Remove it to continue from the one before."
+            f"{file} cannot be read: {error}. Remove {path} to continue from the checkpoint before it."
         ) from error
+    return parts, state
 
 
 def flush(file: Path) -> None:

@@ -63,9 +63,11 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, A
 def keep_autoencoder(run: Path, model: EdgeAutoencoder, config: AutoencoderRun) -> None:
     """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
 
-    Raises OutputError when it cannot be written.
+    A copy made before is left alone. Raises OutputError when it cannot be written.
     """
     own = run / "autoencoder"
+    if (own / "model.safetensors").exists():
+        return
     try:
         own.mkdir(parents=True, exist_ok=True)
         replace_file(own / "config.json", to_json(config))

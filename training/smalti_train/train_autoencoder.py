@@ -35,12 +35,19 @@ from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
 def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor] | None = None) -> None:
     """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
 
-    ``init`` holds released weights to start a new run from (see ``smalti_train.init``). Raises UsageError for a
+    ``init`` holds weights to start a new run from (see ``smalti_train.released``). Raises UsageError for a
     configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written.
     """
     if config.data.size % config.model.factor:
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
     folder = RunFolder(path)
+    try:
+        _train(config, folder, init)
+    finally:
+        folder.close()
+
+
+def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | None) -> None:
     accelerator = start(config.loop, folder)
     folder.open(config, lock=accelerator.is_main_process)
     with accelerator.main_process_first():
@@ -54,7 +61,7 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
     model = EdgeAutoencoder(config.model)
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
     if init is not None:
-        model.load_state_dict(init, strict=False)  # the idle counters are not part of released weights
+        model.load_state_dict(init)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
     )
@@ -90,13 +97,14 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
             optimizer.step()
             optimizer.zero_grad()
             if step < config.reseed_until * loop.steps:
-                model.quantizer.reseed_idle(
-                    features.detach(), quantized.ids, config.reseed_patience, step_generator(loop.seed, step)
-                )
+                # From the whole batch, so that every process moves the same codes to the same places.
+                everyone = accelerator.gather((features.detach(), quantized.ids))
+                model.quantizer.reseed_idle(*everyone, config.reseed_patience, step_generator(loop.seed, step))
             step += 1
 
             if step % 10 == 0 or step == loop.steps:
-                figures = {name: value.item() for name, value in terms.items()}
+                means = accelerator.reduce({name: value.detach() for name, value in terms.items()}, reduction="mean")
+                figures = {name: value.item() for name, value in means.items()}
                 accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
                 report(step, {"loss": figures["loss"], "l1": figures["l1"]})
             if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
@@ -113,7 +121,6 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
     finally:
         report.close()
         accelerator.end_training()
-        folder.close()
 
 
 def _batches(data: ImageSet, limit: int | None, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -47,10 +47,17 @@ def train_prior(
     OutputError when a checkpoint cannot be written.
     """
     folder = RunFolder(path)
+    try:
+        _train(config, folder, autoencoder, init)
+    finally:
+        folder.close()
+
+
+def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: dict[str, Tensor] | None) -> None:
+    path = folder.path
     accelerator = start(config.loop, folder)
     folder.open(config, lock=accelerator.is_main_process)
     with accelerator.main_process_first():
-        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
         codec, codec_config = find_autoencoder(path, autoencoder)
         side = config.data.size // codec_config.model.factor
         if codec_config.model.codes != config.model.codes or config.model.grid != (side, side):
@@ -59,6 +66,7 @@ def train_prior(
                 f"and the autoencoder makes {codec_config.model.codes} codes on {side}x{side}: "
                 "they come from different presets"
             )
+        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
         if config.model.classes not in (0, len(train.label_names)):
             raise UsageError(f"the prior has {config.model.classes} classes and the data {len(train.label_names)}")
         if accelerator.is_main_process:
@@ -129,8 +137,9 @@ def train_prior(
             step += 1
 
             if step % 10 == 0 or step == loop.steps:
-                accelerator.log({"train/loss": loss.item(), "lr": lr}, step=step)
-                report(step, {"loss": loss.item()})
+                mean = accelerator.reduce(loss.detach(), reduction="mean").item()  # over the processes
+                accelerator.log({"train/loss": mean, "lr": lr}, step=step)
+                report(step, {"loss": mean})
             if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
                 bits = evaluate(averaged(ema), config, unseen, validation.labels, accelerator)
                 accelerator.log({"validation/bits_per_dim": bits}, step=step)
@@ -145,7 +154,6 @@ def train_prior(
     finally:
         report.close()
         accelerator.end_training()
-        folder.close()
 
 
 def averaged(ema: AveragedModel) -> HourglassPrior:
@@ -177,7 +185,8 @@ def evaluate(
         clean = torch.from_numpy(tokens[first : first + batch].reshape(-1, length).astype(np.int64))
         label = torch.from_numpy(labels[first : first + batch].astype(np.int64)) * (config.model.classes > 0)
         times = stratified_times(len(clean), length, generator)
-        noisy = absorb(clean, times, length, config.model.mask, generator)
+        # Samples without a mask count, as nothing: forcing one on them would raise the bound.
+        noisy = absorb(clean, times, length, config.model.mask, generator, at_least=0)
         clean, noisy, label = (part.to(accelerator.device) for part in (clean, noisy, label))
         with accelerator.autocast():
             logits = model(noisy, label)
