@@ -107,7 +107,7 @@ class PriorRun:
     label_dropout: float = 0.1
     """Chance that a sample is trained without its label, so that guidance has an unconditional side."""
     ema: float = 0.999
-    """Decay of the averaged weights per step; they are what is evaluated, drawn from and exported."""
+    """Decay of the averaged weights per step, lower at first; they are what is evaluated, drawn from and exported."""
     flip: bool = False
     """Also learn from mirrored images (encoded once more, not mirrored in token space)."""
 
