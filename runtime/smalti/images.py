@@ -98,7 +98,8 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(text, str):
         raise UsageError(f"{path} does not say how it was made; only a PNG that smalti wrote can be replayed")
     try:
-        return msgspec.json.decode(text, type=Recipe)
+        # Encoded, for Pillow gives text beyond Latin-1 as a subclass of str, which msgspec does not take.
+        return msgspec.json.decode(text.encode(), type=Recipe)
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path}: its recipe cannot be read: {error}") from None
 

@@ -1,0 +1,221 @@
+"""PNG files that remember how they were made, contact sheets, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from smalti import OutputError, UsageError
+from smalti.images import (
+    PNG_KEY,
+    Recipe,
+    check_folder,
+    check_writable,
+    contact_sheet,
+    open_image,
+    read_recipe,
+    save_png,
+    write_whole,
+)
+
+RECIPE = Recipe(
+    version="0.1.0",
+    bundle="tiny",
+    bundle_digest="ab" * 32,
+    seeds=(7, 2**64 - 1),
+    labels=("lorelei", None),
+    steps=8,
+    temperature=0.1,
+    guidance=1.5,
+    schedule="exact",
+    precision={"denoiser": "int8"},
+    provider="cpu",
+    columns=2,
+)
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def with_text(path: Path, text: str) -> Path:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(PNG_KEY, text)
+    Image.fromarray(NOISE).save(path, pnginfo=info)
+    return path
+
+
+@pytest.mark.parametrize("label", ["lorelei", "été", "ガラス", 'quote " and \\ backslash', ""])
+def test_a_recipe_comes_back_as_it_was_written_and_the_pixels_too(label, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, labels=(label, None))
+    save_png(Image.fromarray(NOISE), tmp_path / "a.png", recipe)
+    assert read_recipe(tmp_path / "a.png") == recipe
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), NOISE)
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_a_recipe_with_fields_of_a_later_version_can_be_read(tmp_path):
+    content = {**msgspec.to_builtins(RECIPE), "invented_later": 1}
+    assert read_recipe(with_text(tmp_path / "a.png", msgspec.json.encode(content).decode())) == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: save_png(Image.fromarray(NOISE), path), "does not say how it was made; only a PNG that"),
+        (lambda path: path.write_bytes(b"no image at all"), "cannot be read as an image"),
+        (lambda path: path.write_bytes(b""), "cannot be read as an image"),
+        (lambda path: path.mkdir(), "cannot be read as an image"),
+        (lambda path: None, "does not exist; name a PNG that smalti made"),
+        (lambda path: with_text(path, "{"), "its recipe cannot be read"),
+        (lambda path: with_text(path, '{"version": "0.1.0"}'), "its recipe cannot be read: .*missing required field"),
+        (lambda path: Image.fromarray(NOISE).save(path, "JPEG"), "does not say how it was made"),
+    ],
+)
+def test_a_file_without_a_recipe_is_refused_by_name(make, says, tmp_path):
+    make(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=says) as caught:
+        read_recipe(tmp_path / "a.png")
+    assert str(tmp_path / "a.png") in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 700), flip=st.integers(1, 255), cut=st.booleans())
+def test_a_damaged_png_is_refused_or_read_and_nothing_else(where, flip, cut, tmp_path):
+    path = tmp_path / "a.png"
+    save_png(Image.fromarray(NOISE), path, RECIPE)
+    content = bytearray(path.read_bytes())
+    content[where] ^= flip
+    path.write_bytes(content[:where] if cut else content)
+    for read in (read_recipe, open_image):
+        try:
+            assert read(path) is not None
+        except UsageError as error:
+            message = str(error)
+            assert "a.png" in message
+
+
+@pytest.mark.parametrize("name", ["missing.png", "folder", "notes.txt"])
+def test_an_image_that_cannot_be_opened_is_named(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match=f"{name} cannot be read as an image"):
+        open_image(tmp_path / name)
+
+
+def test_a_sheet_lays_images_out_row_by_row():
+    images = np.stack([np.full((2, 3, 3), 10 * i, np.uint8) for i in range(5)])
+    sheet = np.asarray(contact_sheet(images, columns=3, gap=1))
+    assert sheet.shape == (2 * 2 + 1, 3 * 3 + 2, 3)
+    for i, image in enumerate(images):
+        top, left = i // 3 * 3, i % 3 * 4
+        assert np.array_equal(sheet[top : top + 2, left : left + 3], image)
+    assert np.all(sheet[2] == 255)
+    assert np.all(sheet[:, 3] == 255)
+    assert np.all(sheet[3:, 8:] == 255)
+
+
+def test_a_sheet_of_one_image_is_the_image():
+    assert np.array_equal(np.asarray(contact_sheet(NOISE[None], columns=4)), NOISE)
+
+
+def test_writing_replaces_the_whole_file(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"old and longer")
+    write_whole(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("folder", "folder"),
+        ("missing/a.bin", "No such file or directory"),
+        ("file/a.bin", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="the reasons are those of POSIX")
+def test_what_cannot_be_written_is_refused_and_nothing_is_left_behind(target, why, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    for write in (check_writable, lambda path: write_whole(path, b"new")):
+        with pytest.raises(OutputError, match=f"cannot write .*{why}"):
+            write(tmp_path / target)
+        assert names(tmp_path) == ["file", "folder"]
+        assert names(tmp_path / "folder") == ["kept"]
+        assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_checking_leaves_what_is_there_as_it_is(tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    os.utime(tmp_path / "a.png", (1, 1))
+    check_writable(tmp_path / "a.png")
+    check_writable(tmp_path / "new.png")
+    check_folder(tmp_path)
+    check_folder(tmp_path / "not" / "yet")
+    assert names(tmp_path) == ["a.png"]
+    assert (tmp_path / "a.png").read_text() == "old"
+    assert (tmp_path / "a.png").stat().st_mtime == 1
+    with pytest.raises(OutputError, match="cannot write to folder"):
+        check_folder(tmp_path / "a.png" / "below")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path):
+    pytest.importorskip("resource")
+    (tmp_path / "a.bin").write_bytes(b"old")
+    code = """
+import resource, sys
+from pathlib import Path
+from smalti import OutputError
+from smalti.images import write_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_whole(Path(sys.argv[1] + "/small.bin"), b"x" * 900)
+try:
+    write_whole(Path(sys.argv[1] + "/a.bin"), b"x" * 100_000)
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "a.bin: File too large" in done.stdout, done.stderr
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin", "small.bin"]
+
+
+def test_an_interrupt_while_writing_leaves_the_old_file_and_no_partial_one(tmp_path, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(b"old")
+    began = []
+
+    def interrupt(handle: int) -> None:
+        began.extend(names(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a.bin", b"new")
+    assert len(began) == 2
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_the_same_image_is_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        save_png(Image.fromarray(NOISE), tmp_path / name, RECIPE)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    plain = io.BytesIO()
+    Image.fromarray(NOISE).save(plain, "PNG")
+    assert len((tmp_path / "a.png").read_bytes()) - len(plain.getvalue()) < 500

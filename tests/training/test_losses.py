@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from smalti_train.config import AutoencoderLossConfig
+from smalti_train.losses import autoencoder_loss, image_gradients, psnr
+from smalti_train.models.quantizer import Quantized
+
+LEVEL = 2 / 255
+"""One step of an 8-bit pixel, in images of -1 .. 1."""
+
+
+def quantized(codebook: float = 0.0, commitment: float = 0.0) -> Quantized:
+    nothing = torch.zeros(0)
+    return Quantized(nothing, nothing, torch.tensor(codebook), torch.tensor(commitment))
+
+
+def test_psnr_of_an_error_by_one_level_everywhere() -> None:
+    images = torch.zeros(1, 3, 4, 4) + (10 * LEVEL - 1)
+    assert psnr(images + LEVEL, images).item() == pytest.approx(20 * math.log10(255), abs=1e-3)
+
+
+def test_psnr_is_taken_image_by_image() -> None:
+    images = torch.zeros(3, 3, 2, 2) + (100 * LEVEL - 1)
+    found = psnr(images + torch.tensor([1.0, 10.0, 100.0])[:, None, None, None] * LEVEL, images)
+    torch.testing.assert_close(found, torch.tensor([48.1308, 28.1308, 8.1308]), atol=1e-3, rtol=0)
+
+
+def test_psnr_averages_squares_not_decibels() -> None:
+    images = torch.full((1, 1, 1, 2), -1.0)
+    wrong = images + torch.tensor([0.0, 10 * LEVEL])
+    assert psnr(wrong, images).item() == pytest.approx(10 * math.log10(255**2 / 50), abs=1e-3)
+
+
+def test_psnr_sees_what_a_screen_would_show() -> None:
+    white = torch.ones(1, 3, 2, 2)
+    assert torch.equal(psnr(white + 5, white), psnr(white, white))  # clipped
+    assert torch.equal(psnr(white - 0.4 * LEVEL, white), psnr(white, white))  # rounded
+    assert psnr(white, white).item() > 100
+
+
+def test_gradients_are_differences_of_neighbours() -> None:
+    images = torch.arange(6.0).reshape(1, 1, 2, 3) ** 2  # 0 1 4 / 9 16 25
+    down, right = image_gradients(images)
+    assert down.tolist() == [[[[9, 15, 21]]]]
+    assert right.tolist() == [[[[1, 3], [7, 9]]]]
+
+
+def test_the_gradient_term_of_a_misplaced_edge() -> None:
+    images = torch.zeros(1, 3, 4, 4)
+    edge = torch.zeros(1, 3, 4, 4)
+    edge[:, :, :, 2:] = 1
+    terms = autoencoder_loss(edge, images, quantized(), AutoencoderLossConfig())
+    assert terms["l1"].item() == pytest.approx(0.5)
+    assert terms["mse"].item() == pytest.approx(0.5)
+    assert terms["gradient"].item() == pytest.approx(1 / 3)  # one of three differences to the right, none downwards
+
+
+def test_the_gradient_term_does_not_see_an_even_shift() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    terms = autoencoder_loss(images + 0.25, images, quantized(), AutoencoderLossConfig())
+    assert terms["gradient"].item() == pytest.approx(0, abs=1e-6)
+    assert terms["l1"].item() == pytest.approx(0.25)
+    assert terms["mse"].item() == pytest.approx(0.0625)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    weights = AutoencoderLossConfig(l1=1, mse=10, gradient=100, codebook=1000, beta=10000)
+    images = torch.zeros(1, 3, 4, 4)
+    edge = torch.zeros(1, 3, 4, 4)
+    edge[:, :, 3:] = -0.4
+    terms = autoencoder_loss(edge, images, quantized(codebook=0.3, commitment=0.7), weights)
+    expected = 1 * 0.1 + 10 * 0.04 + 100 * (0.4 / 3) + 1000 * 0.3 + 10000 * 0.7
+    assert terms["loss"].item() == pytest.approx(expected, rel=1e-6)

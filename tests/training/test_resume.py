@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from smalti.errors import UsageError
+from smalti_train import train_prior as prior_module
+from smalti_train.config import AutoencoderRun, read_run, to_json
+from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.run import RunFolder
+from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.train_prior import train_prior
+
+
+def assert_same_checkpoint(found: Path, expected: Path) -> None:
+    """Every tensor of two checkpoints, the optimiser's included, is the same bit for bit."""
+    files = sorted(path.name for path in expected.glob("*.safetensors"))
+    assert sorted(path.name for path in found.glob("*.safetensors")) == files
+    for file in files:
+        ours, theirs = load_file(found / file), load_file(expected / file)
+        assert ours.keys() == theirs.keys()
+        different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+        assert not different, f"{file}: {different}"
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "the training ended too early"
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_a_killed_training_ends_where_the_uninterrupted_one_does(pictures: Path, tmp_path: Path) -> None:
+    def command(run: Path) -> list[str]:
+        options = ["--preset", "tiny", "--steps", "75", "--batch", "4", "--precision", "fp32"]
+        where = ["--run", str(run), "--data", "folder", "--root", str(pictures)]
+        return [sys.executable, "-m", "smalti.cli", "train", "autoencoder", *where, *options]
+
+    run, uninterrupted = tmp_path / "killed", tmp_path / "uninterrupted"
+    with subprocess.Popen(command(run), stderr=subprocess.DEVNULL) as process:
+        wait_for(run / "checkpoint-00000050", process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "checkpoint-00000075").exists()
+    subprocess.run(command(run), stderr=subprocess.DEVNULL, check=True)
+    config = read_run(run / "config.json")
+    assert isinstance(config, AutoencoderRun)
+    train_autoencoder(config, uninterrupted)
+    assert_same_checkpoint(run / "checkpoint-00000075", uninterrupted / "checkpoint-00000075")
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+from smalti_train import run
+from smalti_train.config import read_run
+from smalti_train.train_prior import train_prior
+
+flush = run.flush
+
+def flush_or_die(file):
+    if ".checkpoint-00000016" in str(file):
+        os.kill(os.getpid(), signal.SIGKILL)
+    flush(file)
+
+run.flush = flush_or_die
+train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_a_prior_killed_while_it_saves_goes_on_from_the_checkpoint_before(
+    tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
+) -> None:
+    config, run = brief(PRIORS["tiny"], checkpoint_every=8), tmp_path / "run"
+    (tmp_path / "config.json").write_bytes(to_json(config))
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, tmp_path / "config.json", run, tiny_runs[0]]
+    killed = subprocess.run(command, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000008"]
+    partial = run / ".checkpoint-00000016"
+    (partial / "model.safetensors").write_bytes(b"")  # as a power cut may leave a file that was never flushed
+    train_prior(config, run)
+    assert not partial.exists()
+    # Saving does not change the course of a training: the fixture's run never saved in between.
+    assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
+
+
+def test_an_interrupt_saves_what_was_reached(
+    tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = brief(PRIORS["tiny"], checkpoint_every=100), tmp_path / "run"
+    rate = prior_module.learning_rate
+
+    def interrupted(step: int, *rest: object) -> float:
+        if step == 7:
+            raise KeyboardInterrupt
+        return rate(step, *rest)
+
+    monkeypatch.setattr(prior_module, "learning_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(config, run, tiny_runs[0])
+    assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000007"]
+    monkeypatch.undo()
+    train_prior(config, run)
+    assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
+
+
+def test_a_finished_run_is_left_alone(tiny_runs: tuple[Path, Path]) -> None:
+    for kind, run, train in zip(("autoencoder", "prior"), tiny_runs, (train_autoencoder, train_prior)):
+        before = {path: path.stat().st_mtime_ns for path in run.glob("checkpoint-*/*")}
+        config = read_run(run / "config.json")
+        assert (kind == "autoencoder") == isinstance(config, AutoencoderRun)
+        train(config, run)
+        assert before == {path: path.stat().st_mtime_ns for path in run.glob("checkpoint-*/*")}
+
+
+def test_the_bits_per_dim_of_unseen_tokens_fall(tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path) -> None:
+    train_prior(brief(PRIORS["tiny"], steps=30, evaluate_every=10), tmp_path / "run", tiny_runs[0])
+    (events,) = (tmp_path / "run/logs/tensorboard").glob("events*")
+    log = EventAccumulator(str(events)).Reload()
+    figures = {event.step: event.value for event in log.Scalars("validation/bits_per_dim")}
+    assert list(figures) == [10, 20, 30]
+    assert 6.5 > figures[10] > figures[20] > figures[30] > 0  # of 6 bits that 64 equally likely codes have
+
+
+def test_a_failed_start_does_not_claim_the_folder(
+    tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
+) -> None:
+    config, run = brief(PRIORS["tiny"], steps=1), tmp_path / "run"
+    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, codes=32))
+    with pytest.raises(UsageError, match=r"predicts 32 codes on 4x4 tokens.*makes 64 codes on 4x4"):
+        train_prior(wrong, run, tiny_runs[0])
+    with pytest.raises(UsageError, match="--autoencoder"):
+        train_prior(config, run)
+    train_prior(config, run, tiny_runs[0])
+    assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000001"]
+
+
+def test_a_prior_keeps_to_the_autoencoder_it_began_with(
+    tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
+) -> None:
+    other = tmp_path / "autoencoder"
+    train_autoencoder(brief(AUTOENCODERS["tiny"], steps=1, seed=5), other)
+    config = read_run(tiny_runs[1] / "config.json")
+    with pytest.raises(
+        UsageError, match=r"not the autoencoder this run began with \(loop\.steps: 1, not 20; loop\.seed"
+    ):
+        train_prior(config, tiny_runs[1], other)
+    train_prior(config, tiny_runs[1], tiny_runs[0])  # the right one may be named again
