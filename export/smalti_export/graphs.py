@@ -128,7 +128,16 @@ def trace(role: Role, graph: nn.Module, spec: GraphSpec, grid: tuple[int, int]) 
     assert program is not None
     proto = program.model_proto
     strip_traces(proto)
+    name_sizes(proto, spec)
     return proto
+
+
+def name_sizes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
+    """Give free sizes the names of the spec; the tracer makes up its own for those it had to work out."""
+    for value, tensor in zip((*proto.graph.input, *proto.graph.output), (*spec.inputs, *spec.outputs), strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, tensor.shape, strict=True):
+            if isinstance(size, str):
+                dim.dim_param = size
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:

@@ -25,6 +25,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from smalti_export.graphs import strip_traces
+
 Feed = dict[str, NDArray[Any]]
 
 
@@ -64,7 +66,13 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
             nodes_to_exclude=keep,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        return onnx.load(target)
+        result = onnx.load(target)
+    strip_traces(result)
+    used = {node.domain for node in result.graph.node}
+    opsets = [item for item in result.opset_import if item.domain in used]  # without the tools' own, which none needs
+    del result.opset_import[:]
+    result.opset_import.extend(opsets)
+    return result
 
 
 def products_of_activations(proto: onnx.ModelProto) -> list[str]:

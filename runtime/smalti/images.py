@@ -18,6 +18,9 @@ from smalti.errors import OutputError, UsageError
 PNG_KEY = "smalti"
 """The text chunk that holds a recipe."""
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, unknown, or claim to be larger than it will decode."""
+
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How a PNG was made: enough for ``smalti generate --replay`` to make it again."""
@@ -60,7 +63,7 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except OSError as error:
+    except _UNREADABLE as error:
         raise UsageError(f"{path} cannot be read as an image: {error}") from None
 
 
@@ -93,7 +96,7 @@ def read_recipe(path: Path) -> Recipe:
             text: Any = image.info.get(PNG_KEY)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; name a PNG that smalti made") from None
-    except OSError as error:
+    except _UNREADABLE as error:
         raise UsageError(f"{path} cannot be read as an image: {error}") from None
     if not isinstance(text, str):
         raise UsageError(f"{path} does not say how it was made; only a PNG that smalti wrote can be replayed")

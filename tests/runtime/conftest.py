@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import smalti
+from smalti.cli import _run
 
 BLOCK = """
 import sys
@@ -59,3 +60,35 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     return run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty folder for what a command writes."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, with the tiny bundle if none is named; (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = [str(argument) for argument in arguments]
+        if "--bundle" not in words and words[0] in ("generate", "encode", "decode", "bench"):
+            words += ["--bundle", str(tiny_bundle)]
+        code = _run(words)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in a process of its own."""
+
+    def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "smalti.cli", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+    return command

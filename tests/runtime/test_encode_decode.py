@@ -35,9 +35,15 @@ def test_decoding_drawn_tokens_gives_the_drawn_images(gen):
     assert [image.tobytes() for image in gen.decode(made.tokens)] == [image.tobytes() for image in made.images]
 
 
-def test_encoding_finds_the_tokens_that_an_image_was_decoded_from_more_often_than_chance(gen):
-    made = gen.generate(32, 1)
-    assert np.mean(gen.encode(made.images) == made.tokens) > 5 / gen.manifest.latent.codes
+def test_a_change_in_one_place_changes_tokens_there_and_nowhere_far(gen):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (160, 320, 3), np.uint8)
+    changed = image.copy()
+    changed[32:48, 240:256] = 255
+    rows, columns = np.nonzero((gen.encode([image]) != gen.encode([changed]))[0])
+    assert len(rows)
+    assert np.abs(rows - 2).max() <= 5
+    assert np.abs(columns - 15).max() <= 5
 
 
 def test_images_of_a_batch_are_encoded_as_alone_whatever_its_size(gen):

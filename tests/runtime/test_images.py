@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -90,7 +92,7 @@ def test_a_file_without_a_recipe_is_refused_by_name(make, says, tmp_path):
     assert str(tmp_path / "a.png") in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 700), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_png_is_refused_or_read_and_nothing_else(where, flip, cut, tmp_path):
     path = tmp_path / "a.png"
@@ -104,6 +106,22 @@ def test_a_damaged_png_is_refused_or_read_and_nothing_else(where, flip, cut, tmp
         except UsageError as error:
             message = str(error)
             assert "a.png" in message
+
+
+def test_the_rarer_kinds_of_damage_are_refused_as_well(tmp_path):
+    save_png(Image.fromarray(NOISE), tmp_path / "a.png", RECIPE)
+    content = (tmp_path / "a.png").read_bytes()
+    header_too_short = content[:11] + b"\1" + content[12:]
+    name_of_a_chunk = content.index(b"IDAT")
+    chunk_without_name = content[:name_of_a_chunk] + b"\xfdDAT" + content[name_of_a_chunk + 4 :]
+    header = b"IHDR" + struct.pack(">2I", 60_000, 60_000) + content[24:29]
+    a_bomb = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    for damaged in (header_too_short, chunk_without_name, a_bomb):
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"a\.png cannot be read as an image"):
+            open_image(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"a\.png cannot be read as an image: .*decompression bomb"):
+        read_recipe(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name", ["missing.png", "folder", "notes.txt"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.errors import UsageError
+from smalti_train import train_autoencoder as autoencoder_module
 from smalti_train import train_prior as prior_module
 from smalti_train.config import AutoencoderRun, read_run, to_json
 from smalti_train.presets import AUTOENCODERS, PRIORS
@@ -96,24 +97,44 @@ def test_a_prior_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
 
 
-def test_an_interrupt_saves_what_was_reached(
+def interrupt_at(step: int, module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ctrl-C come at the beginning of a step."""
+    rate = module.learning_rate
+
+    def interrupted(now: int, *rest: object) -> float:
+        if now == step:
+            raise KeyboardInterrupt
+        return rate(now, *rest)
+
+    monkeypatch.setattr(module, "learning_rate", interrupted)
+
+
+def test_an_interrupted_prior_saves_what_was_reached(
     tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = brief(PRIORS["tiny"], checkpoint_every=100), tmp_path / "run"
-    rate = prior_module.learning_rate
-
-    def interrupted(step: int, *rest: object) -> float:
-        if step == 7:
-            raise KeyboardInterrupt
-        return rate(step, *rest)
-
-    monkeypatch.setattr(prior_module, "learning_rate", interrupted)
+    interrupt_at(7, prior_module, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_prior(config, run, tiny_runs[0])
     assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000007"]
     monkeypatch.undo()
     train_prior(config, run)
     assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
+
+
+def test_an_interrupted_autoencoder_remembers_which_codes_lay_idle(
+    brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(brief(AUTOENCODERS["tiny"], steps=10), reseed_patience=3, reseed_until=1.0)
+    train_autoencoder(config, tmp_path / "uninterrupted")
+    interrupt_at(5, autoencoder_module, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(config, tmp_path / "run")
+    monkeypatch.undo()
+    train_autoencoder(config, tmp_path / "run")
+    names = [path.name for path in RunFolder(tmp_path / "run").checkpoints()]
+    assert names == ["checkpoint-00000005", "checkpoint-00000010"]
+    assert_same_checkpoint(tmp_path / "run" / names[-1], tmp_path / "uninterrupted" / names[-1])
 
 
 def test_a_finished_run_is_left_alone(tiny_runs: tuple[Path, Path]) -> None:

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import dataclasses
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import smalti
+from smalti.backend import OnnxSession
+from smalti.bundle import open_bundle
+from smalti.cli import main
+from smalti.errors import UsageError
+from smalti.manifest import Manifest, Role
+from smalti_export.export import export_bundle
+from smalti_export.graphs import graph_specs, wrap
+from smalti_export.parity import TOLERANCES, missed, torch_run
+from smalti_train.config import DataConfig
+from smalti_train.data.avatars import STYLES
+from smalti_train.loop import open_split
+from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.released import folded
+from smalti_train.tokens import load_autoencoder
+from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.train_prior import load_prior, train_prior
+
+PRECISIONS = {"encoder": ("fp32", "fp16"), "decoder": ("fp32", "fp16", "int8"), "denoiser": ("fp32", "fp16", "int8")}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def export(*arguments: str | Path) -> int:
+    """Exit code of ``smalti export``, run in this process."""
+    with pytest.raises(SystemExit) as caught:
+        main(["export", *map(str, arguments)])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.fixture(scope="module")
+def record(tiny_bundle: Path) -> Manifest:
+    return open_bundle(tiny_bundle).manifest
+
+
+def test_a_bundle_is_its_declared_files_and_nothing_else(tiny_bundle: Path, record: Manifest) -> None:
+    bundle = open_bundle(tiny_bundle)
+    names = {file.file for file in record.files()}
+    assert {path.name for path in tiny_bundle.iterdir()} == {*names, "manifest.json"}
+    assert all(len(bundle.read(name)) == (tiny_bundle / name).stat().st_size for name in names)
+    assert {role: bundle.precisions(role) for role in record.components} == PRECISIONS
+
+
+def test_every_variant_is_certified_within_its_tolerances(record: Manifest) -> None:
+    certified = {(measure.component, measure.precision): measure for measure in record.certificate}
+    assert sorted(certified) == sorted((role, name) for role, names in PRECISIONS.items() for name in names)
+    assert len(certified) == len(record.certificate)
+    for (role, precision), measure in certified.items():
+        assert measure.tolerances == TOLERANCES[role][precision]
+        assert measure.tolerances.keys() <= measure.figures.keys()
+        assert missed(measure.figures, measure.tolerances) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_certificate_tells_what_the_files_do(
+    precision: smalti.manifest.Precision, tiny_bundle: Path, record: Manifest, tiny_runs: tuple[Path, Path]
+) -> None:
+    """Measured once more here: the decoder on unseen images of which calibration saw none."""
+    model = folded(load_autoencoder(tiny_runs[0])[0])[0]
+    unseen = open_split(load_prior(tiny_runs[1])[1].data, "validation").images[32:64]
+    tokens = torch_run(wrap("encoder", model))({"images": np.array(unseen)})
+    expected = torch_run(wrap("decoder", model))({"tokens": tokens})
+    (found,) = OnnxSession(open_bundle(tiny_bundle), "decoder", precision, threads=1)({"tokens": tokens})
+    error = np.square(expected.astype(float) - found).mean()
+    (measure,) = [one for one in record.certificate if (one.component, one.precision) == ("decoder", precision)]
+    assert measure.figures["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=0.2)
+    assert measure.figures["greatest_difference"] == pytest.approx(np.abs(expected.astype(int) - found).max(), abs=1)
+
+
+def test_the_manifest_describes_the_models(record: Manifest, tiny_runs: tuple[Path, Path]) -> None:
+    autoencoder, config = load_autoencoder(tiny_runs[0])
+    prior = load_prior(tiny_runs[1])[1]
+    assert record.latent.grid == prior.model.grid == (4, 4)
+    assert record.latent.codes == prior.model.codes == 64
+    assert record.latent.factor == config.model.factor == 16
+    assert record.latent.halo == autoencoder.config.halo
+    assert record.name == "tiny"
+    assert (record.sampler.steps, record.sampler.temperature, record.sampler.guidance) == (8, 1.0, 1.0)
+    assert record.provenance.training["prior_steps"] == 20
+    for role, spec in graph_specs(16, 64, 16).items():
+        assert record.components[role].inputs == spec.inputs
+        assert record.components[role].outputs == spec.outputs
+
+
+def test_the_licence_of_every_style_is_in_the_manifest(record: Manifest) -> None:
+    assert record.classes == STYLES
+    assert [licence.name for licence in record.data_licences] == list(STYLES)
+    for licence in record.data_licences:
+        assert licence.licence == "CC0 1.0"
+        assert licence.creator
+        assert licence.source
+
+
+IMPOSSIBLE = """
+import sys
+from smalti.cli import main
+from smalti_export.parity import TOLERANCES
+TOLERANCES["decoder"]["int8"] = {"psnr": 1000.0}
+main(["export", *sys.argv[1:]])
+"""
+
+
+def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_any_export_writes(
+    tiny_bundle: Path, tiny_runs: tuple[Path, Path], record: Manifest, tmp_path: Path
+) -> None:
+    output = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, output)
+    (output / "stale.onnx").touch()  # of an older export, which is replaced as a whole
+    options = [str(tiny_runs[1]), "--output", str(output), "--name", "tiny", "--steps", "8"]
+    finished = subprocess.run([sys.executable, "-c", IMPOSSIBLE, *options], capture_output=True, text=True)
+    assert finished.returncode == 6, finished.stderr
+    assert "decoder int8: psnr is" in finished.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+    # The other bundle was made in this process: neither hash seeds nor the time of day leave a trace.
+    before, after = contents(tiny_bundle), contents(output)
+    assert before.keys() - after.keys() == {"decoder.int8.onnx"}
+    assert after.keys() <= before.keys()
+    assert [name for name in after if name != "manifest.json" and after[name] != before[name]] == []
+    again = open_bundle(output)
+    assert again.precisions("decoder") == ("fp32", "fp16")
+    left = [one for one in record.certificate if (one.component, one.precision) != ("decoder", "int8")]
+    assert list(again.manifest.certificate) == left
+    result = smalti.load(output).generate(count=2, seed=3)
+    assert [image.size for image in result.images] == [(64, 64)] * 2
+
+
+def test_an_fp32_graph_that_misses_writes_nothing_and_keeps_what_was_there(
+    tiny_bundle: Path,
+    tiny_runs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, output)
+    monkeypatch.setitem(TOLERANCES["encoder"], "fp32", {"token_agreement": 1.5})
+    assert export(tiny_runs[1], "--output", output) == 6
+    assert "nothing was written" in capsys.readouterr().err
+    assert contents(output) == contents(tiny_bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("there", ["file", "folder"])
+def test_what_is_no_bundle_is_not_replaced(
+    there: str, tiny_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "mine"
+    precious = output if there == "file" else output / "thesis.txt"
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("years of work")
+    assert export(tiny_runs[1], "--output", output) == 2
+    assert "not a bundle" in capsys.readouterr().err
+    assert precious.read_text() == "years of work"
+
+
+def test_runs_that_cannot_be_exported_are_told_apart(
+    tiny_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = tmp_path / "started"
+    shutil.copytree(tiny_runs[1], started, ignore=shutil.ignore_patterns("checkpoint-*"))
+    cases = {
+        tmp_path / "nothing": "is not a run",
+        tiny_runs[0]: "is the run of an autoencoder; a prior's run is needed",
+        started: "has no checkpoint yet",
+    }
+    for run, words in cases.items():
+        assert export(run, "--output", tmp_path / "out") == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_unseen_image_is_too_few(tiny_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs[1], run)
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"validation_count": 64', '"validation_count": 1'))
+    with pytest.raises(UsageError, match="needs 2; the validation split has 1"):
+        export_bundle(run, tmp_path / "out")
+
+
+def test_a_model_without_labels_of_a_few_pictures_can_be_exported(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for index in range(30):
+        Image.new("RGB", (64, 64), (index * 8, 255 - index * 8, 128)).save(root / f"{index}.png")
+    data = DataConfig(name="folder", size=64, root=str(root))
+
+    def short(config):
+        loop = dataclasses.replace(config.loop, steps=3, batch=4, precision="fp32")
+        return dataclasses.replace(config, data=data, loop=loop)
+
+    prior = short(PRIORS["tiny"])
+    prior = dataclasses.replace(prior, model=dataclasses.replace(prior.model, classes=0, layers_inner=0))
+    train_autoencoder(short(AUTOENCODERS["tiny"]), tmp_path / "autoencoder")
+    train_prior(prior, tmp_path / "prior", tmp_path / "autoencoder")
+    assert len(open_split(data, "validation")) < 5
+    export_bundle(tmp_path / "prior", tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.classes == ()
+    assert [(licence.name, licence.licence) for licence in bundle.manifest.data_licences] == [("pictures", "unknown")]
+    role: Role = "denoiser"
+    assert "fp32" in bundle.precisions(role)
+    assert smalti.load(tmp_path / "bundle", precision="fp32").generate(seed=1).images[0].size == (64, 64)
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from smalti_export.export import _write
+_write(Path(sys.argv[1]), {"manifest.json": b"{}", "large.onnx": bytes(100_000)})
+"""
+
+
+def test_a_full_disk_keeps_the_bundle_that_was_there(tiny_bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, output)
+    finished = subprocess.run(
+        [sys.executable, "-c", WRITE, output],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 1
+    assert f"OutputError: cannot write {output}" in finished.stderr
+    assert contents(output) == contents(tiny_bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import smalti_export
+from smalti.manifest import Role
+from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace, wrap
+from smalti_export.parity import torch_run
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
+from smalti_train.released import folded
+
+FACTOR, CODES, GRID = 8, 24, (4, 6)
+SPECS = graph_specs(FACTOR, CODES, GRID[0] * GRID[1])
+ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
+Arrays = dict[str, np.ndarray]
+
+
+def autoencoder() -> EdgeAutoencoder:
+    torch.manual_seed(0)
+    model = EdgeAutoencoder(
+        EdgeAutoencoderConfig(codes=CODES, code_dim=6, channels=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return folded(model)[0]
+
+
+def prior() -> HourglassPrior:
+    torch.manual_seed(0)
+    sizes = {"width": 16, "inner_width": 32, "layers_in": 1, "layers_inner": 1, "layers_out": 1, "head_dim": 8}
+    model = HourglassPrior(HourglassPriorConfig(codes=CODES, grid=GRID, classes=3, **sizes))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[Role, nn.Module]:
+    """The wrapped models, with weights far from their start."""
+    pair, denoiser = autoencoder(), prior()
+    return {"encoder": wrap("encoder", pair), "decoder": wrap("decoder", pair), "denoiser": wrap("denoiser", denoiser)}
+
+
+@pytest.fixture(scope="module")
+def graphs(models: dict[Role, nn.Module]) -> dict[Role, onnx.ModelProto]:
+    return {role: trace(role, model, SPECS[role], GRID) for role, model in models.items()}
+
+
+def run(proto: onnx.ModelProto, feed: Arrays) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, feed)
+    return output
+
+
+def noise(*shape: int, top: int, dtype: type = np.int32) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, top, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 4, 6), (3, 9, 2), (2, 5, 7)])
+def test_the_encoder_computes_what_the_model_does(
+    size: tuple[int, int, int], models: dict[Role, nn.Module], graphs: dict[Role, onnx.ModelProto]
+) -> None:
+    n, h, w = size
+    patches = noise(n, h, w, 3, top=200, dtype=np.uint8).repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
+    feed = {"images": patches + noise(*patches.shape, top=56, dtype=np.uint8)}
+    expected, found = torch_run(models["encoder"])(feed), run(graphs["encoder"], feed)
+    assert found.shape == expected.shape == size
+    assert found.dtype == expected.dtype == np.int32
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) >= min(3, found.size)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 4, 6), (3, 9, 2), (2, 5, 7)])
+def test_the_decoder_computes_what_the_model_does(
+    size: tuple[int, int, int], models: dict[Role, nn.Module], graphs: dict[Role, onnx.ModelProto]
+) -> None:
+    feed = {"tokens": noise(*size, top=CODES)}
+    expected, found = torch_run(models["decoder"])(feed), run(graphs["decoder"], feed)
+    assert found.shape == expected.shape == (size[0], size[1] * FACTOR, size[2] * FACTOR, 3)
+    assert found.dtype == expected.dtype == np.uint8
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1  # a value on the border between two pixels may be rounded either way
+    assert (difference > 0).mean() < 1e-3
+    assert found.std() > 20
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (1, 24), (5, 7), (2, 3)])
+def test_the_denoiser_computes_what_the_model_does(
+    batch: int, rows: int, models: dict[Role, nn.Module], graphs: dict[Role, onnx.ModelProto]
+) -> None:
+    feed = {
+        "tokens": noise(batch, 24, top=CODES + 1),
+        "labels": noise(batch, top=4),
+        "rows": noise(batch, rows, top=24),
+    }
+    expected, found = torch_run(models["denoiser"])(feed), run(graphs["denoiser"], feed)
+    assert found.shape == expected.shape == (batch, rows, CODES)
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_types_and_free_sizes_are_those_of_the_table(role: Role, graphs: dict[Role, onnx.ModelProto]) -> None:
+    def described(values: list[onnx.ValueInfoProto]) -> list[tuple[str, str, tuple[str | int, ...]]]:
+        found = []
+        for value in values:
+            tensor = value.type.tensor_type
+            sizes = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+            found.append((value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, sizes))
+        return found
+
+    spec: GraphSpec = SPECS[role]
+    graph = graphs[role].graph
+    assert described(list(graph.input)) == [(tensor.name, tensor.dtype, tensor.shape) for tensor in spec.inputs]
+    assert described(list(graph.output)) == [(tensor.name, tensor.dtype, tensor.shape) for tensor in spec.outputs]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_graphs_are_valid_and_use_standard_operators_only(role: Role, graphs: dict[Role, onnx.ModelProto]) -> None:
+    onnx.checker.check_model(graphs[role], full_check=True)
+    assert {node.domain for node in graphs[role].graph.node} == {""}
+    assert [(item.domain, item.version) for item in graphs[role].opset_import] == [("", OPSET)]
+
+
+def assert_nothing_about_the_machine(content: bytes, *folders: Path) -> None:
+    roots = [Path(smalti_export.__file__).parents[2], Path(torch.__file__).parents[1], Path.home(), *folders]
+    for word in (
+        b".py",
+        b"site-packages",
+        b"Traceback",
+        *(str(root).encode() for root in roots if len(root.parts) > 1),
+    ):
+        assert word not in content, word
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_graph_says_nothing_about_the_machine_it_was_made_on(role: Role, graphs: dict[Role, onnx.ModelProto]) -> None:
+    assert_nothing_about_the_machine(graphs[role].SerializeToString())
+    assert not graphs[role].metadata_props
+
+
+def test_a_bundle_says_nothing_about_the_machine_it_was_made_on(
+    tiny_bundle: Path, tiny_runs: tuple[Path, Path]
+) -> None:
+    files = [path for path in tiny_bundle.iterdir() if path.suffix in (".onnx", ".json")]
+    assert len(files) == 9
+    for path in files:
+        assert_nothing_about_the_machine(path.read_bytes(), tiny_runs[0].parent, tiny_bundle.parent)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from smalti.backend import OnnxSession
+from smalti.bundle import open_bundle
+from smalti_export.quantize import Feed, masked_feeds, products_of_activations, quantize
+
+RNG = np.random.default_rng(0)
+
+
+def products() -> onnx.ModelProto:
+    """y = x W + b; z = y y^T: a product with a constant, and one of two activations as in attention."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"], "constant"),
+        helper.make_node("Add", ["xw", "b"], ["y"], "shift"),
+        helper.make_node("Transpose", ["y"], ["t"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["y", "t"], ["z"], "attention"),
+    ]
+    generator = np.random.default_rng(1)
+    weights = {"w": generator.normal(size=(8, 16)), "b": generator.normal(size=16)}
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", 6, 8]), ("z", 1, ["n", 6, 6]))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def feeds(scale: float = 1.0, count: int = 3) -> list[Feed]:
+    generator = np.random.default_rng(2)
+    return [{"x": (generator.normal(size=(2, 6, 8)) * scale).astype(np.float32)} for _ in range(count)]
+
+
+def run(proto: onnx.ModelProto, feed: Feed) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feed)[0]
+
+
+def sources(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that makes each value."""
+    return {output: node for node in proto.graph.node for output in node.output}
+
+
+def kinds(proto: onnx.ModelProto, op: str) -> list[list[str]]:
+    """For each ``op``, what makes its first two inputs: the type of a node, or the type of a constant."""
+    made, constants = sources(proto), {item.name: item for item in proto.graph.initializer}
+    found: list[list[str]] = []
+    for node in proto.graph.node:
+        if node.op_type == op:
+            row: list[str] = []
+            for name in node.input[:2]:
+                source = made.get(name)
+                if source is None:
+                    row.append("constant" if name in constants else "input")
+                elif source.op_type == "DequantizeLinear" and source.input[0] in constants:
+                    row.append(TensorProto.DataType.Name(constants[source.input[0]].data_type))
+                else:
+                    row.append(source.op_type)
+            found.append(row)
+    return found
+
+
+def test_products_with_constants_are_quantised_and_those_of_activations_are_not() -> None:
+    assert products_of_activations(products()) == ["attention"]
+    quantised = quantize(products(), feeds())
+    assert sorted(kinds(quantised, "MatMul")) == [["Add", "Transpose"], ["DequantizeLinear", "INT8"]]
+    x = feeds()[0]
+    exact = run(products(), x)
+    assert np.abs(run(quantised, x) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_nodes_may_be_kept_in_full_precision() -> None:
+    kept = quantize(products(), feeds(), keep=["constant"])
+    assert "DequantizeLinear" not in {node.op_type for node in kept.graph.node}
+
+
+def test_scales_come_from_the_calibration_and_not_from_the_input() -> None:
+    small, large = quantize(products(), feeds(scale=1)), quantize(products(), feeds(scale=100))
+    assert "DynamicQuantizeLinear" not in {node.op_type for node in small.graph.node}
+
+    def scale(proto: onnx.ModelProto) -> float:
+        (found,) = [item for item in proto.graph.initializer if item.name == "x_scale"]
+        return float(numpy_helper.to_array(found))
+
+    assert scale(large) == pytest.approx(100 * scale(small), rel=1e-5)
+
+
+def test_calibration_without_feeds_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one batch to calibrate on"):
+        quantize(products(), [])
+
+
+def test_a_quantised_graph_declares_no_tools_of_its_maker() -> None:
+    proto = quantize(products(), feeds())
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(item.domain, item.version) for item in proto.opset_import] == [("", 20)]
+    assert not proto.metadata_props
+
+
+def test_the_logits_of_a_sample_do_not_depend_on_its_batch(tiny_bundle: Path) -> None:
+    session = OnnxSession(open_bundle(tiny_bundle), "denoiser", "int8", threads=2)
+    generator = np.random.default_rng(3)
+    batch = {
+        "tokens": generator.integers(0, 65, (11, 16)).astype(np.int32),
+        "labels": generator.integers(0, 9, 11).astype(np.int32),
+        "rows": np.tile(np.arange(16, dtype=np.int32), (11, 1)),
+    }
+    (together,) = session(batch)
+    for sample in range(11):
+        (alone,) = session({name: value[sample : sample + 1] for name, value in batch.items()})
+        assert np.array_equal(alone[0], together[sample])
+
+
+def test_the_pixels_of_a_sample_do_not_depend_on_its_batch(tiny_bundle: Path) -> None:
+    session = OnnxSession(open_bundle(tiny_bundle), "decoder", "int8", threads=2)
+    tokens = np.random.default_rng(4).integers(0, 64, (5, 4, 4)).astype(np.int32)
+    (together,) = session({"tokens": tokens})
+    for sample in range(5):
+        assert np.array_equal(session({"tokens": tokens[sample : sample + 1]})[0][0], together[sample])
+
+
+def test_the_denoisers_attention_stays_in_full_precision(tiny_bundle: Path) -> None:
+    rows = kinds(onnx.load(tiny_bundle / "denoiser.int8.onnx"), "MatMul")
+    attention = [row for row in rows if "INT8" not in row]
+    assert len(attention) == 2 * 3  # two products in each of three layers
+    assert not [row for row in attention if {"DequantizeLinear", "constant"} & set(row)]
+    assert [row for row in rows if row not in attention] == [["DequantizeLinear", "INT8"]] * (len(rows) - 6)
+    assert len(rows) - 6 == 4 * 3 + 3  # of each layer, and down, up and head
+
+
+def test_every_convolution_of_the_decoder_has_int8_weights(tiny_bundle: Path) -> None:
+    proto = onnx.load(tiny_bundle / "decoder.int8.onnx")
+    rows = kinds(proto, "Conv")
+    assert rows == [["DequantizeLinear", "INT8"]] * len(rows)
+    assert len(rows) == 1 + 3 * 2 + 2 + 1  # the first, three residual blocks, two upsamplings, the head
+    scales = [item for item in proto.graph.initializer if item.name.endswith("weight_scale")]
+    assert all(len(item.dims) == 1 and item.dims[0] > 1 for item in scales)  # one per output channel
+
+
+def test_feeds_show_every_degree_of_masking_and_some_samples_without_a_label() -> None:
+    tokens = RNG.integers(0, 50, (40, 16))
+    labels = RNG.integers(0, 3, 40)
+    made = masked_feeds(tokens, labels, 50, 3, batches=4, batch=16)
+    assert len(made) == 4
+    for index, feed in enumerate(made):
+        whole = tokens[(np.arange(16) + 16 * index) % 40]
+        hidden = feed["tokens"] == 50
+        assert np.array_equal(np.where(hidden, whole, feed["tokens"]), whole)
+        assert feed["labels"].dtype == feed["rows"].dtype == feed["tokens"].dtype == np.int32
+        assert (feed["labels"] == 3).sum() == 2
+        assert np.array_equal(feed["rows"], np.tile(np.arange(16), (16, 1)))
+        share = np.sort(hidden.mean(1))
+        assert share[0] < 0.25
+        assert share[-1] > 0.75
+    again = masked_feeds(tokens, labels, 50, 3, batches=4, batch=16)
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(made, again) for name in a)
+
+
+def test_feeds_of_a_model_without_labels_hold_its_only_one() -> None:
+    (feed,) = masked_feeds(RNG.integers(0, 9, (8, 4)), np.zeros(8, np.int32), 9, 0, batches=1, batch=8)
+    assert feed["labels"].tolist() == [0] * 8

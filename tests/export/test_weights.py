@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load, load_file
+from torch import Tensor
+
+from smalti.bundle import open_bundle
+from smalti.manifest import Precision, Role
+from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
+from smalti_train.released import TRANSPOSED, folded
+from smalti_train.tokens import load_autoencoder
+from smalti_train.train_prior import load_prior
+
+ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
+BOTH = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
+
+def graph(bundle: Path, role: str, precision: str) -> onnx.GraphProto:
+    return onnx.load(bundle / f"{role}.{precision}.onnx", load_external_data=False).graph
+
+
+def external(found: onnx.GraphProto) -> list[TensorProto]:
+    return [tensor for tensor in found.initializer if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def places(content: bytes) -> dict[tuple[int, int], str]:
+    """Names by (offset, length), as the header of a safetensors file gives them."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header.pop("__metadata__", None)
+    offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {(8 + size + first, last - first): name for name, (first, last) in offsets.items()}
+
+
+def trained(role: Role, runs: tuple[Path, Path]) -> dict[str, Tensor]:
+    """The model's own tensors, as a bundle releases them."""
+    model = load_prior(runs[1])[0] if role == "denoiser" else folded(load_autoencoder(runs[1] / "autoencoder")[0])[0]
+    state = model.state_dict()
+    if role != "denoiser":
+        state = {name: value for name, value in state.items() if name.startswith((role, "quantizer"))}
+    return state
+
+
+@BOTH
+@pytest.mark.parametrize("role", ROLES)
+def test_every_weight_of_a_graph_is_a_named_tensor_of_the_one_file(
+    role: Role, precision: Precision, tiny_bundle: Path, tiny_runs: tuple[Path, Path]
+) -> None:
+    content = (tiny_bundle / f"{role}.safetensors").read_bytes()
+    tensors, names, own = load(content), places(content), trained(role, tiny_runs)
+    referred = external(graph(tiny_bundle, role, precision))
+    assert len(referred) > 10
+    for tensor in referred:
+        entry = {item.key: item.value for item in tensor.external_data}
+        offset, length = int(entry["offset"]), int(entry["length"])
+        assert entry["location"] == f"{role}.safetensors"
+        assert tensor.data_type == TensorProto.FLOAT16
+        name = names[offset, length]
+        assert tuple(tensor.dims) == tuple(tensors[name].shape)
+        assert content[offset : offset + length] == tensors[name].numpy().tobytes()
+        expected = own[name.removesuffix(TRANSPOSED)].half()
+        assert torch.equal(tensors[name], expected.T if name.endswith(TRANSPOSED) else expected), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_both_precisions_read_the_same_tensors(role: Role, tiny_bundle: Path) -> None:
+    def read(precision: str) -> set[tuple[str, ...]]:
+        return {
+            tuple(item.value for item in tensor.external_data)
+            for tensor in external(graph(tiny_bundle, role, precision))
+        }
+
+    assert read("fp32") == read("fp16")
+    bundle = open_bundle(tiny_bundle)
+    for precision in ("fp32", "fp16"):
+        assert bundle.variant(role, precision).weights == (f"{role}.safetensors",)
+
+
+@BOTH
+@pytest.mark.parametrize("role", ROLES)
+def test_graphs_hold_no_weights_themselves(role: Role, precision: Precision, tiny_bundle: Path) -> None:
+    found = graph(tiny_bundle, role, precision)
+    inside = [tensor for tensor in found.initializer if tensor.data_location != TensorProto.EXTERNAL]
+    inside += [item.t for node in found.node for item in node.attribute if item.type == onnx.AttributeProto.TENSOR]
+    assert sum(tensor.ByteSize() for tensor in inside) < 4000
+    assert max(np.prod(tensor.dims, initial=1) for tensor in inside) <= 16
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_parameter_takes_two_bytes(role: Role, tiny_bundle: Path, tiny_runs: tuple[Path, Path]) -> None:
+    tensors = load_file(tiny_bundle / f"{role}.safetensors")
+    own = trained(role, tiny_runs)
+    halves = {name: value for name, value in tensors.items() if value.dtype == torch.float16}
+    norms = {name: value for name, value in tensors.items() if value.dtype == torch.float32}
+    assert {name.removesuffix(TRANSPOSED) for name in halves} == own.keys()
+    parameters = sum(value.numel() for value in own.values())
+    assert sum(value.nbytes for value in halves.values()) == 2 * parameters
+    assert all(value.ndim == 1 for value in norms.values())
+    channels = sum(len(value) for name, value in norms.items() if name.endswith("running_var"))
+    assert sum(value.nbytes for value in norms.values()) == 4 * 4 * channels  # what training goes on from
+    size = (tiny_bundle / f"{role}.safetensors").stat().st_size
+    assert size - 2 * parameters - 16 * channels < 120 * len(tensors)  # the header
+
+
+def test_rounding_leaves_what_fp16_can_hold() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    before = model[0].weight.detach().clone()
+    round_to_fp16(model)
+    assert model[0].weight.dtype == torch.float32
+    assert torch.equal(model[0].weight, before.half().float())
+    assert not torch.equal(model[0].weight, before)
+    assert model[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_a_packed_graph_computes_what_it_did_before() -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = (generator.normal(size=size).astype(np.float16).astype(np.float32) for size in ((3, 5), (5,)))
+    tensors = {"layer.weight": torch.from_numpy(weight.T.copy()), "layer.bias": torch.from_numpy(bias)}
+    inside = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
+    inside.append(numpy_helper.from_array(np.array([2.0], np.float32), "two"))
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["xw"]), helper.make_node("Add", ["xw", "b"], ["y"])]
+    nodes.append(helper.make_node("Mul", ["y", "two"], ["z"]))
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", 3]), ("z", 1, ["n", 5]))]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], inside),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    found = name_by_content(proto, tensors)
+    assert found == {"w": "layer.weight^T", "b": "layer.bias"}  # the constant is no tensor of the model
+    content, where = pack(tensors, set(found.values()), {"norm": torch.ones(2)})
+    assert set(load(content)) == {"layer.weight^T", "layer.bias", "norm"}
+    packed = externalise(proto, found, "w.safetensors", where)
+
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_external_initializers_from_files_in_memory(["w.safetensors"], [content], [len(content)])
+    providers = ["CPUExecutionProvider"]
+    x = generator.normal(size=(4, 3)).astype(np.float32)
+    before = onnxruntime.InferenceSession(proto.SerializeToString(), providers=providers).run(None, {"x": x})[0]
+    after = onnxruntime.InferenceSession(packed.SerializeToString(), options, providers=providers).run(None, {"x": x})[
+        0
+    ]
+    assert np.array_equal(before, after)
+    assert len(packed.SerializeToString()) < len(proto.SerializeToString()) + 300
