@@ -6,7 +6,7 @@ Typed, validated where it is read, and refused with the field's name when it doe
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["denoiser", "decoder", "encoder"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,13 +63,13 @@ class Component(_Record, frozen=True, kw_only=True):
 class Latent(_Record, frozen=True, kw_only=True):
     """The token grid between autoencoder and prior."""
 
-    grid: tuple[int, int]
+    grid: tuple[Positive, Positive]
     """Rows and columns the prior was trained on."""
-    codes: int
+    codes: Positive
     """K: tokens are 0 .. K - 1; K itself is the mask."""
-    factor: int
+    factor: Positive
     """Pixels per token along each axis."""
-    halo: int
+    halo: Annotated[int, msgspec.Meta(ge=0)]
     """Tokens around a tile that its decoded pixels can depend on."""
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from smalti import UsageError
 from smalti.absorbing import MAX_STEPS, Schedule, random_schedule, run
+from smalti_kernels import sample as draw_tokens
 
 SEEDS = st.integers(0, 2**64 - 1)
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -195,6 +196,24 @@ def test_tokens_of_a_batch_are_those_drawn_alone(seeds, steps, counts, guidance)
         own = random_schedule([seed], (HEIGHT, WIDTH), steps, counts)
         *_, alone = draw(table, own, [seed], labels[i : i + 1], guidance=guidance, no_label=2)
         assert np.array_equal(alone[0], together[i])
+
+
+def test_a_draw_is_the_specified_one_at_its_own_step_and_position():
+    # Sample 1 has no second call, and the steps are those of the diffusion, not the numbers of the calls.
+    schedule = Schedule(
+        np.array([[[2, 0], [1, 3]], [[3, 1], [-1, -1]]], np.int32), np.array([[3, 9], [5, -1]], np.int32)
+    )
+    table, seeds = Table(), [11, 12]
+    first, second = draw(table, schedule, seeds, temperature=0.7)
+    common = {"seeds": np.array(seeds, np.uint64), "width": WIDTH, "temperature": 0.7}
+    tokens = np.full((2, LENGTH), MASK, np.int32)
+    logits = table.logits[0, -1]
+    rows = {"sample": [0, 0, 1, 1], "position": [2, 0, 3, 1], "step": [3, 3, 5, 5]}
+    tokens = draw_tokens(logits[rows["position"]], tokens, **rows, **common)
+    assert np.array_equal(first, tokens)
+    logits = table.logits[0, tokens[0] @ DIGITS]
+    tokens = draw_tokens(logits[[1, 3]], tokens, sample=[0, 0], position=[1, 3], step=[9, 9], **common)
+    assert np.array_equal(second, tokens)
 
 
 def test_temperature_may_be_given_per_sample():
