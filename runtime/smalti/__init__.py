@@ -20,11 +20,11 @@ from smalti.errors import (
     SmaltiError,
     UsageError,
 )
-from smalti.generator import Generator, Result, Step, Timings, load
+from smalti.generator import Generator, load
 from smalti.manifest import Manifest
+from smalti.result import Result, Step, Timings
 from smalti.settings import Settings
-
-__version__ = "0.1.0"
+from smalti.version import __version__
 
 __all__ = [
     "Bundle",

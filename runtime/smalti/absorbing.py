@@ -144,3 +144,17 @@ def run(
             guidance=guidance,
         )
         yield tokens
+
+
+def fill_masked(tokens: Int32, codes: int) -> Int32:
+    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
+    count, height, width = tokens.shape
+    rows, columns = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
+    filled = tokens.reshape(count, -1).copy()
+    distance = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    for grid in filled:
+        known = np.flatnonzero(grid != codes)
+        masked = np.flatnonzero(grid == codes)
+        if len(masked):
+            grid[masked] = grid[known[distance[masked][:, known].argmin(axis=1)]] if len(known) else 0
+    return filled.reshape(tokens.shape)

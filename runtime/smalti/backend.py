@@ -57,9 +57,8 @@ class ProviderReport:
 
 def resolve_provider(requested: str) -> tuple[Provider, str]:
     """Say which provider runs for a request, and why; raises ProviderUnavailable or UsageError."""
-    allowed = ("auto", "cpu", *_LATER)
-    if requested not in allowed:
-        raise UsageError(f"provider {requested!r}: allowed are {', '.join(allowed)}")
+    if requested not in ("auto", "cpu", *_LATER):
+        raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
     if requested in _LATER:
         raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, or auto")
     _onnxruntime()
@@ -108,6 +107,9 @@ def runtime_version() -> str:
 
 def _onnxruntime() -> Any:
     """Import ONNX Runtime (which has no type stubs) when it is first needed, or raise ProviderUnavailable."""
+    # From 1.31 on it keeps a device identifier in the user's cache and sends usage data unless told not to; a program
+    # that embeds a picture generator did not ask for that. Set the variable to 0 to have it back.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -11,8 +11,8 @@ from smalti.errors import MissingExtra, SmaltiError, exit_code
 INTERRUPTED = 130
 
 LAZY = {
-    "train": ("smalti_train.cli", "Train an autoencoder or a prior."),
-    "export": ("smalti_export.cli", "Turn trained runs into a bundle that carries its proof."),
+    "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
+    "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
 }
 """Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""
 

@@ -52,16 +52,16 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def generate(
-    output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a folder.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a FOLDER/.")],
     count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of image 0; image i has seed + i. [default: 0]")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Diffusion steps.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sharper below the default, wilder above.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Pull towards the label; 1 is none.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="exact or binomial.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps, 1 or more.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="exact (even steps) or binomial (as published).")] = None,
     columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
     replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
     bundle: BundleOption = None,
@@ -70,7 +70,7 @@ def generate(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw images and write them as PNG."""
+    """Draw images and write them as PNG. What is not given is the bundle's own default."""
     target = Path(output)
     folder = target.is_dir() or output.endswith(("/", "\\"))
     if not folder and target.suffix.lower() != ".png":
@@ -129,36 +129,16 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
 
 
 def _write(generator: Generator, result: Result, output: Path, folder: bool, columns: int) -> list[Path]:
-    settings = result.settings
-
-    def recipe(which: slice, columns: int) -> Recipe:
-        return Recipe(
-            version=__version__,
-            bundle=generator.manifest.name,
-            bundle_digest=generator.bundle.digest,
-            seeds=settings.seeds[which],
-            labels=settings.labels[which],
-            steps=settings.steps,
-            temperature=settings.temperature,
-            guidance=settings.guidance,
-            schedule=settings.schedule,
-            precision=dict(generator.report.precision),
-            provider=generator.report.actual,
-            columns=columns,
-        )
-
     if not folder:
-        columns = min(columns, len(result.images))
-        sheet = contact_sheet(np.stack([np.asarray(image) for image in result.images]), columns)
-        save_png(sheet, output, recipe(slice(None), columns))
+        result.save(output, columns)
         return [output]
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
-    paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in settings.seeds]
+    paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in result.settings.seeds]
     for index, (path, image) in enumerate(zip(paths, result.images)):
-        save_png(image, path, recipe(slice(index, index + 1), 1))
+        save_png(image, path, result.recipe(slice(index, index + 1), 1))
     return paths
 
 
@@ -211,8 +191,10 @@ def decode(
     check_writable(output)
     try:
         grids = np.load(tokens, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{tokens} cannot be read as tokens: {error}") from None
+    except FileNotFoundError:
+        raise UsageError(f"{tokens} does not exist; name a .npy that 'smalti encode' made") from None
+    except (OSError, ValueError, EOFError):
+        raise UsageError(f"{tokens} is not a .npy of integers, such as 'smalti encode' makes") from None
     images = load(bundle, provider, precision, threads).decode(grids)
     save_png(contact_sheet(np.stack([np.asarray(image) for image in images]), columns), output)
     typer.echo(f"{output}: {len(images)} image(s) of {images[0].width}x{images[0].height}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from smalti.bundle import Bundle, open_bundle
 from smalti.errors import BundleError, UsageError
 from smalti.images import to_array
 from smalti.manifest import Role
+from smalti.result import Result, Step, Timings
 from smalti.settings import Label, Settings, resolve
 from smalti.tiles import decode_tiled
 
@@ -34,53 +34,6 @@ NETWORK_BATCH = 16
 """Grids sent through the denoiser at once, which bounds its memory whatever the count."""
 DECODE_TOKENS = 4096
 """Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
-
-
-@dataclass
-class Timings:
-    """Seconds spent per stage."""
-
-    network: float = 0.0
-    draw: float = 0.0
-    decoder: float = 0.0
-    host: float = 0.0
-    """Everything else: schedules, arrays, pictures."""
-    calls: int = 0
-    """Network calls."""
-
-    @property
-    def total(self) -> float:
-        """Seconds in all."""
-        return self.network + self.draw + self.decoder + self.host
-
-
-@dataclass(frozen=True)
-class Result:
-    """What :meth:`Generator.generate` returns."""
-
-    images: list[Image.Image]
-    tokens: Int32
-    """int32 [N, h, w]."""
-    settings: Settings
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class Step:
-    """One network call of :meth:`Generator.stream`."""
-
-    index: int
-    """0 .. total - 1."""
-    total: int
-    tokens: Int32
-    """int32 [N, h, w]; K where a token is still masked."""
-    settings: Settings
-    _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
-    _codes: int = field(repr=False)
-
-    def preview(self) -> list[Image.Image]:
-        """Decode what is there; masked tokens are shown as their nearest unmasked neighbour."""
-        return self._decode(fill_masked(self.tokens, self._codes))
 
 
 def load(
@@ -97,6 +50,8 @@ def load(
     Raises BundleError for a bundle that is missing or damaged, ProviderUnavailable for a provider that cannot run here,
     UsageError for a value outside these.
     """
+    if not isinstance(bundle, str | Path | Bundle | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"bundle {bundle!r}: a path or a name is needed")
     return Generator(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), provider, precision, threads)
 
 
@@ -104,8 +59,8 @@ class Generator:
     """A loaded bundle. Components become ready when first used; methods may be called from several threads."""
 
     def __init__(self, bundle: Bundle, provider: str, precision: str, threads: int | None) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads {threads}: at least 1 is needed")
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"threads {threads!r}: a whole number, at least 1, is needed")
         actual, why = resolve_provider(provider)
         chosen, why_precision = resolve_precision(bundle, precision)
         self.bundle = bundle
@@ -166,7 +121,7 @@ class Generator:
             tokens = step.tokens
         images = self._decode(tokens, timings)
         timings.host = time.perf_counter() - started - timings.total
-        return Result(images, tokens, settings, timings)
+        return Result(images, tokens, settings, timings, self.report, self.bundle)
 
     def stream(
         self,
@@ -221,7 +176,7 @@ class Generator:
         codes = self.manifest.latent.codes
         if grids.ndim != 3 or grids.dtype.kind not in "iu" or not grids.size:
             raise UsageError(
-                f"tokens must be integers [N, h, w], none of them 0; got {grids.dtype} {list(grids.shape)}"
+                f"tokens must be integers [N, h, w] with no side empty; got {grids.dtype} {list(grids.shape)}"
             )
         if grids.min() < 0 or grids.max() >= codes:
             raise UsageError(f"tokens must be 0 .. {codes - 1}; got {grids.min()} .. {grids.max()}")
@@ -286,17 +241,3 @@ class Generator:
             for batch in batches
             for image in decode_tiled(decode, batch, latent.factor, latent.halo)
         ]
-
-
-def fill_masked(tokens: Int32, codes: int) -> Int32:
-    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
-    count, height, width = tokens.shape
-    rows, columns = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
-    filled = tokens.reshape(count, -1).copy()
-    distance = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
-    for grid in filled:
-        known = np.flatnonzero(grid != codes)
-        masked = np.flatnonzero(grid == codes)
-        if len(masked):
-            grid[masked] = grid[known[distance[masked][:, known].argmin(axis=1)]] if len(known) else 0
-    return filled.reshape(tokens.shape)

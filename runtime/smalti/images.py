@@ -52,6 +52,10 @@ def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not type-check
+        raise UsageError(
+            f"an image must be a PIL image or uint8 [H, W, 3]; got {type(image).__name__}; open files first"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(f"an image must be a PIL image or uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}")
     return image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def resolve(
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
     for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
-        if not (math.isfinite(value) and least <= value <= 100):
+        if not (isinstance(value, numbers.Real) and math.isfinite(value) and least <= value <= 100):
             raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
     if schedule not in ("exact", "binomial"):
         raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")

@@ -13,7 +13,8 @@ import pytest
 
 import smalti
 from smalti import ProviderUnavailable, UsageError
-from smalti.generator import NETWORK_BATCH, fill_masked
+from smalti.absorbing import fill_masked
+from smalti.generator import NETWORK_BATCH
 from smalti.manifest import Precision
 
 PRECISIONS = get_args(Precision)
@@ -271,9 +272,9 @@ def test_a_provider_of_a_later_version_is_unavailable_not_replaced(provider, tin
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto, cpu"),
+        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto and cpu"),
         ({"precision": "fp4"}, "precision 'fp4': allowed are auto, fp32, fp16, int8"),
-        ({"threads": 0}, "threads 0: at least 1"),
+        ({"threads": 0}, "threads 0: a whole number, at least 1"),
     ],
 )
 def test_what_load_does_not_know_is_refused(wrong, says, tiny_bundle):

@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Train models. A run that was stopped, however, continues when its command is given again.",
+    help="Train models. However a run was stopped, the same command continues it.",
 )
 
 PresetOption = Annotated[str, typer.Option(help="Named configuration.")]

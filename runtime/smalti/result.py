@@ -1,0 +1,99 @@
+"""What a run gives back: images that can save themselves with their recipe, single steps, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smalti import absorbing
+from smalti.backend import ProviderReport
+from smalti.bundle import Bundle
+from smalti.errors import UsageError
+from smalti.images import Recipe, contact_sheet, save_png
+from smalti.settings import Settings
+from smalti.version import __version__
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass
+class Timings:
+    """Seconds spent per stage."""
+
+    network: float = 0.0
+    draw: float = 0.0
+    decoder: float = 0.0
+    host: float = 0.0
+    """Everything else: schedules, arrays, pictures."""
+    calls: int = 0
+    """Network calls."""
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.network + self.draw + self.decoder + self.host
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :meth:`Generator.generate` returns."""
+
+    images: list[Image.Image]
+    tokens: Int32
+    """int32 [N, h, w]."""
+    settings: Settings
+    timings: Timings
+    report: ProviderReport
+    bundle: Bundle = field(repr=False)
+
+    def save(self, path: str | Path, columns: int = 4) -> None:
+        """Write the images as one PNG, a sheet if there are several, that ``smalti generate --replay`` can make again.
+
+        Raises UsageError when ``path`` does not end in .png, OutputError when it cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png" or columns < 1:
+            raise UsageError(f"save takes a path that ends in .png and at least 1 column; got {path} and {columns}")
+        columns = min(columns, len(self.images))
+        sheet = contact_sheet(np.stack([np.asarray(image) for image in self.images]), columns)
+        save_png(sheet, Path(path), self.recipe(slice(None), columns))
+
+    def recipe(self, which: slice, columns: int) -> Recipe:
+        """Describe how some of the images were made, laid out in ``columns``."""
+        settings = self.settings
+        return Recipe(
+            version=__version__,
+            bundle=self.bundle.manifest.name,
+            bundle_digest=self.bundle.digest,
+            seeds=settings.seeds[which],
+            labels=settings.labels[which],
+            steps=settings.steps,
+            temperature=settings.temperature,
+            guidance=settings.guidance,
+            schedule=settings.schedule,
+            precision=dict(self.report.precision),
+            provider=self.report.actual,
+            columns=columns,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network call of :meth:`Generator.stream`."""
+
+    index: int
+    """0 .. total - 1."""
+    total: int
+    tokens: Int32
+    """int32 [N, h, w]; K where a token is still masked."""
+    settings: Settings
+    _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
+    _codes: int = field(repr=False)
+
+    def preview(self) -> list[Image.Image]:
+        """Decode what is there; masked tokens are shown as their nearest unmasked neighbour."""
+        return self._decode(absorbing.fill_masked(self.tokens, self._codes))
