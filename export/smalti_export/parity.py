@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from smalti import absorbing
 from smalti.manifest import Precision, Role
+from smalti_export.quantize import Feed
 from smalti_kernels import sample
 
-Feed = dict[str, NDArray[Any]]
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
 

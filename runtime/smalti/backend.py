@@ -107,8 +107,8 @@ def runtime_version() -> str:
 
 def _onnxruntime() -> Any:
     """Import ONNX Runtime (which has no type stubs) when it is first needed, or raise ProviderUnavailable."""
-    # From 1.31 on it keeps a device identifier in the user's cache and sends usage data unless told not to; a program
-    # that embeds a picture generator did not ask for that. Set the variable to 0 to have it back.
+    # 1.31 keeps a device identifier and a telemetry store in the user's cache unless this is set; a program that embeds
+    # a picture generator did not ask for that. A value that the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module("onnxruntime")
