@@ -148,7 +148,15 @@ def _draft(pair: Pair, validation: ImageSet, defaults: SamplerDefaults, say: Cal
     originals: dict[Role, nn.Module] = {"encoder": folded(pair.autoencoder)[0], "denoiser": pair.prior}
     originals["decoder"] = originals["encoder"]
 
-    drawing = Drawing(config.grid, config.codes, config.classes, defaults.steps, defaults.temperature)
+    drawing = Drawing(
+        config.grid,
+        config.codes,
+        config.classes,
+        defaults.steps,
+        defaults.temperature,
+        defaults.schedule,
+        defaults.order,
+    )
     references: dict[Role, Reference] = {}
 
     def measure(role: Role, bundle: Bundle, precision: Precision) -> dict[str, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smalti import absorbing
 from smalti.manifest import Precision, Role
+from smalti.schedule import Counts, Order, make_schedule
 from smalti_export.quantize import Feed
 from smalti_kernels import sample
 
@@ -73,6 +74,8 @@ class Drawing:
     classes: int
     steps: int
     temperature: float
+    schedule: Counts = "exact"
+    order: Order = "random"
     grids: int = 16
     """Whole runs, labels in turn, seeds 0, 1, ..."""
 
@@ -82,7 +85,7 @@ class Drawing:
         *_, tokens = absorbing.run(
             lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
             np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
-            absorbing.random_schedule(range(self.grids), self.grid, self.steps),
+            make_schedule(range(self.grids), self.grid, self.steps, self.schedule, self.order),
             seeds=range(self.grids),
             labels=labels,
             width=self.grid[1],

@@ -1,26 +1,17 @@
-"""Absorbing diffusion (paper 000): which positions each network call unmasks, and the loop that draws them.
-
-The schedule is computed ahead as plain arrays, so a run can be printed, tested and replayed. The network never sees
-the time, so a step that would unmask nothing is no call at all, and samples of one batch need not be at the same step.
-"""
+"""Sampling of absorbing diffusion (paper 000): the loop that draws what a schedule lays out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.errors import UsageError
-from smalti_kernels import STREAM_ORDER, random_words, sample
+from smalti.schedule import Schedule
+from smalti_kernels import sample
 
 Int32 = NDArray[np.int32]
-Counts = Literal["exact", "binomial"]
-
-MAX_STEPS = 1_000_000
-"""Far more than any grid has tokens to unmask, and still small arrays."""
 
 
 class Denoiser(Protocol):
@@ -29,67 +20,6 @@ class Denoiser(Protocol):
     def __call__(self, tokens: Int32, labels: Int32, rows: Int32, /) -> NDArray[np.float32] | NDArray[np.float16]:
         """Logits [N, R, K] at raster positions ``rows`` [N, R] of grids ``tokens`` [N, h*w] under ``labels`` [N]."""
         ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Positions unmasked by each network call of each sample; every position appears exactly once per sample."""
-
-    positions: Int32
-    """int32 [N, C, R]: raster positions, -1 where a call has fewer than R and after a sample's last call."""
-    steps: Int32
-    """int32 [N, C]: the step of the diffusion, 0 .. S - 1, that call stands for; -1 after a sample's last."""
-
-    @property
-    def calls(self) -> int:
-        """C: network calls until every sample is done."""
-        return self.positions.shape[1]
-
-
-def random_schedule(seeds: Sequence[int], grid: tuple[int, int], steps: int, counts: Counts = "exact") -> Schedule:
-    """Unmask in random order, ``steps`` diffusion steps over a grid of h*w tokens.
-
-    ``exact`` unmasks as even a number per step as whole numbers allow. ``binomial`` is the paper's own process: going
-    through t = S .. 1, each token still masked is unmasked with probability 1/t, which is to say that each token's step
-    is uniform; step sizes vary, and empty steps are skipped, exactly. Orders depend on nothing but each sample's seed.
-
-    Raises UsageError for steps outside 1 .. MAX_STEPS or an unknown ``counts``.
-    """
-    if not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
-    if counts not in ("exact", "binomial"):
-        raise UsageError(f"schedule {counts!r}: allowed are exact and binomial")
-    height, width = grid
-    length = height * width
-    y, x = np.divmod(np.arange(length), width)
-    words = random_words(np.asarray(seeds, np.uint64)[:, None], stream=STREAM_ORDER, step=0, y=y, x=x).astype(np.uint64)
-    order = np.argsort(words[..., 0] << np.uint64(32) | words[..., 1], axis=1, kind="stable")  # [N, L]
-    if counts == "exact":
-        step_of_rank = np.searchsorted(np.round(np.linspace(0, length, steps + 1))[1:], np.arange(length), side="right")
-        step_of_rank = np.broadcast_to(step_of_rank, order.shape)
-    else:
-        step_of_position = (words[..., 2] * np.uint64(steps) >> np.uint64(32)).astype(np.int64)
-        # Stable: within a step the random order above remains.
-        by_step = np.argsort(np.take_along_axis(step_of_position, order, 1), axis=1, kind="stable")
-        order = np.take_along_axis(order, by_step, 1)
-        step_of_rank = np.take_along_axis(step_of_position, order, 1)
-    return _group(order, step_of_rank)
-
-
-def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64]) -> Schedule:
-    """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty."""
-    first = np.diff(step_of_rank, axis=1, prepend=-1) > 0
-    call = np.cumsum(first, axis=1) - 1
-    rank = np.arange(order.shape[1], dtype=np.int64)
-    start_of_call: NDArray[np.int64] = np.maximum.accumulate(np.where(first, rank, 0), axis=1)
-    within = rank - start_of_call
-    count, calls, largest = len(order), int(call.max(initial=0)) + 1, int(within.max(initial=0)) + 1
-    positions = np.full((count, calls, largest), -1, np.int32)
-    steps = np.full((count, calls), -1, np.int32)
-    rows = np.arange(count)[:, None]
-    positions[rows, call, within] = order
-    steps[rows, call] = step_of_rank
-    return Schedule(positions, steps)
 
 
 def run(

@@ -61,7 +61,8 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Diffusion steps, 1 or more.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")] = None,
     guidance: Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="exact (even steps) or binomial (as published).")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Tokens per step: exact (even), cosine or binomial.")] = None,
+    order: Annotated[str | None, typer.Option(help="Which tokens first: random or halton.")] = None,
     columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
     replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
     bundle: BundleOption = None,
@@ -80,7 +81,13 @@ def generate(
     (check_folder if folder else check_writable)(target)
     if replay is not None:
         drawing = {"count": count, "seed": seed, "label": label or None, "steps": steps, "temperature": temperature}
-        others = {"guidance": guidance, "schedule": schedule, "columns": columns, "precision": precision}
+        others = {
+            "guidance": guidance,
+            "schedule": schedule,
+            "order": order,
+            "columns": columns,
+            "precision": precision,
+        }
         if given := [f"--{name}" for name, value in {**drawing, **others}.items() if value is not None]:
             raise UsageError(f"--replay takes everything from the file; leave out {', '.join(given)}")
         generator, result, columns = _replay(read_recipe(replay), bundle, provider, threads)
@@ -96,6 +103,7 @@ def generate(
             temperature=temperature,
             guidance=guidance,
             schedule=schedule,  # pyright: ignore[reportArgumentType] - checked by generate, with a kind message
+            order=order,  # pyright: ignore[reportArgumentType] - likewise
         )
     written = _write(generator, result, target, folder, 4 if columns is None else columns)
     if as_json:
@@ -124,6 +132,7 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
         temperature=recipe.temperature,
         guidance=recipe.guidance,
         schedule=recipe.schedule,  # pyright: ignore[reportArgumentType] - checked by generate
+        order=recipe.order,  # pyright: ignore[reportArgumentType] - checked by generate
     )
     return generator, result, recipe.columns
 

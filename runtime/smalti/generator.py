@@ -26,6 +26,7 @@ from smalti.errors import BundleError, UsageError
 from smalti.images import to_array
 from smalti.manifest import Role
 from smalti.result import Result, Step, Timings
+from smalti.schedule import Counts, Order, make_schedule
 from smalti.settings import Label, Settings, resolve
 from smalti.tiles import decode_tiled
 
@@ -101,20 +102,22 @@ class Generator:
         steps: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
-        schedule: absorbing.Counts | None = None,
+        schedule: Counts | None = None,
+        order: Order | None = None,
     ) -> Result:
         """Draw images.
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
         in any batch. ``label`` is a label, by name or index, for all images or one per image; None lets each seed draw
         its own.
-        ``steps`` >= 1 diffusion steps; ``temperature`` > 0; ``guidance`` >= 0, where 1 is none; ``schedule``: "exact"
-        or "binomial" (see :func:`smalti.absorbing.random_schedule`). None takes the bundle's default.
+        ``steps`` >= 1 diffusion steps; ``temperature`` > 0; ``guidance`` >= 0, where 1 is none; ``schedule``: "exact",
+        "cosine" or "binomial"; ``order``: "random" or "halton" (see :func:`smalti.schedule.make_schedule`). None takes
+        the bundle's default.
 
         Raises UsageError for a value outside these.
         """
         started = time.perf_counter()
-        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule)
+        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule, order)
         timings = Timings()
         tokens = self._masked(len(settings.seeds))
         for step in self._steps(settings, timings):
@@ -133,13 +136,14 @@ class Generator:
         steps: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
-        schedule: absorbing.Counts | None = None,
+        schedule: Counts | None = None,
+        order: Order | None = None,
     ) -> Iterator[Step]:
         """Draw images as :meth:`generate` does, giving the grids after every network call.
 
         Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
         """
-        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule)
+        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule, order)
         return self._steps(settings, Timings())
 
     def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
@@ -182,23 +186,32 @@ class Generator:
             raise UsageError(f"tokens must be 0 .. {codes - 1}; got {grids.min()} .. {grids.max()}")
         return self._decode(grids.astype(np.int32), Timings())
 
+    def logits(self, tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+        """Ask the prior itself: float32 [N, R, K], what it expects at raster positions ``rows`` (int32 [N, R]).
+
+        ``tokens`` int32 [N, h*w], K where masked; ``labels`` int32 [N], an index into :attr:`labels`, or their number
+        for none. Sampling, likelihoods and confidence all start here.
+        """
+        denoiser = self._session("denoiser")
+        parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
+        logits = [denoiser({"tokens": tokens[p], "labels": labels[p], "rows": rows[p]})[0] for p in parts]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
     def _masked(self, count: int) -> Int32:
         return np.full((count, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
 
     def _steps(self, settings: Settings, timings: Timings) -> Iterator[Step]:
-        denoiser = self._session("denoiser")
         no_label = len(self.labels)
 
         def network(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
             started = time.perf_counter()
-            parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
-            logits = [denoiser({"tokens": tokens[p], "labels": labels[p], "rows": rows[p]})[0] for p in parts]
+            logits = self.logits(tokens, labels, rows)
             timings.network += time.perf_counter() - started
             timings.calls += 1
-            return logits[0] if len(logits) == 1 else np.concatenate(logits)
+            return logits
 
         grid = self.manifest.latent.grid
-        schedule = absorbing.random_schedule(settings.seeds, grid, settings.steps, settings.schedule)
+        schedule = make_schedule(settings.seeds, grid, settings.steps, settings.schedule, settings.order)
         indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
         grids = absorbing.run(
             network,

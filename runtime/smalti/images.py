@@ -36,6 +36,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     guidance: float
     schedule: str
+    order: str = "random"
     precision: dict[str, str]
     provider: str
     columns: int

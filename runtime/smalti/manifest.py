@@ -79,7 +79,8 @@ class SamplerDefaults(_Record, frozen=True, kw_only=True):
     steps: int
     temperature: float
     guidance: float = 1.0
-    schedule: Literal["exact", "binomial"] = "exact"
+    schedule: Literal["exact", "cosine", "binomial"] = "exact"
+    order: Literal["random", "halton"] = "random"
 
 
 class LicenceRecord(_Record, frozen=True, kw_only=True):

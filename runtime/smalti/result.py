@@ -75,6 +75,7 @@ class Result:
             temperature=settings.temperature,
             guidance=settings.guidance,
             schedule=settings.schedule,
+            order=settings.order,
             precision=dict(self.report.precision),
             provider=self.report.actual,
             columns=columns,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import SupportsIndex
 
-from smalti.absorbing import MAX_STEPS, Counts
 from smalti.errors import UsageError
 from smalti.manifest import Manifest
+from smalti.schedule import Counts, Order, check
 from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
@@ -30,6 +30,7 @@ class Settings:
     temperature: float
     guidance: float
     schedule: Counts
+    order: Order
 
 
 def resolve(
@@ -42,6 +43,7 @@ def resolve(
     temperature: float | None,
     guidance: float | None,
     schedule: Counts | None,
+    order: Order | None,
 ) -> Settings:
     """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
     default = manifest.sampler
@@ -56,15 +58,14 @@ def resolve(
     temperature = default.temperature if temperature is None else temperature
     guidance = default.guidance if guidance is None else guidance
     schedule = default.schedule if schedule is None else schedule
-    if not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
+    if order is None:
+        order = "random" if schedule == "binomial" else default.order
+    check(steps, schedule, order)
     for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
         if not (isinstance(value, numbers.Real) and math.isfinite(value) and least <= value <= 100):
             raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
-    if schedule not in ("exact", "binomial"):
-        raise UsageError(f"schedule {schedule!r}: allowed are exact and binomial")
     names = tuple(_label_name(value, own, manifest.classes) for value, own in zip(labels, seeds))
-    return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule)
+    return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule, order)
 
 
 def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:

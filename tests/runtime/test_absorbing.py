@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti import UsageError
-from smalti.absorbing import MAX_STEPS, Schedule, random_schedule, run
+from smalti.absorbing import run
+from smalti.schedule import MAX_STEPS, Schedule, make_schedule
 from smalti_kernels import sample as draw_tokens
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -79,7 +80,7 @@ def calls_of(schedule: Schedule, sample: int) -> list[tuple[int, tuple[int, ...]
 @settings(max_examples=100, deadline=None)
 @given(GRIDS, st.integers(1, 200), st.lists(SEEDS, min_size=1, max_size=5), COUNTS)
 def test_every_position_comes_exactly_once_and_no_call_is_empty(grid, steps, seeds, counts):
-    schedule = random_schedule(seeds, grid, steps, counts)
+    schedule = make_schedule(seeds, grid, steps, counts)
     assert schedule.positions.dtype == schedule.steps.dtype == np.int32
     assert schedule.positions.shape[:2] == schedule.steps.shape == (len(seeds), schedule.calls)
     for sample in range(len(seeds)):
@@ -99,7 +100,7 @@ def test_every_position_comes_exactly_once_and_no_call_is_empty(grid, steps, see
 @given(GRIDS, st.integers(1, 200), SEEDS)
 def test_exact_counts_are_as_even_as_whole_numbers_allow(grid, steps, seed):
     length = grid[0] * grid[1]
-    schedule = random_schedule([seed], grid, steps)
+    schedule = make_schedule([seed], grid, steps)
     sizes = [len(positions) for _, positions in calls_of(schedule, 0)]
     assert schedule.calls == min(steps, length)
     assert set(sizes) <= {length // steps, -(-length // steps)}
@@ -108,28 +109,28 @@ def test_exact_counts_are_as_even_as_whole_numbers_allow(grid, steps, seed):
 @settings(max_examples=50, deadline=None)
 @given(GRIDS, st.integers(1, 100), st.lists(SEEDS, min_size=2, max_size=5), COUNTS)
 def test_a_schedule_depends_on_its_own_seed_alone(grid, steps, seeds, counts):
-    together = random_schedule(seeds, grid, steps, counts)
+    together = make_schedule(seeds, grid, steps, counts)
     for sample, seed in enumerate(seeds):
-        assert calls_of(together, sample) == calls_of(random_schedule([seed], grid, steps, counts), 0)
+        assert calls_of(together, sample) == calls_of(make_schedule([seed], grid, steps, counts), 0)
 
 
 @pytest.mark.parametrize("counts", ["exact", "binomial"])
 def test_neighbouring_seeds_give_different_orders(counts):
-    schedule = random_schedule(range(200), (8, 8), 64, counts)
+    schedule = make_schedule(range(200), (8, 8), 64, counts)
     orders = {tuple(p for _, positions in calls_of(schedule, sample) for p in positions) for sample in range(200)}
     assert len(orders) == 200
 
 
 def test_exact_orders_put_every_position_at_every_rank_alike():
     length, samples = 12, 6000
-    order = random_schedule(range(samples), (3, 4), length).positions[:, :, 0]
+    order = make_schedule(range(samples), (3, 4), length).positions[:, :, 0]
     for rank in (0, 5, 11):
         assert chi_square_z(np.bincount(order[:, rank], minlength=length), np.full(length, 1 / length)) < 3.7
 
 
 def test_binomial_steps_are_uniform_for_each_position():
     length, steps, samples = 16, 7, 4000
-    schedule = random_schedule(range(samples), (4, 4), steps, "binomial")
+    schedule = make_schedule(range(samples), (4, 4), steps, "binomial")
     sample, call, within = np.nonzero(schedule.positions >= 0)
     counts = np.zeros((length, steps), int)
     np.add.at(counts, (schedule.positions[sample, call, within], schedule.steps[sample, call]), 1)
@@ -143,7 +144,7 @@ def test_binomial_steps_are_uniform_for_each_position():
 @pytest.mark.parametrize(("grid", "steps"), [((16, 16), 256), ((4, 4), 16), ((8, 8), 1000)])
 def test_binomial_calls_are_as_many_as_steps_that_are_not_empty(grid, steps):
     samples, length = 400, grid[0] * grid[1]
-    schedule = random_schedule(range(samples), grid, steps, "binomial")
+    schedule = make_schedule(range(samples), grid, steps, "binomial")
     calls = (schedule.steps >= 0).sum(axis=1)
     expected = steps * (1 - (1 - 1 / steps) ** length)
     assert abs(calls.mean() - expected) < 4 * calls.std() / np.sqrt(samples) + 1e-9
@@ -154,22 +155,22 @@ def test_binomial_calls_are_as_many_as_steps_that_are_not_empty(grid, steps):
 @pytest.mark.parametrize("steps", [0, -1, MAX_STEPS + 1, 2**40])
 def test_steps_outside_what_is_allowed_are_refused(steps):
     with pytest.raises(UsageError, match=rf"steps {steps}: allowed are 1 \.\. {MAX_STEPS}"):
-        random_schedule([0], (2, 2), steps)
+        make_schedule([0], (2, 2), steps)
 
 
 def test_the_most_steps_allowed_still_make_a_schedule():
-    assert random_schedule([0], (2, 2), MAX_STEPS).calls == 4
-    assert random_schedule([0], (2, 2), MAX_STEPS, "binomial").calls <= 4
+    assert make_schedule([0], (2, 2), MAX_STEPS).calls == 4
+    assert make_schedule([0], (2, 2), MAX_STEPS, "binomial").calls <= 4
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(UsageError, match="schedule 'even': allowed are exact and binomial"):
-        random_schedule([0], (2, 2), 2, "even")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="schedule 'even': allowed are exact, cosine and binomial"):
+        make_schedule([0], (2, 2), 2, "even")  # type: ignore[arg-type]
 
 
 def test_one_position_per_step_draws_from_the_exact_joint():
     samples = 20_000
-    *_, final = draw(Table(), random_schedule(range(samples), (HEIGHT, WIDTH), LENGTH), range(samples))
+    *_, final = draw(Table(), make_schedule(range(samples), (HEIGHT, WIDTH), LENGTH), range(samples))
     counts = np.bincount(final @ (CODES ** np.arange(LENGTH)[::-1]), minlength=len(STATES))
     assert chi_square_z(counts, joint(0)) < 3.7
     # The same counts would not pass for another joint distribution.
@@ -178,7 +179,7 @@ def test_one_position_per_step_draws_from_the_exact_joint():
 
 def test_all_positions_in_one_step_draw_from_the_product_of_marginals():
     samples = 20_000
-    (final,) = draw(Table(), random_schedule(range(samples), (HEIGHT, WIDTH), 1), range(samples))
+    (final,) = draw(Table(), make_schedule(range(samples), (HEIGHT, WIDTH), 1), range(samples))
     marginals = np.exp(Table().logits[0, -1])
     product = np.prod([marginals[i, STATES[:, i]] for i in range(LENGTH)], axis=0)
     counts = np.bincount(final @ (CODES ** np.arange(LENGTH)[::-1]), minlength=len(STATES))
@@ -190,10 +191,10 @@ def test_all_positions_in_one_step_draw_from_the_product_of_marginals():
 @given(st.lists(SEEDS, min_size=2, max_size=6), st.integers(1, 8), COUNTS, st.sampled_from([1.0, 2.5]))
 def test_tokens_of_a_batch_are_those_drawn_alone(seeds, steps, counts, guidance):
     table, labels = Table(3), np.arange(len(seeds)) % 2
-    schedule = random_schedule(seeds, (HEIGHT, WIDTH), steps, counts)
+    schedule = make_schedule(seeds, (HEIGHT, WIDTH), steps, counts)
     *_, together = draw(table, schedule, seeds, labels, guidance=guidance, no_label=2)
     for i, seed in enumerate(seeds):
-        own = random_schedule([seed], (HEIGHT, WIDTH), steps, counts)
+        own = make_schedule([seed], (HEIGHT, WIDTH), steps, counts)
         *_, alone = draw(table, own, [seed], labels[i : i + 1], guidance=guidance, no_label=2)
         assert np.array_equal(alone[0], together[i])
 
@@ -217,7 +218,7 @@ def test_a_draw_is_the_specified_one_at_its_own_step_and_position():
 
 
 def test_temperature_may_be_given_per_sample():
-    table, schedule = Table(), random_schedule(range(40), (HEIGHT, WIDTH), 2)
+    table, schedule = Table(), make_schedule(range(40), (HEIGHT, WIDTH), 2)
     *_, mixed = draw(table, schedule, range(40), temperature=np.repeat(np.float32([0.05, 3.0]), 20))
     *_, cold = draw(table, schedule, range(40), temperature=0.05)
     *_, hot = draw(table, schedule, range(40), temperature=3.0)
@@ -228,7 +229,7 @@ def test_temperature_may_be_given_per_sample():
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 def test_guidance_is_uncond_plus_weight_times_the_difference(guidance):
     table, seeds, labels = Table(2), range(300), np.zeros(300, np.int32)
-    schedule = random_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
+    schedule = make_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
     guided = draw(table, schedule, seeds, labels, guidance=guidance, no_label=1)
 
     def formula(tokens, labels, rows):
@@ -243,7 +244,7 @@ def test_guidance_is_uncond_plus_weight_times_the_difference(guidance):
 
 def test_guidance_one_asks_the_network_once_and_any_other_twice():
     seeds = range(5)
-    schedule = random_schedule(seeds, (HEIGHT, WIDTH), 4)
+    schedule = make_schedule(seeds, (HEIGHT, WIDTH), 4)
     once, twice = Table(3), Table(3)
     plain = draw(once, schedule, seeds, np.zeros(5), guidance=1.0, no_label=2)
     draw(twice, schedule, seeds, np.zeros(5), guidance=2.0, no_label=2)
@@ -257,7 +258,7 @@ def test_guidance_one_asks_the_network_once_and_any_other_twice():
 
 def test_only_unfinished_samples_and_needed_rows_reach_the_network():
     seeds = list(range(60))
-    schedule = random_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
+    schedule = make_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
     table = Table()
     grids = draw(table, schedule, seeds)
     before = [np.full((60, LENGTH), MASK), *grids]
@@ -279,7 +280,7 @@ def test_only_unfinished_samples_and_needed_rows_reach_the_network():
 
 def test_tokens_change_once_where_scheduled_and_nowhere_else():
     seeds = range(50)
-    schedule = random_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
+    schedule = make_schedule(seeds, (HEIGHT, WIDTH), 3, "binomial")
     grids = [np.full((50, LENGTH), MASK, np.int32), *draw(Table(), schedule, seeds)]
     for call, (before, after) in enumerate(itertools.pairwise(grids)):
         scheduled = np.zeros(before.shape, bool)

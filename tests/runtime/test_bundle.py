@@ -91,7 +91,7 @@ def set_grid(content):
         (lambda c: c["latent"].update(codes="many"), r"\$\.latent\.codes"),
         (set_grid, r"\$\.latent\.grid"),
         (lambda c: c.update(family="autoregressive"), r"\$\.family"),
-        (lambda c: c["sampler"].update(schedule="cosine"), r"\$\.sampler\.schedule"),
+        (lambda c: c["sampler"].update(schedule="linear"), r"\$\.sampler\.schedule"),
         (lambda c: variant_of(c).update(precision="fp4"), r"precision"),
         (lambda c: c["components"].update(upscaler=c["components"]["decoder"]), "components"),
         (lambda c: c["components"].pop("decoder"), "the bundle has no decoder"),

@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
         (["--columns", "0"], 2, "columns 0: at least 1"),
         (["--temperature", "nan"], 2, "temperature nan"),
         (["--guidance", "-1"], 2, "guidance -1"),
-        (["--schedule", "even"], 2, "allowed are exact and binomial"),
+        (["--schedule", "even"], 2, "allowed are exact, cosine and binomial"),
         (["--precision", "fp4"], 2, "allowed are auto, fp32, fp16, int8"),
         (["--threads", "0"], 2, "threads 0"),
         (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto and cpu"),

@@ -155,7 +155,7 @@ def test_a_bundle_without_labels_generates_and_says_that_it_has_none(copied, edi
         ({"temperature": float("inf")}, "temperature inf: allowed are"),
         ({"guidance": -0.5}, r"guidance -0\.5: allowed are 0 \.\. 100"),
         ({"guidance": float("nan")}, "guidance nan: allowed are"),
-        ({"schedule": "cosine"}, "schedule 'cosine': allowed are exact and binomial"),
+        ({"schedule": "linear"}, "schedule 'linear': allowed are exact, cosine and binomial"),
     ],
 )
 @pytest.mark.parametrize("method", ["generate", "stream"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smalti_train.config import AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig, PriorRun
+from smalti_train.config import AutoencoderLossConfig, AutoencoderRun, DataConfig, LoopConfig, OptimizerConfig, PriorRun
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
 
@@ -14,9 +14,11 @@ TINY = DataConfig(name="avatars", size=64, train_count=512, validation_count=128
 AUTOENCODERS: dict[str, AutoencoderRun] = {
     "avatars-256": AutoencoderRun(
         preset="avatars-256",
+        model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3)),
         data=AVATARS_256,
-        optimizer=OptimizerConfig(lr=1e-3, warmup=200),
-        loop=LoopConfig(steps=3400, batch=16),
+        optimizer=OptimizerConfig(lr=1e-3, warmup=100),
+        loop=LoopConfig(steps=4400, batch=16),
+        loss=AutoencoderLossConfig(mse=4.0),
     ),
     "tiny": AutoencoderRun(
         preset="tiny",

@@ -20,6 +20,7 @@ from smalti.bundle import open_bundle
 from smalti.errors import UsageError
 from smalti_train.config import AutoencoderRun, PriorRun, differences
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.growth import fits, grown
 from smalti_train.tokens import load_autoencoder
 from smalti_train.train_prior import load_prior
 
@@ -66,12 +67,15 @@ def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def initial_weights(source: str | Path, config: AutoencoderRun | PriorRun) -> dict[str, Tensor]:
     """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
 
+    A run's autoencoder may have fewer residual blocks than ``config`` (``smalti_train.models.growth``).
     Raises UsageError when they are of another kind or another size than ``config`` asks for, saying what differs.
     """
     kind = "autoencoder" if isinstance(config, AutoencoderRun) else "prior"
     folder = Path(source)
     if (folder / "config.json").exists():
         model, other = load_autoencoder(folder) if kind == "autoencoder" else load_prior(folder)
+        if isinstance(model, EdgeAutoencoder) and fits(model.config, config.model):
+            return grown(model, config.model)
         if changed := differences(other.model, config.model, "model."):
             raise UsageError(f"the weights of {source} do not fit this preset ({'; '.join(changed)})")
         return model.state_dict()

@@ -63,7 +63,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
     if init is not None:
         model.load_state_dict(init)
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
     )
     step = 0
     if (saved := folder.latest()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from smalti.absorbing import random_schedule, run
+from smalti.absorbing import Denoiser, run
 from smalti.errors import UsageError
 from smalti.images import contact_sheet
+from smalti.schedule import Counts, Order, make_schedule
 from smalti_train.config import PriorRun, read_run
 from smalti_train.loop import (
     Reporter,
@@ -29,7 +31,7 @@ from smalti_train.loop import (
     to_pixels,
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
-from smalti_train.models.hourglass_prior import HourglassPrior
+from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
 from smalti_train.objectives import absorb, absorbing_loss, bits_per_dim, stratified_times
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.tokens import cached_tokens, find_autoencoder, keep_autoencoder
@@ -88,7 +90,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
         model.load_state_dict(init)
     ema = AveragedModel(model, multi_avg_fn=moving_average(config.ema))
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
     )
     step = 0
     if (saved := folder.latest()) is not None:
@@ -211,25 +213,58 @@ def evaluate(
     return bits_per_dim(torch.cat(losses))
 
 
+def torch_denoiser(model: HourglassPrior, accelerator: Accelerator | None = None) -> Denoiser:
+    """Let the runtime's sampler ask a torch model, in eval mode, in the accelerator's precision or else in fp32."""
+    model.eval()
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def denoiser(tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        inputs = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
+        with accelerator.autocast() if accelerator else nullcontext():
+            return model(*inputs).float().cpu().numpy()
+
+    return denoiser
+
+
+def draw(
+    denoiser: Denoiser,
+    config: HourglassPriorConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    *,
+    steps: int = SHEET_STEPS,
+    temperature: float = 1.0,
+    guidance: float = 1.0,
+    schedule: Counts = "exact",
+    order: Order = "random",
+) -> NDArray[np.int32]:
+    """Draw tokens (int32 [N, h, w]) with the runtime's own sampler; ``labels`` are indices, ``classes`` for none."""
+    height, width = config.grid
+    *_, tokens = run(
+        denoiser,
+        np.full((len(seeds), height * width), config.mask, np.int32),
+        make_schedule(seeds, config.grid, steps, schedule, order),
+        seeds=seeds,
+        labels=np.asarray(labels, np.int32),
+        width=width,
+        temperature=temperature,
+        guidance=guidance,
+        no_label=config.classes,
+    )
+    return tokens.reshape(-1, height, width)
+
+
 @torch.no_grad()
 def sheet(model: HourglassPrior, codec: EdgeAutoencoder, config: PriorRun, accelerator: Accelerator) -> Image.Image:
     """Samples of the runtime's own sampler, one column per label, the same seeds at every call."""
-    model.eval()
     columns = min(8, config.model.classes or 8)
     count = columns * SHEET_ROWS
-    height, width = config.model.grid
-
-    def denoiser(tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        inputs = (torch.from_numpy(part.astype(np.int64)).to(accelerator.device) for part in (tokens, labels, rows))
-        with accelerator.autocast():
-            return model(*inputs).float().cpu().numpy()
-
-    masked = np.full((count, height * width), config.model.mask, np.int32)
-    labels = np.arange(count, dtype=np.int32) % columns if config.model.classes else np.zeros(count, np.int32)
-    schedule = random_schedule(range(count), (height, width), SHEET_STEPS)
-    *_, tokens = run(denoiser, masked, schedule, seeds=range(count), labels=labels, width=width, temperature=1.0)
-    ids = torch.from_numpy(tokens.reshape(count, height, width).astype(np.int64)).to(accelerator.device)
-    return contact_sheet(to_pixels(codec.decode(ids)), columns)
+    labels = [i % columns for i in range(count)] if config.model.classes else [0] * count
+    tokens = draw(torch_denoiser(model, accelerator), config.model, range(count), labels)
+    return contact_sheet(
+        to_pixels(codec.decode(torch.from_numpy(tokens.astype(np.int64)).to(accelerator.device))), columns
+    )
 
 
 def load_prior(path: Path) -> tuple[HourglassPrior, PriorRun]:

@@ -1,0 +1,150 @@
+"""Schedules of absorbing diffusion: which positions each network call unmasks, as plain arrays computed ahead.
+
+A schedule is a table that can be printed, tested and replayed. The network never sees the time, so a step that would
+unmask nothing is no call at all, and samples of one batch need not be at the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti.errors import UsageError
+from smalti_kernels import STREAM_ORDER, random_words
+
+Int32 = NDArray[np.int32]
+Counts = Literal["exact", "cosine", "binomial"]
+"""How many positions each step unmasks."""
+Order = Literal["random", "halton"]
+"""Which positions come first."""
+
+MAX_STEPS = 1_000_000
+"""Far more than any grid has tokens to unmask, and still small arrays."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Positions unmasked by each network call of each sample; every position appears exactly once per sample."""
+
+    positions: Int32
+    """int32 [N, C, R]: raster positions, -1 where a call has fewer than R and after a sample's last call."""
+    steps: Int32
+    """int32 [N, C]: the step of the diffusion, 0 .. S - 1, that call stands for; -1 after a sample's last."""
+
+    @property
+    def calls(self) -> int:
+        """C: network calls until every sample is done."""
+        return self.positions.shape[1]
+
+
+def make_schedule(
+    seeds: Sequence[int], grid: tuple[int, int], steps: int, counts: Counts = "exact", order: Order = "random"
+) -> Schedule:
+    """Lay out ``steps`` diffusion steps over a grid of h*w tokens for each seed, which alone decides a sample's order.
+
+    ``counts``:
+
+    * ``exact`` unmasks as even a number per step as whole numbers allow.
+    * ``cosine`` leaves the share cos(pi/2 * s/S) masked after step s (Chang et al. 2022, MaskGIT): few at first, while
+      nothing is decided and tokens drawn together cannot agree, many at the end.
+    * ``binomial`` is the process of paper 000: going through t = S .. 1, each token still masked is unmasked with
+      probability 1/t, which is to say that each token's step is uniform; step sizes vary.
+
+    ``order``:
+
+    * ``random``: every order is equally likely.
+    * ``halton``: along the Halton sequence of bases 2 and 3 (Besnier et al. 2025), rolled over the grid by an offset of
+      the sample's own. Tokens drawn together lie far apart, so that drawing them independently costs less. Not with
+      ``binomial``, which decides by itself what comes when.
+
+    Raises UsageError for steps outside 1 .. MAX_STEPS or unknown ``counts`` or ``order``.
+    """
+    check(steps, counts, order)
+    height, width = grid
+    length = height * width
+    y, x = np.divmod(np.arange(length), width)
+    words = random_words(np.asarray(seeds, np.uint64)[:, None], stream=STREAM_ORDER, step=0, y=y, x=x).astype(np.uint64)
+    visits = _halton_order(words[:, 0], grid) if order == "halton" else _random_order(words)
+    if counts == "binomial":
+        step_of_position = (words[..., 2] * np.uint64(steps) >> np.uint64(32)).astype(np.int64)
+        # Stable: within a step the random order above remains.
+        by_step = np.argsort(np.take_along_axis(step_of_position, visits, 1), axis=1, kind="stable")
+        visits = np.take_along_axis(visits, by_step, 1)
+        step_of_rank = np.take_along_axis(step_of_position, visits, 1)
+    else:
+        share = np.linspace(0, 1, steps + 1)
+        done = np.round(length * (1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share))
+        done[-1] = length
+        step_of_rank = np.broadcast_to(np.searchsorted(done[1:], np.arange(length), side="right"), visits.shape)
+    return _group(visits, step_of_rank)
+
+
+def check(steps: int, counts: str, order: str) -> None:
+    """Raise UsageError, saying what is allowed, unless ``make_schedule`` takes these."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
+    if counts not in ("exact", "cosine", "binomial"):
+        raise UsageError(f"schedule {counts!r}: allowed are exact, cosine and binomial")
+    if order not in ("random", "halton"):
+        raise UsageError(f"order {order!r}: allowed are random and halton")
+    if order == "halton" and counts == "binomial":
+        raise UsageError("schedule binomial draws its own order; use order random, or schedule exact or cosine")
+
+
+def _random_order(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Raster positions (int64 [N, L]) sorted by the random ``words`` (uint64 [N, L, 4], below 2^32) of each."""
+    return np.argsort(words[..., 0] << np.uint64(32) | words[..., 1], axis=1, kind="stable")
+
+
+def _halton_order(words: NDArray[np.uint64], grid: tuple[int, int]) -> NDArray[np.int64]:
+    """Raster positions (int64 [N, L]) along the Halton sequence, rolled by an offset from ``words`` (uint64 [N, 4])."""
+    height, width = grid
+    y, x = np.divmod(halton_positions(grid), width)
+    down, right = ((words[:, i] * np.uint64(side) >> np.uint64(32)).astype(np.int64) for i, side in enumerate(grid))
+    return (y + down[:, None]) % height * width + (x + right[:, None]) % width
+
+
+@cache
+def halton_positions(grid: tuple[int, int]) -> NDArray[np.int64]:
+    """Every raster position of the grid once (int64 [h*w]), in the order in which the Halton sequence first visits it.
+
+    Point i is (radical inverse of i in base 2, in base 3), i = 1, 2, ..; rows take base 2. Whole numbers only, so that
+    the order is the same everywhere.
+    """
+    height, width = grid
+    order: dict[int, None] = {}
+    index = 0
+    while len(order) < height * width:
+        index += 1
+        order[_inverse(index, 2, height) * width + _inverse(index, 3, width)] = None
+    return np.fromiter(order, np.int64)
+
+
+def _inverse(index: int, base: int, side: int) -> int:
+    """Cell, 0 .. side - 1, of the radical inverse of ``index``: its digits in ``base``, mirrored at the point."""
+    mirrored, scale = 0, 1
+    while index:
+        index, digit = divmod(index, base)
+        mirrored, scale = mirrored * base + digit, scale * base
+    return mirrored * side // scale
+
+
+def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64]) -> Schedule:
+    """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty."""
+    first = np.diff(step_of_rank, axis=1, prepend=-1) > 0
+    call = np.cumsum(first, axis=1) - 1
+    rank = np.arange(order.shape[1], dtype=np.int64)
+    start_of_call: NDArray[np.int64] = np.maximum.accumulate(np.where(first, rank, 0), axis=1)
+    within = rank - start_of_call
+    count, calls, largest = len(order), int(call.max(initial=0)) + 1, int(within.max(initial=0)) + 1
+    positions = np.full((count, calls, largest), -1, np.int32)
+    steps = np.full((count, calls), -1, np.int32)
+    rows = np.arange(count)[:, None]
+    positions[rows, call, within] = order
+    steps[rows, call] = step_of_rank
+    return Schedule(positions, steps)
