@@ -72,7 +72,7 @@ def run(
             temperature=temperature,
             uncond=uncond,
             guidance=guidance,
-        )
+        ).tokens
         yield tokens
 
 

@@ -12,6 +12,7 @@ INTERRUPTED = 130
 
 LAZY = {
     "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
+    "evaluate": ("smalti_train.evaluation.cli", "Measure a bundle or a run (needs the extra evaluate)."),
     "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
 }
 """Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from smalti_train.config import AutoencoderLossConfig
-from smalti_train.losses import autoencoder_loss, image_gradients, psnr
+from smalti_train.losses import PerceptualLoss, autoencoder_loss, image_gradients, psnr
 from smalti_train.models.quantizer import Quantized
 
 LEVEL = 2 / 255
@@ -75,3 +76,30 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     terms = autoencoder_loss(edge, images, quantized(codebook=0.3, commitment=0.7), weights)
     expected = 1 * 0.1 + 10 * 0.04 + 100 * (0.4 / 3) + 1000 * 0.3 + 10000 * 0.7
     assert terms["loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_perceptual_loss_is_zero_for_equal_images_and_grows_with_blur():
+    torch.manual_seed(0)
+    loss = PerceptualLoss(64)
+    images = (torch.rand(2, 3, 96, 96) > 0.5).float() * 2 - 1
+    images = F.interpolate(images[:, :, ::8, ::8], scale_factor=8)  # crisp squares
+
+    def distance(reconstruction, seed=0):
+        return float(loss(reconstruction, images, torch.Generator().manual_seed(seed)))
+
+    assert distance(images) == 0
+    blurred = [F.avg_pool2d(images, size, 1, size // 2) for size in (3, 7)]
+    assert 0 < distance(blurred[0]) < distance(blurred[1])
+    assert distance(blurred[0], 1) == distance(blurred[0], 1)
+    assert distance(blurred[0], 1) != distance(blurred[0], 2), "the crop moves"
+
+
+def test_the_perceptual_loss_teaches_the_reconstruction_alone():
+    loss = PerceptualLoss(64).train()
+    before = [value.clone() for value in loss.state_dict().values()]
+    reconstruction = torch.rand(2, 3, 64, 64, requires_grad=True)
+    loss(reconstruction, torch.rand(2, 3, 64, 64), torch.Generator()).backward()
+    assert reconstruction.grad is not None
+    assert reconstruction.grad.abs().max() > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, loss.state_dict().values(), strict=True))
+    assert not any(parameter.requires_grad for parameter in loss.parameters())

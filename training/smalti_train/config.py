@@ -73,6 +73,10 @@ class AutoencoderLossConfig:
     mse: float = 2.0
     gradient: float = 0.5
     """L1 of the differences between neighbouring pixels: what makes flat shapes keep their edges."""
+    perceptual: float = 0.0
+    """Distance of EffNet-Lite0 features, see ``smalti_train.losses.PerceptualLoss``; 0 leaves the network out."""
+    perceptual_crop: int = 128
+    """Pixels per side of the random crop that the perceptual term sees; a quarter of the area is a quarter of the cost."""
     codebook: float = 1.0
     beta: float = 0.25
     """Weight of the commitment term (paper 000 eq. 5)."""

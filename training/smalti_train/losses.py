@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti_train.config import AutoencoderLossConfig
+from smalti_train.models.effnet_lite import EffNetLite0
 from smalti_train.models.quantizer import Quantized
 
 
@@ -39,6 +40,36 @@ def autoencoder_loss(
         + weights.beta * terms["commitment"]
     )
     return terms
+
+
+class PerceptualLoss(nn.Module):
+    """Distance of reconstructions from images in the features of EffNet-Lite0's stages 2 to 5 (Johnson et al. 2016).
+
+    The mean absolute difference of each stage, relative to the mean absolute feature of the images, averaged over the
+    stages: 0 for equal images, about 1 for unrelated ones, whatever the scale of a stage.
+    """
+
+    STAGES = (2, 3, 4, 5)
+
+    def __init__(self, crop: int) -> None:
+        super().__init__()
+        self.crop = crop
+        self.network = EffNetLite0()
+
+    def forward(self, reconstruction: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Scalar distance of float [B, 3, H, W] in [-1, 1], seen through one random crop for the whole batch."""
+        top, left = (
+            int(torch.randint(max(0, side - self.crop) + 1, (), generator=generator)) for side in images.shape[2:]
+        )
+        window = (..., slice(top, top + self.crop), slice(left, left + self.crop))
+        with torch.no_grad():
+            wanted = self.network.taps((images[window] + 1) * 127.5, self.STAGES)
+        found = self.network.taps((reconstruction[window] + 1) * 127.5, self.STAGES)
+        parts = [
+            (ours.float() - real.float()).abs().mean() / real.float().abs().mean()
+            for ours, real in zip(found, wanted, strict=True)
+        ]
+        return torch.stack(parts).mean()
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ AUTOENCODERS: dict[str, AutoencoderRun] = {
         model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3)),
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=1e-3, warmup=100),
-        loop=LoopConfig(steps=4400, batch=16),
-        loss=AutoencoderLossConfig(mse=4.0),
+        loop=LoopConfig(steps=3300, batch=16),
+        loss=AutoencoderLossConfig(mse=4.0, perceptual=0.3),
     ),
     "tiny": AutoencoderRun(
         preset="tiny",

@@ -27,7 +27,7 @@ from smalti_train.loop import (
     to_images,
     to_pixels,
 )
-from smalti_train.losses import autoencoder_loss, psnr
+from smalti_train.losses import PerceptualLoss, autoencoder_loss, psnr
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
 
@@ -65,6 +65,11 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
     )
+    perceptual = None
+    if config.loss.perceptual:
+        perceptual = PerceptualLoss(config.loss.perceptual_crop).to(
+            accelerator.device, memory_format=torch.channels_last
+        )  # pyright: ignore[reportCallIssue] - as above
     step = 0
     if (saved := folder.latest()) is not None:
         parts, state = saved
@@ -92,6 +97,10 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             wrapped.train()
             reconstruction, features, quantized = wrapped(images)
             terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
+            if perceptual is not None:
+                with accelerator.autocast():
+                    terms["perceptual"] = perceptual(reconstruction, images, step_generator(loop.seed, step))
+                terms["loss"] = terms["loss"] + config.loss.perceptual * terms["perceptual"]
             accelerator.backward(terms["loss"])
             accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             optimizer.step()
@@ -106,7 +115,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
                 means = accelerator.reduce({name: value.detach() for name, value in terms.items()}, reduction="mean")
                 figures = {name: value.item() for name, value in means.items()}
                 accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
-                report(step, {"loss": figures["loss"], "l1": figures["l1"]})
+                report(step, {name: figures[name] for name in ("loss", "l1", "perceptual") if name in figures})
             if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
                 figures = evaluate(model, validation, accelerator, None if step == loop.steps else 256)
                 accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)

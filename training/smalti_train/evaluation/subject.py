@@ -15,7 +15,7 @@ import smalti
 from smalti.absorbing import Denoiser
 from smalti.errors import UsageError
 from smalti.settings import resolve
-from smalti_train.config import AutoencoderRun, PriorRun, read_run
+from smalti_train.config import AutoencoderRun, read_run
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.loop import to_images, to_pixels
 from smalti_train.tokens import load_autoencoder
@@ -72,7 +72,7 @@ def open_subject(
 def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
     generator = smalti.load(source, precision=precision)
     manifest = generator.manifest
-    rows, columns = manifest.latent.grid
+    rows, _ = manifest.latent.grid
 
     def draw_tokens(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
         *_, last = generator.stream(seeds=seeds, label=labels, **options)

@@ -1,0 +1,65 @@
+"""Deeper autoencoders grown from trained ones compute the same, and can learn more."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from smalti import UsageError
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.growth import fits, grown
+from smalti_train.presets import AUTOENCODERS
+from smalti_train.released import initial_weights
+
+SMALL = EdgeAutoencoderConfig(
+    codes=16, code_dim=4, channels=(8, 8, 16), encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1)
+)
+
+
+def deeper(**blocks) -> EdgeAutoencoderConfig:
+    return dataclasses.replace(SMALL, **blocks)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        deeper(encoder_blocks=(0, 1, 3)),
+        deeper(encoder_blocks=(2, 1, 1), decoder_blocks=(1, 2, 4)),
+        deeper(decoder_blocks=(3, 1, 2)),
+    ],
+)
+def test_a_grown_autoencoder_computes_what_the_smaller_one_does(config):
+    torch.manual_seed(0)
+    small = EdgeAutoencoder(SMALL)
+    for parameter in small.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    small.train()(torch.randn(4, 3, 64, 64))  # gives the norms statistics of their own
+    small.eval()
+    large = EdgeAutoencoder(config)
+    large.load_state_dict(grown(small, config))
+    large.eval()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert torch.equal(small.encode(images), large.encode(images))
+    assert torch.equal(small.decode(small.encode(images)), large.decode(large.encode(images)))
+    large.train()(images)[0].square().mean().backward()
+    new = [p for name, p in large.named_parameters() if name.endswith("outer.1.weight")]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in new)
+
+
+def test_only_more_blocks_fit():
+    assert fits(SMALL, deeper(encoder_blocks=(1, 1, 2)))
+    assert not fits(SMALL, deeper(encoder_blocks=(0, 0, 1)))
+    assert not fits(SMALL, dataclasses.replace(SMALL, codes=32))
+
+
+def test_a_run_starts_from_a_shallower_run_and_refuses_a_deeper_one(tiny_runs):
+    tiny = AUTOENCODERS["tiny"]
+    more = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, decoder_blocks=(1, 2, 2)))
+    state = initial_weights(tiny_runs[0], more)
+    EdgeAutoencoder(more.model).load_state_dict(state)
+    fewer = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, decoder_blocks=(1, 1, 0)))
+    with pytest.raises(UsageError, match="decoder_blocks"):
+        initial_weights(tiny_runs[0], fewer)

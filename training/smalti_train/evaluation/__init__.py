@@ -1,0 +1,1 @@
+"""Evaluation: figures and sheets that say how good a model is, and against what."""

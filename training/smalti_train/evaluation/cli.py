@@ -1,0 +1,63 @@
+"""``smalti evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.errors import UsageError
+from smalti_train.evaluation.features import open_features
+from smalti_train.evaluation.report import evaluate, text, write
+from smalti_train.evaluation.subject import data_of, open_subject
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    subject: Annotated[str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle (path or name) or a run's folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for figures, report and sheets.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data set: avatars, folder or fashion-mnist.")] = "avatars",
+    root: Annotated[Path | None, typer.Option(help="Folder of the images, for data sets that need one.")] = None,
+    train_count: Annotated[int | None, typer.Option(help="Training images to look for copies of.")] = None,
+    per_label: Annotated[int, typer.Option(help="Unseen images, and samples, of every label.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 0,
+    features: Annotated[
+        Path | None, typer.Option(help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps of the samples.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature of the samples.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance of the samples.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="exact, cosine or binomial.")] = None,
+    order: Annotated[str | None, typer.Option(help="random or halton.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a bundle or a run on images it has never seen, and its samples against them."""
+    if per_label < 10:
+        raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
+    opened = open_subject(
+        subject,
+        steps=steps,
+        temperature=temperature,
+        guidance=guidance,
+        schedule=schedule,
+        order=order,
+        precision=precision,
+    )
+    network = open_features(features)  # before any work that a wrong file would waste
+    where = None if root is None else str(root)
+    # Labels take turns in the avatars, so this many images hold enough of each; other data sets give what they have.
+    labels = len(data_of(data, opened.size, 16, where).label_names)
+    test = data_of(data, opened.size, 2 * per_label * labels, where)
+    train = data_of(data, opened.size, train_count, where, "train")
+    figures, sheets = evaluate(opened, network, test, train, per_label, seed)
+    if output is not None:
+        for path in write(output, figures, sheets):
+            typer.echo(path, err=True)
+    typer.echo(json.dumps(figures, indent=2) if as_json else text(figures))
