@@ -32,6 +32,7 @@ StepsOption = Annotated[int | None, typer.Option(help="Steps in all.")]
 BatchOption = Annotated[int | None, typer.Option(help="Images per step, over all processes.")]
 LrOption = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="bf16, fp16 (GPU only) or fp32.")]
+CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the model first.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")]
 DataOption = Annotated[str | None, typer.Option(help="Data set: avatars, folder or fashion-mnist.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the images, for data sets that need one.")]
@@ -46,13 +47,14 @@ def autoencoder(
     batch: BatchOption = None,
     lr: LrOption = None,
     precision: PrecisionOption = None,
+    compile: CompileOption = None,
     seed: SeedOption = None,
     data: DataOption = None,
     root: RootOption = None,
     init: InitOption = None,
 ) -> None:
     """Train an autoencoder: images to tokens and back."""
-    config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, seed, data, root)
+    config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, compile, seed, data, root)
     train_autoencoder(config, run, _start(init, run, config))
 
 
@@ -65,6 +67,7 @@ def prior(
     batch: BatchOption = None,
     lr: LrOption = None,
     precision: PrecisionOption = None,
+    compile: CompileOption = None,
     seed: SeedOption = None,
     data: DataOption = None,
     root: RootOption = None,
@@ -72,7 +75,7 @@ def prior(
     objective: Annotated[str | None, typer.Option(help="reweighted, elbo or mlm.")] = None,
 ) -> None:
     """Train an absorbing prior over an autoencoder's tokens."""
-    config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, seed, data, root)
+    config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
     if data is not None or root is not None:
         names = open_split(config.data, "train").label_names
         classes = len(names) if len(names) > 1 else 0  # one label for all says nothing
@@ -101,6 +104,7 @@ def _resolve(
     batch: int | None,
     lr: float | None,
     precision: str | None,
+    compile: bool | None,
     seed: int | None,
     data: str | None,
     root: Path | None,
@@ -117,7 +121,9 @@ def _resolve(
     def changed(**fields: object) -> dict[str, object]:
         return {name: value for name, value in fields.items() if value is not None}
 
-    loop = dataclasses.replace(config.loop, **changed(steps=steps, batch=batch, precision=precision, seed=seed))
+    loop = dataclasses.replace(
+        config.loop, **changed(steps=steps, batch=batch, precision=precision, compile=compile, seed=seed)
+    )
     optimizer = dataclasses.replace(config.optimizer, **changed(lr=lr))
     where = dataclasses.replace(config.data, **changed(name=data, root=None if root is None else str(root.resolve())))
     return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=where)

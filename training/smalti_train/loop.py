@@ -30,6 +30,7 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
         accelerator = Accelerator(
             mixed_precision="no" if loop.precision == "fp32" else loop.precision,
             cpu=not torch.accelerator.is_available(),  # else accelerate overlooks the other processes of a CPU
+            dynamo_backend="inductor" if loop.compile else "no",
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
         )

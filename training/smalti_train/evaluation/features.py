@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from smalti.backend import default_threads
 from smalti.errors import MissingExtra, OutputError
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite
@@ -71,7 +71,7 @@ def open_features(source: str | Path | None = None, threads: int | None = None) 
     """
     if source is None:
         name, side, build = "EffNet-Lite0", effnet_lite.SIDE, effnet_lite.EffNetLite0
-        identity = hashlib.sha256(f"effnet-lite0 {FORMAT}".encode()).hexdigest()
+        identity = "effnet-lite0"
     else:
         from smalti_train.evaluation.weight_files import open_weights
 
@@ -80,7 +80,7 @@ def open_features(source: str | Path | None = None, threads: int | None = None) 
         def build() -> nn.Module:
             return module
 
-    key = f"{name.lower()}-{identity[:16]}"
+    key = hashlib.sha256(f"{identity} {FORMAT}".encode()).hexdigest()[:16]
     path = default_directory().parent / "features" / f"{key}.onnx"
     if not path.exists():
         graph = _converted(build(), side)
@@ -90,7 +90,7 @@ def open_features(source: str | Path | None = None, threads: int | None = None) 
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}. Make room, or set SMALTI_CACHE_DIR") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = threads or default_threads()
     options.log_severity_level = 3
     return FeatureNetwork(name, key, side, onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"]))
 
