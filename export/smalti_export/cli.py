@@ -10,6 +10,7 @@ import typer
 
 from smalti.errors import ParityError
 from smalti.manifest import SamplerDefaults
+from smalti.schedule import check
 from smalti_export.export import export_bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -23,14 +24,29 @@ def export(
     steps: Annotated[int, typer.Option(min=1, help="Default diffusion steps.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.01, max=100, help="Default temperature.")] = 1.0,
     guidance: Annotated[float, typer.Option(min=0, max=100, help="Default guidance; 1 is none.")] = 1.0,
+    schedule: Annotated[str, typer.Option(help="Default tokens per step: exact, cosine or binomial.")] = "cosine",
+    order: Annotated[str, typer.Option(help="Default order: random or halton.")] = "halton",
+    decoder_from: Annotated[Path | None, typer.Option(help="Run that trained the decoder further.")] = None,
 ) -> None:
     """Write a run as a bundle, each variant measured against the model it was made from.
 
     Exits with 6 when a variant misses its tolerance; that variant is left out of the bundle.
     """
-    defaults = SamplerDefaults(steps=steps, temperature=temperature, guidance=guidance)
+    check(steps, schedule, order)
+    defaults = SamplerDefaults(
+        steps=steps,
+        temperature=temperature,
+        guidance=guidance,
+        schedule=schedule,  # pyright: ignore[reportArgumentType] - checked above
+        order=order,  # pyright: ignore[reportArgumentType] - checked above
+    )
     failures = export_bundle(
-        run, output, name=name, defaults=defaults, say=lambda line: print(line, file=sys.stderr, flush=True)
+        run,
+        output,
+        name=name,
+        defaults=defaults,
+        decoder_from=decoder_from,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if failures:
         raise ParityError(f"{output} was written without these variants: {' | '.join(failures)}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -75,10 +76,24 @@ class Draft:
     failures: list[str]
 
 
-def load_pair(run: Path) -> Pair:
-    """Load a prior's run and its own copy of the autoencoder; UsageError when one is missing."""
+def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
+    """Load a prior's run and its own copy of the autoencoder, or one whose decoder alone was trained further.
+
+    Raises UsageError when one is missing, or when ``decoder_from`` makes other tokens than the prior has learnt.
+    """
     prior, prior_run = load_prior(run)
     autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
+    if decoder_from is not None:
+        other, autoencoder_run = load_autoencoder(decoder_from)
+        for part in ("encoder", "quantizer"):
+            ours, theirs = (getattr(model, part).state_dict() for model in (autoencoder, other))
+            if ours.keys() != theirs.keys() or not all(torch.equal(ours[key], theirs[key]) for key in ours):
+                raise UsageError(
+                    f"{decoder_from} has another {part} than the prior of {run} was trained with, so its tokens mean "
+                    "something else. Train the decoder alone: smalti train autoencoder --decoder-only --init "
+                    f"{run / 'autoencoder'}"
+                )
+        autoencoder = other
     steps = (autoencoder_run.loop.steps, _newest_step(run))
     return Pair(autoencoder, autoencoder_run, prior, prior_run, steps)
 
@@ -93,18 +108,20 @@ def export_bundle(
     *,
     name: str | None = None,
     defaults: SamplerDefaults | None = None,
+    decoder_from: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Write the bundle of a prior's run to the folder ``output``, and return what missed its tolerance.
 
     Every variant is run by the runtime and compared with the torch model; one that misses its tolerance is left out and
     named in the returned list (empty when all is well). When an fp32 graph misses, nothing is written: ParityError.
+    ``decoder_from`` is the run of an autoencoder whose decoder was trained further (see :func:`load_pair`).
     ``output`` must not exist, unless it is a bundle, which is replaced as a whole. Raises UsageError for a run that
     cannot be exported or an output that is something else, OutputError when writing fails.
     """
     if output.exists() and not (output / MANIFEST).is_file():
         raise UsageError(f"{output} exists and is not a bundle; name a folder that does not exist yet")
-    pair = load_pair(run)
+    pair = load_pair(run, decoder_from)
     config = pair.prior_run
     defaults = defaults or SamplerDefaults(steps=16, temperature=1.0)
     validation = open_split(config.data, "validation")

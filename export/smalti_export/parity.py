@@ -130,7 +130,7 @@ def compare_denoisers(reference: Reference, variant: Run) -> dict[str, float]:
                 step=0,
                 width=drawing.grid[1],
                 temperature=drawing.temperature,
-            )[which, positions]
+            ).tokens[which, positions]
             for logits in (expected, found)
         ]
         same += int((draws[0] == draws[1]).sum())

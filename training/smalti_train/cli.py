@@ -52,9 +52,11 @@ def autoencoder(
     data: DataOption = None,
     root: RootOption = None,
     init: InitOption = None,
+    decoder_only: Annotated[bool, typer.Option(help="Keep encoder and codebook of --init as they are.")] = False,
 ) -> None:
     """Train an autoencoder: images to tokens and back."""
     config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, compile, seed, data, root)
+    config = dataclasses.replace(config, decoder_only=decoder_only)
     train_autoencoder(config, run, _start(init, run, config))
 
 

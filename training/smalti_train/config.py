@@ -94,6 +94,8 @@ class AutoencoderRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    decoder_only: bool = False
+    """Leave encoder and codebook as they start: tokens keep their meaning, so priors over them stay good."""
     reseed_until: float = 0.6
     """Fraction of the run in which idle codes are moved onto current features."""
     reseed_patience: int = 30

@@ -38,6 +38,8 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
     ``init`` holds weights to start a new run from (see ``smalti_train.released``). Raises UsageError for a
     configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written.
     """
+    if config.decoder_only and init is None and not RunFolder(path).checkpoints():
+        raise UsageError("training the decoder alone needs a trained autoencoder: name its run or bundle with --init")
     if config.data.size % config.model.factor:
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
     folder = RunFolder(path)
@@ -62,8 +64,14 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
     if init is not None:
         model.load_state_dict(init)
+    if config.decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quantizer.requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        fused=True,
     )
     perceptual = None
     if config.loss.perceptual:
@@ -95,6 +103,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             images = to_images(train.images[indices], accelerator.device)
 
             wrapped.train()
+            model.encoder.train(not config.decoder_only)  # else its norms would go on following the batches
             reconstruction, features, quantized = wrapped(images)
             terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
             if perceptual is not None:
@@ -105,7 +114,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             optimizer.step()
             optimizer.zero_grad()
-            if step < config.reseed_until * loop.steps:
+            if step < config.reseed_until * loop.steps and not config.decoder_only:
                 # From the whole batch, so that every process moves the same codes to the same places.
                 everyone = accelerator.gather((features.detach(), quantized.ids))
                 model.quantizer.reseed_idle(*everyone, config.reseed_patience, step_generator(loop.seed, step))
