@@ -42,6 +42,12 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
+StepsOption = Annotated[int | None, typer.Option(help="Diffusion steps, 1 or more.")]
+TemperatureOption = Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")]
+GuidanceOption = Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")]
+ScheduleOption = Annotated[str | None, typer.Option(help="Tokens per step: exact (even), cosine or binomial.")]
+OrderOption = Annotated[str | None, typer.Option(help="Which tokens first: random or halton.")]
+
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
@@ -58,11 +64,11 @@ def generate(
     label: Annotated[
         list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Diffusion steps, 1 or more.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Tokens per step: exact (even), cosine or binomial.")] = None,
-    order: Annotated[str | None, typer.Option(help="Which tokens first: random or halton.")] = None,
+    steps: StepsOption = None,
+    temperature: TemperatureOption = None,
+    guidance: GuidanceOption = None,
+    schedule: ScheduleOption = None,
+    order: OrderOption = None,
     columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
     replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
     bundle: BundleOption = None,
@@ -161,6 +167,46 @@ def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[
         "network_calls": timings.calls,
         "provider": generator.report.to_dict(),
     }
+
+
+@app.command()
+def inpaint(
+    image: Annotated[Path, typer.Argument(help="Image of the bundle's own size.")],
+    mask: Annotated[Path, typer.Argument(help="Image of the same size; white is repainted.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")],
+    count: Annotated[int, typer.Option(help="Variants to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of variant 0; variant i has seed + i.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Label. [default: none, the image says what it is]")] = None,
+    steps: StepsOption = None,
+    temperature: TemperatureOption = None,
+    guidance: GuidanceOption = None,
+    schedule: ScheduleOption = None,
+    order: OrderOption = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Repaint a part of an image; the other pixels stay as they are."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"output {output}: name a file that ends in .png")
+    check_writable(output)
+    pixels, white = open_image(image), open_image(mask)
+    result = load(bundle, provider, precision, threads).inpaint(
+        pixels,
+        white,
+        count,
+        seed,
+        label=label,
+        steps=steps,
+        temperature=temperature,
+        guidance=guidance,
+        schedule=schedule,  # pyright: ignore[reportArgumentType] - checked by inpaint, with a kind message
+        order=order,  # pyright: ignore[reportArgumentType] - likewise
+    )
+    save_png(contact_sheet(np.stack([np.asarray(drawn) for drawn in result.images]), columns), output)
+    typer.echo(f"{output}: {len(result.images)} image(s), {result.timings.total:.2f} s")
 
 
 @app.command()

@@ -1,12 +1,13 @@
-"""The public face of a bundle: load it, generate, stream, encode, decode."""
+"""The public face of a bundle: load it, generate, stream, inpaint, encode, decode."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,11 @@ from smalti.backend import (
 from smalti.bundle import Bundle, open_bundle
 from smalti.errors import BundleError, UsageError
 from smalti.images import to_array
+from smalti.inpainting import Picture, check_pair, paste, patches
 from smalti.manifest import Role
 from smalti.result import Result, Step, Timings
-from smalti.schedule import Counts, Order, make_schedule
-from smalti.settings import Label, Settings, resolve
+from smalti.schedule import make_schedule
+from smalti.settings import Options, Settings, resolve
 from smalti.tiles import decode_tiled
 
 Int32 = NDArray[np.int32]
@@ -92,59 +94,47 @@ class Generator:
                 self._sessions[role] = OnnxSession(self.bundle, role, self.report.precision[role], self.report.threads)
             return self._sessions[role]
 
-    def generate(
-        self,
-        count: int | None = None,
-        seed: int = 0,
-        *,
-        seeds: Sequence[int] | None = None,
-        label: Label | Sequence[Label] = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        guidance: float | None = None,
-        schedule: Counts | None = None,
-        order: Order | None = None,
-    ) -> Result:
+    def generate(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Result:
         """Draw images.
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
-        in any batch. ``label`` is a label, by name or index, for all images or one per image; None lets each seed draw
-        its own.
-        ``steps`` >= 1 diffusion steps; ``temperature`` > 0; ``guidance`` >= 0, where 1 is none; ``schedule``: "exact",
-        "cosine" or "binomial"; ``order``: "random" or "halton" (see :func:`smalti.schedule.make_schedule`). None takes
-        the bundle's default.
+        in any batch. The options are those of :class:`smalti.settings.Options`: ``seeds``, ``label``, ``steps``,
+        ``temperature``, ``guidance``, ``schedule``, ``order``.
 
-        Raises UsageError for a value outside these.
+        Raises UsageError for an option or a value outside these.
         """
         started = time.perf_counter()
-        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule, order)
-        timings = Timings()
-        tokens = self._masked(len(settings.seeds))
-        for step in self._steps(settings, timings):
-            tokens = step.tokens
-        images = self._decode(tokens, timings)
-        timings.host = time.perf_counter() - started - timings.total
-        return Result(images, tokens, settings, timings, self.report, self.bundle)
+        settings = resolve(self.manifest, count, seed, options)
+        return self._finish(self._masked(len(settings.seeds)), settings, started)
 
-    def stream(
-        self,
-        count: int | None = None,
-        seed: int = 0,
-        *,
-        seeds: Sequence[int] | None = None,
-        label: Label | Sequence[Label] = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        guidance: float | None = None,
-        schedule: Counts | None = None,
-        order: Order | None = None,
-    ) -> Iterator[Step]:
+    def stream(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Iterator[Step]:
         """Draw images as :meth:`generate` does, giving the grids after every network call.
 
         Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
         """
-        settings = resolve(self.manifest, count, seed, seeds, label, steps, temperature, guidance, schedule, order)
-        return self._steps(settings, Timings())
+        settings = resolve(self.manifest, count, seed, options)
+        return self._steps(self._masked(len(settings.seeds)), settings, Timings())
+
+    def inpaint(
+        self, image: Picture, mask: Picture, count: int | None = None, seed: int = 0, **options: Unpack[Options]
+    ) -> Result:
+        """Repaint the part of ``image`` that ``mask`` shows in white; the other pixels stay exactly what they are.
+
+        ``image`` and ``mask`` are PIL images or arrays of one size, that of the bundle's own images: uint8 [H, W, 3]
+        and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be repainted (paper
+        003, section 4.4); the others are those of the image, and condition the draw. Where no ``label`` is given, the
+        image says what it is. Options as for :meth:`generate`.
+
+        Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value outside what is allowed.
+        """
+        started = time.perf_counter()
+        settings = resolve(self.manifest, count, seed, options, draw_labels=False)
+        latent = self.manifest.latent
+        pixels, repaint = check_pair(image, mask, latent)
+        tokens = self.encode([pixels])
+        tokens[0][patches(repaint, latent.factor)] = latent.codes
+        result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
+        return replace(result, images=[paste(drawn, pixels, repaint) for drawn in result.images])
 
     def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
         """Tokens (int32 [N, h, w]) of images of one size, whose sides are multiples of the bundle's factor.
@@ -200,7 +190,16 @@ class Generator:
     def _masked(self, count: int) -> Int32:
         return np.full((count, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
 
-    def _steps(self, settings: Settings, timings: Timings) -> Iterator[Step]:
+    def _finish(self, start: Int32, settings: Settings, started: float) -> Result:
+        """Draw what is masked in ``start`` (int32 [N, h, w]), and decode."""
+        timings, tokens = Timings(), start
+        for step in self._steps(start, settings, timings):
+            tokens = step.tokens
+        images = self._decode(tokens, timings)
+        timings.host = time.perf_counter() - started - timings.total
+        return Result(images, tokens, settings, timings, self.report, self.bundle)
+
+    def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
         no_label = len(self.labels)
 
         def network(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
@@ -210,12 +209,20 @@ class Generator:
             timings.calls += 1
             return logits
 
-        grid = self.manifest.latent.grid
-        schedule = make_schedule(settings.seeds, grid, settings.steps, settings.schedule, settings.order)
+        count, *grid = start.shape
+        tokens = start.reshape(count, -1)
+        schedule = make_schedule(
+            settings.seeds,
+            (grid[0], grid[1]),
+            settings.steps,
+            settings.schedule,
+            settings.order,
+            wanted=tokens == self.manifest.latent.codes,
+        )
         indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
         grids = absorbing.run(
             network,
-            self._masked(len(settings.seeds)).reshape(len(settings.seeds), -1),
+            tokens,
             schedule,
             seeds=settings.seeds,
             labels=np.asarray(indices, np.int32),

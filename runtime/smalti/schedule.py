@@ -29,7 +29,7 @@ MAX_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Schedule:
-    """Positions unmasked by each network call of each sample; every position appears exactly once per sample."""
+    """Positions unmasked by each network call of each sample; every wanted position appears exactly once per sample."""
 
     positions: Int32
     """int32 [N, C, R]: raster positions, -1 where a call has fewer than R and after a sample's last call."""
@@ -43,9 +43,16 @@ class Schedule:
 
 
 def make_schedule(
-    seeds: Sequence[int], grid: tuple[int, int], steps: int, counts: Counts = "exact", order: Order = "random"
+    seeds: Sequence[int],
+    grid: tuple[int, int],
+    steps: int,
+    counts: Counts = "exact",
+    order: Order = "random",
+    wanted: NDArray[np.bool_] | None = None,
 ) -> Schedule:
     """Lay out ``steps`` diffusion steps over a grid of h*w tokens for each seed, which alone decides a sample's order.
+
+    ``wanted`` bool [N, h*w] says which positions there are to unmask, all of them by default.
 
     ``counts``:
 
@@ -70,18 +77,21 @@ def make_schedule(
     y, x = np.divmod(np.arange(length), width)
     words = random_words(np.asarray(seeds, np.uint64)[:, None], stream=STREAM_ORDER, step=0, y=y, x=x).astype(np.uint64)
     visits = _halton_order(words[:, 0], grid) if order == "halton" else _random_order(words)
+    # What is not wanted gets a step after all others: it sorts to the end, and is left out there.
+    last = np.zeros(visits.shape, np.int64) if wanted is None else np.where(wanted, 0, steps)
     if counts == "binomial":
-        step_of_position = (words[..., 2] * np.uint64(steps) >> np.uint64(32)).astype(np.int64)
-        # Stable: within a step the random order above remains.
-        by_step = np.argsort(np.take_along_axis(step_of_position, visits, 1), axis=1, kind="stable")
-        visits = np.take_along_axis(visits, by_step, 1)
-        step_of_rank = np.take_along_axis(step_of_position, visits, 1)
-    else:
-        share = np.linspace(0, 1, steps + 1)
-        done = np.round(length * (1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share))
-        done[-1] = length
-        step_of_rank = np.broadcast_to(np.searchsorted(done[1:], np.arange(length), side="right"), visits.shape)
-    return _group(visits, step_of_rank)
+        last = np.maximum(last, (words[..., 2] * np.uint64(steps) >> np.uint64(32)).astype(np.int64))
+    # Stable: within a step the order above remains.
+    visits = np.take_along_axis(visits, np.argsort(np.take_along_axis(last, visits, 1), axis=1, kind="stable"), 1)
+    step_of_rank = np.take_along_axis(last, visits, 1)
+    if counts != "binomial":
+        totals = (step_of_rank < steps).sum(1)
+        for total in np.unique(totals):
+            share = np.linspace(0, 1, steps + 1)
+            done = np.round(total * (1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share))
+            done[-1] = total
+            step_of_rank[totals == total, :total] = np.searchsorted(done[1:], np.arange(total), side="right")
+    return _group(visits, step_of_rank, steps)
 
 
 def check(steps: int, counts: str, order: str) -> None:
@@ -134,17 +144,23 @@ def _inverse(index: int, base: int, side: int) -> int:
     return mirrored * side // scale
 
 
-def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64]) -> Schedule:
-    """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty."""
-    first = np.diff(step_of_rank, axis=1, prepend=-1) > 0
+def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64], steps: int) -> Schedule:
+    """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty.
+
+    Ranks whose step is ``steps`` are left out.
+    """
+    used = step_of_rank < steps
+    longest = int(used.sum(1).max(initial=0))
+    order, step_of_rank, used = order[:, :longest], step_of_rank[:, :longest], used[:, :longest]
+    first = (np.diff(step_of_rank, axis=1, prepend=-1) > 0) & used
     call = np.cumsum(first, axis=1) - 1
     rank = np.arange(order.shape[1], dtype=np.int64)
     start_of_call: NDArray[np.int64] = np.maximum.accumulate(np.where(first, rank, 0), axis=1)
-    within = rank - start_of_call
-    count, calls, largest = len(order), int(call.max(initial=0)) + 1, int(within.max(initial=0)) + 1
+    within = np.where(used, rank - start_of_call, 0)
+    count, calls, largest = len(order), int(call.max(initial=-1)) + 1, int(within.max(initial=0)) + 1
     positions = np.full((count, calls, largest), -1, np.int32)
-    steps = np.full((count, calls), -1, np.int32)
-    rows = np.arange(count)[:, None]
-    positions[rows, call, within] = order
-    steps[rows, call] = step_of_rank
-    return Schedule(positions, steps)
+    step_of_call = np.full((count, calls), -1, np.int32)
+    rows = np.broadcast_to(np.arange(count)[:, None], order.shape)[used]
+    positions[rows, call[used], within[used]] = order[used]
+    step_of_call[rows, call[used]] = step_of_rank[used]
+    return Schedule(positions, step_of_call)

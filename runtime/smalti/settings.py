@@ -8,7 +8,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import SupportsIndex
+from typing import SupportsIndex, TypedDict
 
 from smalti.errors import UsageError
 from smalti.manifest import Manifest
@@ -18,6 +18,25 @@ from smalti_kernels import STREAM_LABEL, random_words
 Label = str | int | None
 
 MAX_SEED = 2**64 - 1
+
+
+class Options(TypedDict, total=False):
+    """How to draw; what is left out, or None, is the bundle's own default."""
+
+    seeds: Sequence[int] | None
+    """One for each image, 0 .. 2^64 - 1, in place of ``count`` and ``seed``."""
+    label: Label | Sequence[Label]
+    """A label, by name or index, for all images, or one for each; None lets each seed draw its own."""
+    steps: int | None
+    """Diffusion steps, at least 1."""
+    temperature: float | None
+    """0.01 .. 100; lower is tamer."""
+    guidance: float | None
+    """0 .. 100, pull towards the label; 1 is none."""
+    schedule: Counts | None
+    """Tokens per step: "exact", "cosine" or "binomial" (see :func:`smalti.schedule.make_schedule`)."""
+    order: Order | None
+    """Which tokens come first: "random" or "halton"."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +53,18 @@ class Settings:
 
 
 def resolve(
-    manifest: Manifest,
-    count: int | None,
-    seed: int,
-    seeds: Sequence[int] | None,
-    label: Label | Sequence[Label],
-    steps: int | None,
-    temperature: float | None,
-    guidance: float | None,
-    schedule: Counts | None,
-    order: Order | None,
+    manifest: Manifest, count: int | None, seed: int, options: Options, *, draw_labels: bool = True
 ) -> Settings:
-    """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed."""
-    default = manifest.sampler
-    seeds = _seeds(count, seed, seeds)
+    """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed.
+
+    ``draw_labels`` lets seeds draw the labels that nobody chose; else these images have none.
+    """
+    if unknown := [name for name in options if name not in Options.__annotations__]:
+        raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
+    default, label = manifest.sampler, options.get("label")
+    steps, temperature, guidance = options.get("steps"), options.get("temperature"), options.get("guidance")
+    schedule, order = options.get("schedule"), options.get("order")
+    seeds = _seeds(count, seed, options.get("seeds"))
     if label is None or isinstance(label, str | int | Integral):
         labels: list[Label] = [label] * len(seeds)
     else:
@@ -64,7 +81,7 @@ def resolve(
     for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
         if not (isinstance(value, numbers.Real) and math.isfinite(value) and least <= value <= 100):
             raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
-    names = tuple(_label_name(value, own, manifest.classes) for value, own in zip(labels, seeds))
+    names = tuple(_label_name(value, own, manifest.classes, draw_labels) for value, own in zip(labels, seeds))
     return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule, order)
 
 
@@ -91,7 +108,9 @@ def _whole(name: str, value: SupportsIndex) -> int:
         raise UsageError(f"{name} {value!r}: a whole number is needed") from None
 
 
-def _label_name(label: Label, seed: int, classes: tuple[str, ...]) -> str | None:
+def _label_name(label: Label, seed: int, classes: tuple[str, ...], draw: bool) -> str | None:
+    if label is None and not draw:
+        return None
     if label is None:
         # Drawing the label first and the picture under it is a draw from the whole model, and a better one than asking
         # the network without a label, which it saw in a tenth of its training only.

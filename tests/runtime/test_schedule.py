@@ -176,3 +176,31 @@ def test_halton_orders_are_rolls_of_one_another_and_keep_tokens_of_a_step_apart(
     shifted = ((y - y[:, :1]) % 8, (x - x[:, :1]) % 8)
     assert all(np.array_equal(part, np.broadcast_to(part[0], part.shape)) for part in shifted)
     assert len({tuple(row) for row in order.tolist()}) == 64, "every roll of an 8x8 grid turns up among 500 seeds"
+
+
+@settings(max_examples=100, deadline=None)
+@given(GRIDS, st.integers(1, 40), st.lists(SEEDS, min_size=1, max_size=5), KINDS, st.integers(0, 2**32 - 1))
+def test_only_wanted_positions_come_in_the_order_they_have_without_the_others(grid, steps, seeds, kind, noise):
+    length = grid[0] * grid[1]
+    wanted = np.random.default_rng(noise).random((len(seeds), length)) < 0.5
+    schedule = make_schedule(seeds, grid, steps, *kind, wanted=wanted)
+    whole = make_schedule(seeds, grid, steps, *kind)
+    for sample in range(len(seeds)):
+        found = [p for _, positions in calls_of(schedule, sample) for p in positions]
+        every = [p for _, positions in calls_of(whole, sample) for p in positions]
+        assert found == [p for p in every if wanted[sample, p]]
+        if kind[0] == "binomial":
+            assert calls_of(schedule, sample) == [
+                (step, kept)
+                for step, positions in calls_of(whole, sample)
+                if (kept := tuple(p for p in positions if wanted[sample, p]))
+            ]
+        elif kind[0] == "exact":
+            sizes = {len(positions) for _, positions in calls_of(schedule, sample)}
+            assert len(sizes) <= 2
+            assert max(sizes, default=1) - min(sizes, default=1) <= 1
+
+
+def test_a_schedule_of_nothing_has_no_calls():
+    schedule = make_schedule([1, 2], (3, 3), 4, wanted=np.zeros((2, 9), bool))
+    assert schedule.calls == 0

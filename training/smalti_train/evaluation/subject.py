@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import smalti
 from smalti.absorbing import Denoiser
 from smalti.errors import UsageError
-from smalti.settings import resolve
+from smalti.settings import Options, resolve
 from smalti_train.config import AutoencoderRun, read_run
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.loop import to_images, to_pixels
@@ -24,6 +24,7 @@ from smalti_train.train_prior import SHEET_STEPS, draw, load_prior, torch_denois
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 BATCH = 16
+SETTINGS = ("steps", "temperature", "guidance", "schedule", "order")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,12 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
         *_, last = generator.stream(seeds=seeds, label=labels, **options)
         return last.tokens
 
-    asked = {name: options.get(name) for name in ("steps", "temperature", "guidance", "schedule", "order")}
-    used = resolve(manifest, 1, 0, None, None, **asked)
+    used = resolve(manifest, 1, 0, Options(**options))
     return Subject(
         name=manifest.name,
         kind="bundle",
         settings={
-            **{name: getattr(used, name) for name in asked},
+            **{name: getattr(used, name) for name in SETTINGS},
             "precision": dict(generator.report.precision),
         },
         size=rows * manifest.latent.factor,

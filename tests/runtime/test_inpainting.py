@@ -1,0 +1,115 @@
+"""Repainting: what is kept stays to the last pixel, what is painted depends on it, and odd input is refused kindly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import smalti
+from smalti.cli import main
+from smalti.errors import UsageError
+from smalti.inpainting import patches
+
+
+@pytest.fixture(scope="module")
+def gen(tiny_bundle):
+    return smalti.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def image(gen):
+    return gen.generate(1, 5, label="planets").images[0]
+
+
+def right_half(size: int = 64) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[:, size // 2 :] = True
+    return mask
+
+
+def test_kept_pixels_stay_and_the_others_are_drawn(gen, image):
+    mask = right_half()
+    result = gen.inpaint(image, mask, 6, 3, temperature=1.5)
+    for drawn in result.images:
+        assert np.array_equal(np.asarray(drawn)[~mask], np.asarray(image)[~mask])
+    assert len({drawn.tobytes() for drawn in result.images}) > 1
+    kept = gen.encode([image])[0][:, :2]
+    assert np.array_equal(result.tokens[:, :, :2], np.broadcast_to(kept, (6, *kept.shape)))
+    assert result.tokens.max() < 64
+
+
+def test_a_mask_of_one_pixel_redraws_one_token_in_one_call(gen, image):
+    mask = np.zeros((64, 64), bool)
+    mask[17, 40] = True
+    result = gen.inpaint(image, mask, seed=1)
+    changed = result.tokens[0] != gen.encode([image])[0]
+    assert result.timings.calls == 1
+    assert changed.sum() <= 1
+    assert not changed.any() or changed[1, 2]
+
+
+def test_repainting_everything_is_drawing_without_a_label(gen, image):
+    everything = np.ones((64, 64), bool)
+    painted = gen.inpaint(image, everything, 3, 9, label="sprouts")
+    assert np.array_equal(painted.tokens, gen.generate(3, 9, label="sprouts").tokens)
+    assert gen.inpaint(image, everything, 1, 9).settings.labels == (None,)
+
+
+def test_a_variant_is_the_same_alone_and_in_a_batch_and_a_pil_mask_is_its_array(gen, image):
+    mask = right_half()
+    batch = gen.inpaint(image, mask, 4, 20, temperature=1.5)
+    white = Image.fromarray(mask.astype(np.uint8) * 255)
+    for i in range(4):
+        alone = gen.inpaint(image, white.convert("RGB"), seed=20 + i, temperature=1.5)
+        assert np.array_equal(alone.tokens[0], batch.tokens[i])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2, 8]), st.data())
+def test_a_patch_is_repainted_when_any_of_its_pixels_is(height, width, factor, data):
+    mask = data.draw(arrays(bool, (height * factor, width * factor)))
+    found = patches(mask, factor)
+    for y in range(height):
+        for x in range(width):
+            assert found[y, x] == mask[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor].any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((64, 64), bool), "repaints nothing"),
+        (np.ones((32, 64), bool), "mask size 64x32: it must be that of the image, 64x64"),
+        (np.ones((64, 64), np.uint8), "bool array"),
+        ("mask.png", "bool array"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(gen, image, mask, message):
+    with pytest.raises(UsageError, match=message):
+        gen.inpaint(image, mask)
+
+
+def test_an_image_of_another_size_is_refused(gen):
+    with pytest.raises(UsageError, match="image size 80x64: this bundle repaints images of 64x64"):
+        gen.inpaint(Image.new("RGB", (80, 64)), right_half())
+
+
+def test_the_command(tiny_bundle, image, tmp_path, capsys):
+    image.save(tmp_path / "image.png")
+    Image.fromarray(right_half().astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    arguments = ["inpaint", tmp_path / "image.png", tmp_path / "mask.png", "-o", tmp_path / "out.png"]
+
+    def run(*more: object) -> int:
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments), "--bundle", str(tiny_bundle), *map(str, more)])
+        return int(stop.value.code or 0)
+
+    assert run("--count", 2) == 0
+    with Image.open(tmp_path / "out.png") as sheet:
+        assert np.array_equal(np.asarray(sheet)[:, :32], np.asarray(image)[:, :32])
+        assert sheet.size == (64 * 2 + 4, 64)
+    assert run("--order", "raster") == 2
+    assert "allowed are random and halton" in capsys.readouterr().err
