@@ -34,8 +34,8 @@ PRIORS: dict[str, PriorRun] = {
         preset="avatars-256",
         model=HourglassPriorConfig(codes=1024, grid=(16, 16), classes=8),
         data=AVATARS_256,
-        optimizer=OptimizerConfig(lr=6e-4, warmup=200, weight_decay=0.01),
-        loop=LoopConfig(steps=1800, batch=32, evaluate_every=300, sheet_every=300),
+        optimizer=OptimizerConfig(lr=6e-4, warmup=100, weight_decay=0.01),
+        loop=LoopConfig(steps=8000, batch=32, evaluate_every=400, sheet_every=400),
     ),
     "tiny": PriorRun(
         preset="tiny",
