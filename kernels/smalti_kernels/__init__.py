@@ -4,9 +4,10 @@
 give equal tokens, bit for bit, in every implementation; `smalti_kernels.reference` is the definition.
 """
 
+from smalti_kernels.api import sample
+from smalti_kernels.checks import Draw
 from smalti_kernels.errors import SamplingError, SmaltiError
 from smalti_kernels.noise import STREAM_DRAW, STREAM_LABEL, STREAM_ORDER, STREAM_START, STREAM_SUBSET, random_words
-from smalti_kernels.reference import sample
 
 __all__ = [
     "STREAM_DRAW",
@@ -14,6 +15,7 @@ __all__ = [
     "STREAM_ORDER",
     "STREAM_START",
     "STREAM_SUBSET",
+    "Draw",
     "SamplingError",
     "SmaltiError",
     "random_words",

@@ -2,8 +2,15 @@
 
 SmaltiError
 ├── SamplingError          a draw that has no answer (NaN logits, nothing left to draw from)
+├── KernelError            the CUDA implementation cannot do what was asked; has a reason and a remedy
+│   ├── DriverUnavailable  no NVIDIA driver, one too old, or no device
+│   ├── NoMatchingKernel   no prebuilt kernel for this GPU, vocabulary or precision
+│   ├── DamagedKernel      a prebuilt kernel that is missing or is not the one that was built
+│   └── DriverError        a call of the driver failed: which, with the driver's own name and text for it
 └── (the runtime adds its own: see smalti.errors)
 """
+
+from __future__ import annotations
 
 
 class SmaltiError(Exception):
@@ -15,3 +22,46 @@ class SmaltiError(Exception):
 
 class SamplingError(SmaltiError, ValueError):
     """Logits or arguments from which no token can be drawn."""
+
+
+class KernelError(SmaltiError, RuntimeError):
+    """The CUDA implementation cannot do what was asked. It never falls back by itself; the caller picks another."""
+
+    reason: str
+    """What was wrong."""
+    remedy: str
+    """What to do about it."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{reason}; {remedy}" if remedy else reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class DriverUnavailable(KernelError):
+    """No NVIDIA driver, one too old, or no device."""
+
+
+class NoMatchingKernel(KernelError):
+    """No prebuilt kernel for this GPU, vocabulary or precision."""
+
+
+class DamagedKernel(KernelError):
+    """A prebuilt kernel that is missing, or is not the one that was built."""
+
+
+class DriverError(KernelError):
+    """A call of the CUDA driver failed."""
+
+    call: str
+    """The driver's function, `cuLaunchKernel` for one."""
+    code: int
+    """Its CUresult."""
+    name: str
+    """The driver's name of that result, `CUDA_ERROR_INVALID_VALUE` for one."""
+
+    def __init__(self, reason: str, remedy: str = "", *, call: str = "", code: int = -1, name: str = "") -> None:
+        super().__init__(reason, remedy)
+        self.call = call
+        self.code = code
+        self.name = name

@@ -4,281 +4,293 @@ Gumbel-max: argmax of logit / temperature + Gumbel is a draw from softmax(logit 
 Tarlow and Minka, "A* Sampling", 2014). Here both terms are integers in units of 2^-16, so that equal logits give equal
 tokens on every device:
 
-    logit    float16 is first converted, exactly, to float32
+    logit    float16 and bfloat16 are first converted, exactly, to float32
     guided   uncond + guidance * (logit - uncond): three separate float32 operations, never a fused multiply-add
     scale    float32(65536) / float32(temperature)
-    score    int32(rint(max(guided * scale, -2^30))) + Gumbel(noise), round to nearest even
-    token    the argmax of the score; the lowest index wins a tie; -inf is never drawn
+    fixed    int32(rint(max(guided * scale, -2^30))), round to nearest even
+    kept     the tokens that `truncation` keeps of the fixed ones; -inf is never among them
+    score    fixed + Gumbel(noise)
+    token    the argmax of the score over the kept tokens; the lowest index wins a tie
+    logprob  fixed of the token - max(fixed) - log(sum of weights(max(fixed) - fixed)) by `tables`, before truncation
 
 A row whose greatest product lies beyond +-2^30 is an error: were it clamped too, noise alone would choose its token.
+
+Most tokens are never scored. `_Block.draw` first bounds every score from above, which is cheap, and scores exactly only
+those whose bound reaches the best exact score found; `_Block.score` is what defines the result.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from smalti_kernels.checks import Draw, Request
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.noise import (
-    FRACTION_BITS,
-    STREAM_DRAW,
-    Seeds,
-    as_seeds,
-    as_words,
-    gumbel,
-    random_words,
-    token_noise,
-    token_words,
-)
-
-IMPLEMENTATIONS: Final = ("numpy",)
-"""Values `impl` takes."""
+from smalti_kernels.noise import FRACTION_BITS, STREAM_DRAW, gumbel, random_words, token_noise, token_words
+from smalti_kernels.tables import log_ratio, weights
+from smalti_kernels.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
 SCORE_LIMIT: Final = 1 << 30
 """Bound on |logit * scale|, which is |logit / temperature| <= 16384 nats: adding the Gumbel cannot overflow int32."""
 
-# Elements per block, 32 rows of 2048 tokens: a pass touches at most 768 KiB, so intermediates stay in a 1 MiB L2 cache.
+BOUND_UNITS: Final = float(1 << 23) / ((1 << FRACTION_BITS) * float(np.log(2.0)))
+"""Units of a bound (2^-23 octaves, the spacing of float32's exponent bits) in a unit of a score (2^-16 nats)."""
+BOUND_SLACK: Final = float(1 << 18)
+"""2^-5 octaves: more than all rounding between a bound and a score. Half of it is lost at scores of 16384 nats, where a
+float32 is that coarse; the table's Gumbel is within 6e-5 nats of the real one."""
+SAFE_BOUND: Final = 16128.0 * (1 << FRACTION_BITS) * BOUND_UNITS
+"""Rows whose greatest bound lies within +- this are sound, and too high above -2^30 for a clamped token to win."""
+
+# Elements per block, 8 rows of 8192 tokens: a pass touches at most 512 KiB, so intermediates stay in a 1 MiB L2 cache.
 _BLOCK_ELEMENTS: Final = 1 << 16
+# Below this many elements per thread (about half a millisecond of work) starting one costs more than it gains.
+_THREAD_ELEMENTS: Final = 1 << 18
 _NEVER: Final = np.int32(-(2**31))
+# Zero exponent of the bound: bits(float32(noise >> 1)) of p = 1, that is of 2^31.
+_BITS_OF_ONE: Final = float((127 + 31) << 23)
 
 
-class _Buffers:
-    """Intermediates of one block, [rows, V] each, reused from block to block."""
-
-    def __init__(self, rows: int, vocabulary: int) -> None:
-        shape = (rows, vocabulary)
-        self.noise = np.empty(shape, np.uint32)
-        self.scratch = np.empty(shape, np.uint32)
-        self.index = np.empty(shape, np.intp)
-        self.score = np.empty(shape, np.int32)
-        self.logits = np.empty(shape, np.float32)
-        self.uncond = np.empty(shape, np.float32)
-
-    def head(self, rows: int) -> _Buffers:
-        """The first rows of every buffer, for the last block."""
-        part = _Buffers(0, 0)
-        part.noise, part.scratch, part.index = self.noise[:rows], self.scratch[:rows], self.index[:rows]
-        part.score, part.logits, part.uncond = self.score[:rows], self.logits[:rows], self.uncond[:rows]
-        return part
-
-
-class _Rows(NamedTuple):
-    """Where each row is and how it is drawn."""
-
-    sample: NDArray[np.int64]
-    position: NDArray[np.int64]
-    step: NDArray[np.uint64]
-    scale: NDArray[np.float32]
-
-    def name(self, row: int) -> str:
-        return f"row {row} (sample {self.sample[row]}, position {self.position[row]}, step {self.step[row]})"
-
-
-def sample(
-    logits: NDArray[np.float32] | NDArray[np.float16],
-    tokens: NDArray[np.int32],
-    *,
-    sample: ArrayLike,
-    position: ArrayLike,
-    seeds: Seeds,
-    step: ArrayLike,
-    width: int,
-    temperature: ArrayLike,
-    uncond: NDArray[np.float32] | NDArray[np.float16] | None = None,
-    guidance: float = 1.0,
-    impl: str = "numpy",
-) -> NDArray[np.int32]:
-    """Draw one token per row of logits from softmax(logits / temperature) and put it into its grid.
-
-    The draw is fixed-point Gumbel-max (see `smalti_kernels.reference`): a pure function of the row's logits and of
-    (seed, step, y, x), so the same row gives the same token alone, in any batch, in any order.
-
-    Args:
-        logits: float32 or float16 [R, V], V >= 1, R may be 0. -inf forbids a token; NaN, +inf and a row that is all
-            -inf are errors.
-        tokens: int32 [N, L], the grids in raster order; not modified.
-        sample: integers [R], the grid each row belongs to, 0 .. N - 1.
-        position: integers [R], the raster index in that grid, 0 .. L - 1; y, x = divmod(position, width).
-        seeds: integers [N] from 0 to 2^64 - 1, the seed of each grid.
-        step: integer or integers [R], the index of the step in its run, 0 .. 2^32 - 1.
-        width: columns of the grid; L is a multiple of it.
-        temperature: float or floats [N], finite, > 0, rounded to float32. A row's greatest logit / temperature must
-            lie within +-16384 nats; what lies below -16384 counts as -16384.
-        uncond: unconditional logits, same shape and dtype as `logits`, or None for no guidance. A token that is -inf in
-            `logits` stays forbidden whatever it is here.
-        guidance: weight of classifier-free guidance, finite: uncond + guidance * (logits - uncond). Read only with
-            `uncond`.
-        impl: which implementation draws; "numpy" is the only one.
-
-    Returns:
-        A new int32 [N, L]: `tokens` with the R drawn tokens, each in 0 .. V - 1, in place.
+def draw(request: Request) -> Draw:
+    """Carry out a checked request on the CPU; see `smalti_kernels.sample`.
 
     Raises:
-        SamplingError: wrong dtype, shape or range, a (sample, position) that appears twice, or a row with no answer;
-            for such a row the message names its index, sample, position and step.
+        SamplingError: a row has no answer; the message names the first such row.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise SamplingError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
-    _check_logits("logits", logits)
-    if tokens.dtype != np.int32 or tokens.ndim != 2:
-        raise SamplingError(f"tokens must be int32 [N, L]; got {tokens.dtype} {list(tokens.shape)}")
-    if uncond is not None:
-        _check_logits("uncond", uncond)
-        if uncond.shape != logits.shape or uncond.dtype != logits.dtype:
-            raise SamplingError(
-                f"uncond must be {logits.dtype} {list(logits.shape)} like logits; "
-                f"got {uncond.dtype} {list(uncond.shape)}"
-            )
-        if not abs(guidance) <= float(np.finfo(np.float32).max):
-            raise SamplingError(f"guidance must be finite in float32; got {guidance}")
-    count, length = tokens.shape
-    if width < 1 or length % width:
-        raise SamplingError(f"width must be at least 1 and divide the grid's {length} positions; got {width}")
-    seed = as_seeds(seeds)
-    if seed.shape != (count,):
-        raise SamplingError(f"seeds must be [{count}], one for each grid; got shape {list(seed.shape)}")
-
-    rows = _place_rows(logits.shape[0], count, length, sample, position, step, temperature)
-    y, x = np.divmod(rows.position, width)
-    keys = random_words(seed[rows.sample], stream=STREAM_DRAW, step=rows.step, y=y, x=x)
-    drawn = _draw(logits, uncond, np.float32(1.0 if uncond is None else guidance), rows, keys)
-
-    result = tokens.copy()
-    result[rows.sample, rows.position] = drawn
-    return result
-
-
-def _check_logits(name: str, logits: NDArray[Any]) -> None:
-    if logits.dtype.name not in ("float32", "float16") or logits.ndim != 2 or logits.shape[1] < 1:
-        raise SamplingError(
-            f"{name} must be float32 or float16 [R, V] with V >= 1; got {logits.dtype} {list(logits.shape)}"
-        )
-
-
-def _row_indices(name: str, values: ArrayLike, rows: int, limit: int) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.shape != (rows,) or (rows and array.dtype.kind not in "iu"):
-        raise SamplingError(
-            f"{name} must be integers [{rows}], one for each row; got {array.dtype} {list(array.shape)}"
-        )
-    if rows and not (int(array.min()) >= 0 and int(array.max()) < limit):
-        raise SamplingError(f"{name} must be from 0 to {limit - 1}; got {int(array.min())} .. {int(array.max())}")
-    return array.astype(np.int64)
-
-
-def _place_rows(
-    rows: int, count: int, length: int, sample: ArrayLike, position: ArrayLike, step: ArrayLike, temperature: ArrayLike
-) -> _Rows:
-    samples = _row_indices("sample", sample, rows, count)
-    positions = _row_indices("position", position, rows, length)
-    places, first = np.unique(samples * length + positions, return_index=True)
-    if places.size != rows:
-        again = int(np.setdiff1d(np.arange(rows), first)[0])
-        raise SamplingError(
-            f"each (sample, position) may be drawn once per call; sample {samples[again]}, position {positions[again]} "
-            f"comes again in row {again}"
-        )
-    steps = as_words("step", step)
-    if steps.shape not in ((), (rows,)):
-        raise SamplingError(f"step must be one integer or [{rows}], one for each row; got shape {list(steps.shape)}")
-
-    given = np.asarray(temperature, dtype=np.float64)
-    if given.shape not in ((), (count,)):
-        raise SamplingError(f"temperature must be one number or [{count}], one for each grid; got {list(given.shape)}")
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        degrees = given.astype(np.float32)
-        scale = np.float32(1 << FRACTION_BITS) / degrees
-    allowed = np.isfinite(degrees) & (degrees > 0) & np.isfinite(scale)
-    if not bool(np.all(allowed)):
-        worst = float(given[~allowed].flat[0])
-        raise SamplingError(f"temperature must be finite and greater than 0 (as float32, 1e-33 or more); got {worst}")
-    scales = np.broadcast_to(scale, (count,)).astype(np.float32)
-    return _Rows(samples, positions, np.broadcast_to(steps, (rows,)), scales[samples])
-
-
-def _draw(
-    logits: NDArray[Any], uncond: NDArray[Any] | None, guidance: np.float32, rows: _Rows, keys: NDArray[np.uint32]
-) -> NDArray[np.int32]:
-    """The tokens, int32 [R], block by block."""
-    total, vocabulary = logits.shape
+    total, vocabulary = request.logits.shape
+    y, x = np.divmod(request.position, request.width)
+    keys = random_words(request.seeds[request.sample], stream=STREAM_DRAW, step=request.step, y=y, x=x)
     drawn = np.empty(total, np.int32)
+    logprob = np.empty(total, np.int32) if request.logprob else None
     per_block = max(1, min(total, _BLOCK_ELEMENTS // vocabulary))
-    buffers = _Buffers(per_block, vocabulary)
     words = token_words(vocabulary)
-    for start in range(0, total, per_block):
-        block = slice(start, min(start + per_block, total))
-        part = buffers.head(block.stop - start)
-        token_noise(keys[block], words, out=part.noise, scratch=part.scratch)
-        gumbel(part.noise, out=part.score, scratch=part.scratch, index=part.index)
-        # What the Gumbel used is free again: the scaled logits take its place.
-        _add_logits(logits[block], None if uncond is None else uncond[block], guidance, rows, start, part)
-        drawn[block] = part.score.argmax(axis=1)
-    return drawn
+    starts = iter(range(0, total, per_block))
+    turn = threading.Lock()
+    failures: list[tuple[int, SamplingError]] = []
+
+    def next_start() -> int | None:
+        with turn:
+            return None if failures else next(starts, None)
+
+    def work(_: int) -> None:
+        block = _Block(request, words, per_block)
+        for start in iter(next_start, None):
+            rows = slice(start, min(start + per_block, total))
+            try:
+                drawn[rows] = block.run(rows, keys[rows], None if logprob is None else logprob[rows])
+            except SamplingError as error:
+                failures.append((start, error))
+
+    threads = max(1, min(request.threads, total * vocabulary // _THREAD_ELEMENTS))
+    if threads == 1:
+        work(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+    if failures:
+        # Blocks start in order, so every block before the first failure has run: the same row is named each time.
+        raise min(failures, key=lambda failure: failure[0])[1]
+    before = request.tokens[request.sample, request.position]
+    tokens = request.tokens.copy()
+    tokens[request.sample, request.position] = drawn
+    return Draw(tokens, drawn != before, logprob)
 
 
-def _add_logits(
-    logits: NDArray[Any],
-    uncond: NDArray[Any] | None,
-    guidance: np.float32,
-    rows: _Rows,
-    start: int,
-    part: _Buffers,
-) -> None:
-    """Add the scaled logits of one block to its Gumbels, or raise for a row that has no answer."""
-    scaled, rounded = part.scratch.view(np.float32), part.noise.view(np.int32)
-    forbidden: NDArray[np.bool_] | None = None
+def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[Any] | None) -> str | None:
+    """Why one row has no answer, or None if it has one: the words of the error, in every implementation.
+
+    Args:
+        request: where the row belongs; its logits are not read.
+        row: index of the row.
+        logits: that row's logits as the request has them (bfloat16 as uint16), [V].
+        uncond: that row's unconditional logits, [V], or None.
+    """
+    single = widened(logits)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        values = logits
-        if values.dtype != np.float32 or uncond is not None:
-            values = part.logits
-            np.copyto(values, logits)
-        greatest = _check_rows(values, "logits", rows, start)
-        if uncond is not None:
-            np.copyto(part.uncond, uncond)
-            _guide(values, part.uncond, guidance)
-            greatest = _check_rows(values, "guided logits", rows, start)
-        scale = rows.scale[start : start + len(values), None]
-        best = greatest * scale[:, 0]
-        np.multiply(values, scale, out=scaled)
-        least = values.min(axis=1)
-        if bool(np.any(least == -np.inf)):
-            forbidden = values == -np.inf
-        if bool(np.any(least * scale[:, 0] < -SCORE_LIMIT)):
-            np.maximum(scaled, np.float32(-SCORE_LIMIT), out=scaled)
-    beyond = np.flatnonzero(np.abs(best) > SCORE_LIMIT)
-    if beyond.size:
-        row = int(beyond[0])
-        raise SamplingError(
-            f"{rows.name(start + row)}: the greatest logit over temperature must lie within +-16384, "
-            f"got {float(best[row]) / (1 << FRACTION_BITS):.6g}; raise the temperature or subtract each row's maximum"
+        reason = _unsound(single, "logits")
+        if reason is None and uncond is not None:
+            _guide(single, widened(uncond), request.guidance)
+            reason = _unsound(single, "guided logits")
+        best = float(single.max() * request.scale[request.sample[row]])
+    if reason is None and abs(best) > SCORE_LIMIT:
+        reason = (
+            f"the greatest logit over temperature must lie within +-16384, "
+            f"got {best / (1 << FRACTION_BITS):.6g}; raise the temperature or subtract each row's maximum"
         )
-    np.rint(scaled, out=scaled)
-    np.copyto(rounded, scaled, casting="unsafe")
-    np.add(part.score, rounded, out=part.score)
-    if forbidden is not None:
-        np.copyto(part.score, _NEVER, where=forbidden)
+    return None if reason is None else f"{request.name(row)}: {reason}"
+
+
+def widened(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """A float32 copy of float32, float16 or bfloat16 (uint16 bits) logits of any shape."""
+    if logits.dtype == np.uint16:
+        return (logits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return logits.astype(np.float32)
+
+
+def _unsound(values: NDArray[np.float32], what: str) -> str | None:
+    greatest = float(values.max())
+    if np.isfinite(greatest):
+        return None
+    why = "contain NaN" if np.isnan(greatest) else "contain +inf" if greatest > 0 else "are all -inf"
+    return f"{what} {why}; no token can be drawn"
 
 
 def _guide(logits: NDArray[np.float32], uncond: NDArray[np.float32], guidance: np.float32) -> None:
     """Guidance in place of `logits`: uncond + guidance * (logits - uncond), each operation rounded to float32."""
-    forbidden = logits == -np.inf
+    endless: NDArray[np.float32] | None = logits.copy() if not np.isfinite(logits.sum(dtype=np.float64)) else None
     np.subtract(logits, uncond, out=logits)
     np.multiply(logits, guidance, out=logits)
     np.add(uncond, logits, out=logits)
-    # -inf less -inf is NaN, and a negative guidance would turn -inf into +inf: a forbidden token stays forbidden.
-    if bool(forbidden.any()):
-        np.copyto(logits, np.float32(-np.inf), where=forbidden)
+    # -inf less -inf is NaN, and a negative guidance would turn -inf into +inf: what is infinite stays as it is.
+    if endless is not None:
+        np.copyto(logits, endless, where=np.isinf(endless))
 
 
-def _check_rows(values: NDArray[np.float32], what: str, rows: _Rows, start: int) -> NDArray[np.float32]:
-    """The greatest value of each row, float32 [rows], or an error for a row that is NaN, +inf or all -inf."""
-    greatest = values.max(axis=1)
-    broken = np.flatnonzero(~np.isfinite(greatest))
-    if broken.size:
-        row = int(broken[0])
-        value = float(greatest[row])
-        why = "contain NaN" if np.isnan(value) else "contain +inf" if value > 0 else "are all -inf"
-        raise SamplingError(f"{rows.name(start + row)}: {what} {why}; no token can be drawn")
-    return greatest
+class _Block:
+    """Draws a block of rows at a time; its intermediates, [rows, V] each, are reused from block to block."""
+
+    def __init__(self, request: Request, words: NDArray[np.uint32], rows: int) -> None:
+        shape = (rows, len(words))
+        self.request = request
+        self.words = words
+        self.truncated = request.truncated
+        self.noise = np.empty(shape, np.uint32)
+        self.scratch = np.empty(shape, np.uint32)
+        self.bound = np.empty(shape, np.float32)
+        self.values = np.empty(shape, np.float32)
+        self.uncond = np.empty(shape if request.uncond is not None else (0, 0), np.float32)
+        self.near = np.empty(shape, np.bool_)
+
+    def run(self, rows: slice, keys: NDArray[np.uint32], logprob: NDArray[np.int32] | None) -> NDArray[np.int32]:
+        """Tokens of some rows, int32 [rows]; writes their log-probabilities into `logprob` if it is given."""
+        request = self.request
+        scale = request.scale[request.sample[rows]]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            values = self.load(rows)
+            if not (self.truncated or request.logprob):
+                return self.draw(rows, values, scale, keys)
+            greatest = values.max(axis=1)
+            self.refuse(rows, ~(np.abs(greatest * scale) <= SCORE_LIMIT))
+            fixed = _fixed(values, scale[:, None])
+            most = _fixed(greatest, scale)
+            # The difference of two int32 fits uint32, in which it wraps to the right value.
+            distance = most.view(np.uint32)[:, None] - fixed.view(np.uint32)
+            np.copyto(distance, FORBIDDEN, where=values == -np.inf)
+            weight = weights(distance)
+            if self.truncated:
+                values = np.where(distance <= self.reach(rows, distance, weight)[:, None], values, np.float32(-np.inf))
+            tokens = self.draw(rows, values, scale, keys)
+        if logprob is not None:
+            of_token = np.take_along_axis(fixed, tokens[:, None], axis=1)[:, 0]
+            np.subtract(of_token, most, out=logprob)
+            logprob -= log_ratio(weight.sum(axis=1, dtype=np.uint64))
+        return tokens
+
+    def load(self, rows: slice) -> NDArray[np.float32]:
+        """The logits of some rows as float32 [rows, V], guided if need be; not to be written to."""
+        request = self.request
+        values = self.widen(request.logits[rows], self.values)
+        if request.uncond is not None:
+            if values.base is not self.values:
+                values = self.values[: len(values)]
+                np.copyto(values, request.logits[rows])
+            _guide(values, self.widen(request.uncond[rows], self.uncond), request.guidance)
+        return values
+
+    def widen(self, logits: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 of logits [rows, V]: themselves if they are that already, else converted into `out`."""
+        if logits.dtype == np.float32:
+            return logits
+        out = out[: len(logits)]
+        bits = out.view(np.int32)
+        if logits.dtype == np.uint16:
+            np.copyto(bits.view(np.uint32), logits)
+            np.left_shift(bits, np.int32(16), out=bits)
+            return out
+        # NumPy converts float16 slowly. Its bits, moved to where float32 has them and multiplied by 2^112, are its
+        # value, also if it is subnormal; only infinities and NaN are not.
+        short = logits.view(np.int16)
+        if logits.size and (int(short.max()) >= 0x7C00 or int(short.view(np.uint16).max()) >= 0xFC00):
+            np.copyto(out, logits)
+            return out
+        np.copyto(bits, short)
+        np.left_shift(bits, np.int32(13), out=bits)
+        np.bitwise_and(bits, np.int32(~0x70000000), out=bits)
+        np.multiply(out, np.float32(2.0**112), out=out)
+        return out
+
+    def refuse(self, rows: slice, doubtful: NDArray[np.bool_]) -> None:
+        """Raise for the first of the doubtful rows, bool [rows], that has no answer."""
+        request = self.request
+        for row in (rows.start + np.flatnonzero(doubtful)).tolist():
+            uncond = None if request.uncond is None else request.uncond[row]
+            reason = explain(request, row, request.logits[row], uncond)
+            if reason is not None:
+                raise SamplingError(reason)
+
+    def reach(self, rows: slice, distance: NDArray[np.uint32], weight: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Distance within which each row's tokens are kept, uint32 [rows]."""
+        grid = self.request.sample[rows]
+        reach = reach_of_top_k(distance, self.request.top_k[grid])
+        return reach_of_top_p(distance, weight, reach, self.request.top_p[grid])
+
+    def draw(
+        self, rows: slice, values: NDArray[np.float32], scale: NDArray[np.float32], keys: NDArray[np.uint32]
+    ) -> NDArray[np.int32]:
+        """The token of each row, from logits [rows, V] in which -inf forbids.
+
+        -ln(p) is above the Gumbel -ln(-ln(1 - p)), and float32's bits are below its logarithm: between powers of two
+        they are the chord of it. So the score, in the bound's units, is at most
+
+            bound = logit * scale * BOUND_UNITS + bits(2^31) - bits(float32(noise >> 1))
+
+        The row's greatest bound is scored exactly, then every token whose bound reaches that score.
+        """
+        count, vocabulary = values.shape
+        noise, scratch, bound, near = self.noise[:count], self.scratch[:count], self.bound[:count], self.near[:count]
+        token_noise(keys, self.words, out=noise, scratch=scratch)
+        np.right_shift(noise, np.uint32(1), out=scratch)
+        np.copyto(bound, scratch.view(np.int32))
+        np.copyto(scratch.view(np.float32), bound.view(np.int32))
+        np.multiply(values, (scale * np.float32(BOUND_UNITS))[:, None], out=bound)
+        np.subtract(bound, scratch.view(np.float32), out=bound)
+
+        which = np.arange(count, dtype=np.int64)
+        first = bound.argmax(axis=1)
+        greatest = bound[which, first] + np.float32(_BITS_OF_ONE)
+        doubtful = ~(np.abs(greatest) <= SAFE_BOUND)
+        score = self.score(noise[which, first], values[which, first], scale)
+        least = (score * BOUND_UNITS - (_BITS_OF_ONE + BOUND_SLACK)).astype(np.float32)
+        least[doubtful] = np.inf
+        np.greater_equal(bound, least[:, None], out=near)
+        if bool(doubtful.any()):
+            self.refuse(rows, doubtful)
+            # The bound says nothing here: a score beside the clamp, or a scale that overflows it. Score every token.
+            near[doubtful] = True
+        found = np.flatnonzero(near)
+        if found.size > count:
+            row, token = np.divmod(found, vocabulary)
+            score = self.score(noise.ravel()[found], values.ravel()[found], scale[row])
+            # A stable sort by row, then falling score, leaves the lowest index first among equals.
+            order = np.lexsort((-score.astype(np.int64), row))
+            first = token[order][np.searchsorted(row, which)]
+        return first.astype(np.int32)
+
+    def score(
+        self, noise: NDArray[np.uint32], values: NDArray[np.float32], scale: NDArray[np.float32]
+    ) -> NDArray[np.int32]:
+        """The exact score of some tokens from their noise words, logits and scales, all [n]: int32 [n]."""
+        score = np.empty(noise.shape, np.int32)
+        gumbel(noise.copy(), out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
+        score += _fixed(values, scale)
+        score[values == -np.inf] = _NEVER
+        return score
+
+
+def _fixed(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Scaled logits as integers in units of 2^-16 nats, clamped from below; what is not finite is checked elsewhere."""
+    scaled = np.maximum(values * scale, np.float32(-SCORE_LIMIT))
+    return np.rint(scaled, out=scaled).astype(np.int32)

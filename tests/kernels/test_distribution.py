@@ -136,7 +136,7 @@ def draws(logits: np.ndarray, rows: int, *, seed: int, step: int = 0, temperatur
         step=step,
         width=64,
         temperature=temperature,
-    )[0]
+    ).tokens[0]
 
 
 def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
@@ -195,7 +195,7 @@ def test_half_precision_changes_few_draws(vocabulary, rows):
     logits = np.random.default_rng(7).standard_normal((rows, vocabulary), dtype=np.float32) * np.float32(3)
     place = {"sample": np.zeros(rows, int), "position": np.arange(rows), "seeds": [1], "step": 0, "width": 64}
     single, half = (
-        sample(values, np.zeros((1, rows), np.int32), temperature=0.9, **place)
+        sample(values, np.zeros((1, rows), np.int32), temperature=0.9, **place).tokens
         for values in (logits, logits.astype(np.float16))
     )
     assert np.mean(single != half) <= 0.003

@@ -70,7 +70,7 @@ def test_draw_follows_the_specification(seed):
     c = case(seed)
     c["logits"][:, seed::5] = -np.inf
     c["step"] = np.arange(len(c["sample"])) % 7
-    assert np.array_equal(sample(**c), specified(c))
+    assert np.array_equal(sample(**c).tokens, specified(c))
 
 
 def test_draws_are_pinned():
@@ -87,7 +87,7 @@ def test_draws_are_pinned():
         step=9,
         width=16,
         temperature=[0.7, 1.3],
-    )
+    ).tokens
     digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
     assert digest == "aa62abc7acbc10a2427aff43f0be13895f3d4deeb73602e08f4dc43d3a62bb26"
 
@@ -97,7 +97,7 @@ def test_only_named_positions_change_and_the_input_stays():
     before = c["tokens"].copy()
     keep = slice(0, 10)
     few = c | {name: c[name][keep] for name in ("logits", "sample", "position")}
-    result = sample(**few)
+    result = sample(**few).tokens
     drawn = np.zeros(result.shape, bool)
     drawn[few["sample"], few["position"]] = True
     assert result.dtype == np.int32
@@ -114,14 +114,14 @@ def test_only_named_positions_change_and_the_input_stays():
 )
 def test_rows_do_not_depend_on_order_subset_or_batch(order, cuts, block):
     c = case()
-    together = sample(**c)
+    together = sample(**c).tokens
     pieces = np.split(np.array(order), sorted(cuts))
     result = c["tokens"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "_BLOCK_ELEMENTS", block)
         for piece in pieces:
             rows = {name: c[name][piece] for name in ("logits", "sample", "position")}
-            result = sample(**(c | {"tokens": result} | rows))
+            result = sample(**(c | {"tokens": result} | rows)).tokens
     assert np.array_equal(result, together)
 
 
@@ -139,16 +139,16 @@ def test_a_sample_made_alone_is_the_same(grid, position):
         step=[c["step"]],
         width=WIDTH,
         temperature=float(c["temperature"][grid]),
-    )
-    assert alone[0, position] == sample(**c)[grid, position]
+    ).tokens
+    assert alone[0, position] == sample(**c).tokens[grid, position]
 
 
 def test_every_coordinate_changes_the_draw():
     c = case() | {"logits": np.zeros((GRIDS * LENGTH, VOCABULARY), np.float32), "temperature": 1.0}
-    base = sample(**c)
+    base = sample(**c).tokens
     for change in ({"step": 4}, {"seeds": [6, 7, 8]}, {"width": 6}):
         # Flat logits: a token stays with probability 1 / 70, so nearly all differ (with width 6 the first row stays).
-        assert np.mean(sample(**(c | change)) != base) > 0.5
+        assert np.mean(sample(**(c | change)).tokens != base) > 0.5
 
 
 def test_a_grid_of_more_tokens_than_a_block_holds():
@@ -157,24 +157,54 @@ def test_a_grid_of_more_tokens_than_a_block_holds():
     logits[:, -1] = 40
     tokens = sample(
         logits, np.zeros((1, 2), np.int32), sample=[0, 0], position=[0, 1], seeds=[1], step=0, width=1, temperature=1
-    )
+    ).tokens
     assert tokens.tolist() == [[vocabulary - 1] * 2]
 
 
 def test_no_rows_and_no_grids():
     c = case()
     none = {"logits": np.zeros((0, VOCABULARY), np.float32), "sample": [], "position": []}
-    result = sample(**(c | none))
+    result = sample(**(c | none)).tokens
     assert np.array_equal(result, c["tokens"])
     assert result is not c["tokens"]
     empty = c | none | {"tokens": np.zeros((0, LENGTH), np.int32), "seeds": [], "temperature": 1.0}
-    assert sample(**empty).shape == (0, LENGTH)
+    assert sample(**empty).tokens.shape == (0, LENGTH)
 
 
 def test_half_precision_equals_the_same_values_in_single():
     c = case()
     half = c["logits"].astype(np.float16)
-    assert np.array_equal(sample(**(c | {"logits": half})), sample(**(c | {"logits": half.astype(np.float32)})))
+    assert np.array_equal(
+        sample(**(c | {"logits": half})).tokens, sample(**(c | {"logits": half.astype(np.float32)})).tokens
+    )
+
+
+def test_bfloat16_equals_the_same_values_in_single():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    c = case()
+    c["logits"][:, 3] = -np.inf
+    short = c["logits"].astype(ml_dtypes.bfloat16)
+    single = c | {"logits": short.astype(np.float32)}
+    assert np.array_equal(sample(**(c | {"logits": short})).tokens, sample(**single).tokens)
+    assert not np.array_equal(short.astype(np.float32), c["logits"])
+    guided = {"uncond": short[::-1], "guidance": 1.5}
+    expected = sample(**single, **(guided | {"uncond": short[::-1].astype(np.float32)})).tokens
+    assert np.array_equal(sample(**(c | {"logits": short}), **guided).tokens, expected)
+    bits = short.view(np.uint16)
+    with pytest.raises(SamplingError, match="bfloat16"):
+        sample(**(c | {"logits": bits}))
+
+
+def test_half_precision_keeps_its_subnormal_and_infinite_values():
+    c = case() | {"temperature": 1e-6}
+    logits = np.full((36, VOCABULARY), -np.inf, np.float16)
+    logits[:, 4:8] = np.float16([1e-7, -6e-8, 6e-8, 6.1e-5])
+    expected = sample(**(c | {"logits": logits.astype(np.float32)})).tokens
+    assert np.array_equal(sample(**(c | {"logits": logits})).tokens, expected)
+    logits[np.isinf(logits)] = -6e4 * 1e-6
+    expected = sample(**(c | {"logits": logits.astype(np.float32)})).tokens
+    assert np.array_equal(sample(**(c | {"logits": logits})).tokens, expected)
+    assert np.unique(expected).tolist() == [7]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -185,9 +215,9 @@ def test_guidance_is_three_float32_operations(dtype):
     single, other = logits.astype(np.float32), uncond.astype(np.float32)
     weight = np.float32(2.7)
     guided = other + weight * (single - other)
-    expected = sample(**(c | {"logits": guided}))
-    assert np.array_equal(sample(**(c | {"logits": logits}), uncond=uncond, guidance=2.7), expected)
-    assert not np.array_equal(expected, sample(**c))
+    expected = sample(**(c | {"logits": guided})).tokens
+    assert np.array_equal(sample(**(c | {"logits": logits}), uncond=uncond, guidance=2.7).tokens, expected)
+    assert not np.array_equal(expected, sample(**c).tokens)
 
 
 def test_guidance_rounds_after_every_operation():
@@ -209,12 +239,12 @@ def test_forbidden_tokens_are_never_drawn_however_low_the_others_lie():
     logits[:, 41] = 0
     logits[:, 43] = -3e38
     for temperature in (0.05, 4.0):
-        drawn = sample(**(c | {"logits": logits, "temperature": temperature}))
+        drawn = sample(**(c | {"logits": logits, "temperature": temperature})).tokens
         assert np.all(drawn == 41)
     # At the clamp itself a finite token still beats a forbidden one.
     logits[:] = -np.inf
     logits[:, 50] = -16384
-    assert np.all(sample(**(c | {"logits": logits, "temperature": 1.0})) == 50)
+    assert np.all(sample(**(c | {"logits": logits, "temperature": 1.0})).tokens == 50)
 
 
 @pytest.mark.parametrize("guidance", [-2.0, 0.0, 1.0, 3.0])
@@ -223,7 +253,7 @@ def test_forbidden_tokens_stay_forbidden_under_guidance(guidance):
     logits, uncond = np.zeros_like(c["logits"]), np.zeros_like(c["logits"])
     logits[:, 1:] = -np.inf
     uncond[:, 20:] = -np.inf
-    assert np.all(sample(**(c | {"logits": logits}), uncond=uncond, guidance=guidance) == 0)
+    assert np.all(sample(**(c | {"logits": logits}), uncond=uncond, guidance=guidance).tokens == 0)
 
 
 @pytest.mark.parametrize(
@@ -271,15 +301,15 @@ def test_a_best_logit_beyond_the_scores_range_is_an_error(value):
 def test_best_logits_at_the_very_limit_are_drawn():
     c = case() | {"temperature": 1.0}
     logits = np.full_like(c["logits"], -16384)
-    assert np.unique(sample(**(c | {"logits": logits}))).size > 10
+    assert np.unique(sample(**(c | {"logits": logits})).tokens).size > 10
     logits[:, 30] = 16384
-    assert np.all(sample(**(c | {"logits": logits})) == 30)
+    assert np.all(sample(**(c | {"logits": logits})).tokens == 30)
 
 
 def test_low_temperature_takes_the_best_token():
     c = case() | {"temperature": 0.001}
     c["logits"][:, 33] = c["logits"].max() + 1
-    assert np.all(sample(**c) == 33)
+    assert np.all(sample(**c).tokens == 33)
 
 
 def test_lowest_index_wins_ties():
@@ -293,19 +323,19 @@ def test_lowest_index_wins_ties():
     n.gumbel(noise, out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
     logits = (-score / 65536).astype(np.float32)
     assert np.array_equal(logits * 65536, -score)
-    assert np.all(sample(**(c | {"logits": logits})) == 0)
+    assert np.all(sample(**(c | {"logits": logits})).tokens == 0)
     logits[:, :5] = -np.inf
-    assert np.all(sample(**(c | {"logits": logits})) == 5)
+    assert np.all(sample(**(c | {"logits": logits})).tokens == 5)
     # One unit in the last of 16 fractional bits decides.
     logits[:, 60] += np.float32(2**-16)
-    assert np.all(sample(**(c | {"logits": logits})) == 60)
+    assert np.all(sample(**(c | {"logits": logits})).tokens == 60)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"impl": "cuda"}, "impl must be one of numpy; got 'cuda'"),
-        ({"logits": np.zeros((36, 70))}, "logits must be float32 or float16"),
+        ({"impl": "rust"}, "impl must be one of numpy, .*triton.*; got 'rust'"),
+        ({"logits": np.zeros((36, 70))}, "logits must be float32, float16 or bfloat16"),
         ({"logits": np.zeros((36, 0), np.float32)}, "V >= 1"),
         ({"logits": np.zeros(36, np.float32)}, r"\[R, V\]"),
         ({"tokens": np.zeros((3, 12))}, r"tokens must be int32 \[N, L\]"),

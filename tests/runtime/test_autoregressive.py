@@ -161,5 +161,5 @@ def test_nothing_masked_is_nothing_to_do():
 def test_bad_input_is_named():
     with pytest.raises(UsageError, match=r"int32 \[N, L\] with one label each; got \[2, 4\] and labels \[1\]"):
         draw(Table(), range(2), labels=[0])
-    with pytest.raises(SamplingError, match="sample 1, position 0, step 0.*NaN"):
+    with pytest.raises(SamplingError, match=r"sample 1, position 0, step 0.*NaN"):
         draw(lambda tokens, labels: np.array([[0.0, 0], [np.nan, 0]], np.float32), range(2))

@@ -11,13 +11,24 @@ import torch
 from torch import Tensor
 
 from smalti_train.config import LoopConfig, Objective
+from smalti_train.importers.priors import import_unleashing_absorbing
 from smalti_train.loop import start
+from smalti_train.models.autoregressive_transformer import AutoregressiveTransformer, AutoregressiveTransformerConfig
 from smalti_train.models.hourglass_prior import HourglassPrior
-from smalti_train.objectives import absorb, absorbing_loss, bits_per_dim, stratified_times
+from smalti_train.objectives import (
+    absorb,
+    absorb_exactly,
+    absorbing_loss,
+    autoregressive_loss,
+    bits_per_dim,
+    elbo,
+    stratified_times,
+)
 from smalti_train.presets import PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.train_prior import evaluate
 
+FIXTURES = Path(__file__).parent / "fixtures"
 MASK = 7
 
 
@@ -70,6 +81,22 @@ def test_training_never_meets_a_sample_without_a_mask() -> None:
     assert torch.equal(forced, unforced.clamp(min=1))
 
 
+@pytest.mark.parametrize("time", [1, 2, 5, 9, 10])
+def test_exact_masking_hides_a_rounded_share_at_least_one(time: int) -> None:
+    tokens = torch.randint(MASK, (4000, 6), generator=seeded())
+    noisy = absorb_exactly(tokens, torch.full((4000,), time), 10, MASK, seeded(1))
+    masked = noisy == MASK
+    expected = max(1, round(time / 10 * 6))
+    assert (masked.sum(1) == expected).all()
+    assert torch.equal(noisy[~masked], tokens[~masked])
+    assert expected == 6 or chi_square(masked.sum(0).numpy()) < 25.7  # p = 1e-4 at 5 degrees of freedom, and more even
+
+
+def test_exact_masking_takes_a_time_per_sample() -> None:
+    masked = absorb_exactly(torch.zeros(3, 8, dtype=torch.int64), torch.tensor([1, 50, 100]), 100, MASK, seeded())
+    assert (masked == MASK).sum(1).tolist() == [1, 4, 8]
+
+
 def numpy_loss(
     logits: np.ndarray, tokens: np.ndarray, masked: np.ndarray, times: np.ndarray, steps: int, kind: str
 ) -> list[float]:
@@ -99,6 +126,57 @@ def test_weights_are_those_of_the_paper(kind: Objective) -> None:
     masked = absorb(tokens, times, 6, 5, seeded(2)) == 5
     expected = numpy_loss(logits.numpy(), tokens.numpy(), masked.numpy(), times.numpy(), 6, kind)
     np.testing.assert_allclose(absorbing_loss(logits, tokens, masked, times, 6, kind), expected, rtol=1e-5)
+
+
+def test_losses_are_those_of_the_published_code() -> None:
+    arrays = {name: torch.from_numpy(array) for name, array in np.load(FIXTURES / "ut_absorbing_small.npz").items()}
+    tokens, masked, times = arrays["x0"], arrays["mask"], arrays["t"]
+    for kind, released, name in (
+        ("elbo", False, "loss_elbo"),
+        ("elbo", False, "vb_loss"),
+        ("mlm", False, "loss_mlm"),
+        ("reweighted", True, "loss_reweighted_elbo"),
+    ):
+        loss = absorbing_loss(arrays["logits"], tokens, masked, times, 64, kind, released).mean().item()
+        bits = loss if kind == "mlm" else loss / math.log(2)
+        assert bits == pytest.approx(arrays[name].item(), abs=1e-4), name
+
+
+def test_the_full_bound_is_that_of_the_published_code() -> None:
+    arrays = np.load(FIXTURES / "ut_absorbing_small.npz")
+    state = torch.load(FIXTURES / "ut_absorbing_small.th", weights_only=True)
+    model = import_unleashing_absorbing(state, {"heads": 4})
+    bound = elbo(model.logits, torch.from_numpy(arrays["x0"]), 64, 64, seed=7)
+    np.testing.assert_allclose(bound.numpy() * 64, arrays["elbo_seed7"], atol=1e-3)  # nats of 64 tokens
+    assert bits_per_dim(bound) == pytest.approx(arrays["elbo_seed7"].mean() / 64 / math.log(2), abs=1e-4)
+
+
+def test_a_sample_without_a_mask_has_no_loss() -> None:
+    logits, tokens = torch.randn(1, 4, 5, generator=seeded()), torch.zeros(1, 4, dtype=torch.int64)
+    for kind in ("reweighted", "elbo", "mlm"):
+        loss = absorbing_loss(logits, tokens, torch.zeros(1, 4, dtype=torch.bool), torch.tensor([1]), 4, kind)
+        assert loss.item() == 0
+
+
+def test_the_released_weight_leaves_the_last_time_out() -> None:
+    logits, tokens = torch.randn(4, 6, 5, generator=seeded()), torch.zeros(4, 6, dtype=torch.int64)
+    masked, times = torch.ones(4, 6, dtype=torch.bool), torch.tensor([1, 2, 3, 4])
+    plain = absorbing_loss(logits, tokens, masked, times, 4, "reweighted")
+    released = absorbing_loss(logits, tokens, masked, times, 4, "reweighted", released=True)
+    torch.testing.assert_close(released / plain, torch.tensor([3 / 4, 2 / 3, 1 / 2, 0]))
+
+
+@torch.no_grad()
+def test_the_autoregressive_likelihood_is_exact() -> None:
+    config = AutoregressiveTransformerConfig(codes=3, grid=(2, 2), width=8, layers=1, heads=2)
+    model = AutoregressiveTransformer(config).eval()
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=seeded(len(parameter))))
+    grids = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    nats = autoregressive_loss(model(grids[:, :-1]), grids).double() * 4
+    assert nats.min() > 0
+    assert torch.exp(-nats).sum().item() == pytest.approx(1, abs=1e-5)  # chances of all grids
+    assert bits_per_dim(autoregressive_loss(torch.zeros(2, 4, 8), grids[:2])) == pytest.approx(3)
 
 
 def every_mask(length: int) -> Tensor:

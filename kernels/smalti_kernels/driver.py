@@ -1,0 +1,309 @@
+"""The NVIDIA driver's own library through ctypes: the few functions that a launch needs, typed, with typed errors.
+
+Nothing is loaded at import. Device memory, streams, modules and contexts are raw integers, because they come from
+and go to other libraries (ONNX Runtime, torch) that hand them out as such. Nothing here needs a CUDA toolkit.
+
+Source of the signatures: NVIDIA, "CUDA Driver API", cuda.h of CUDA 12.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Generator
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from smalti_kernels.errors import DriverError, DriverUnavailable
+
+OLDEST_CUDA: Final = (12, 0)
+"""Oldest CUDA version of a driver that the prebuilt kernels load into (525 and newer)."""
+
+LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
+"""Names the driver's library has on this system, first choice first."""
+
+_INSTALL: Final = 'install a current NVIDIA driver, or draw with impl="numpy"'
+_MULTIPROCESSORS: Final = 16
+_CAPABILITY_MAJOR: Final = 75
+_CAPABILITY_MINOR: Final = 76
+# cuLaunchKernel's `extra`: the arguments as one buffer instead of a pointer for each.
+_BUFFER_POINTER: Final = 1
+_BUFFER_SIZE: Final = 2
+_NON_BLOCKING: Final = 1
+
+_HANDLE: Final = POINTER(c_void_p)
+_SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
+    "cuInit": (c_uint,),
+    "cuDriverGetVersion": (POINTER(c_int),),
+    "cuGetErrorName": (c_int, POINTER(c_char_p)),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+    "cuDeviceGetCount": (POINTER(c_int),),
+    "cuDeviceGet": (POINTER(c_int), c_int),
+    "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cuDevicePrimaryCtxRetain": (_HANDLE, c_int),
+    "cuCtxGetCurrent": (_HANDLE,),
+    "cuCtxGetDevice": (POINTER(c_int),),
+    "cuCtxGetId": (c_void_p, POINTER(ctypes.c_uint64)),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (_HANDLE,),
+    "cuModuleLoadData": (_HANDLE, c_char_p),
+    "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
+    "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p),
+    "cuStreamCreate": (_HANDLE, c_uint),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuMemAlloc_v2": (_HANDLE, c_size_t),
+    "cuMemFree_v2": (c_void_p,),
+    "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
+}
+
+# What a user can do about results that they can do something about, by the driver's name for them.
+_REMEDIES: Final = {
+    "CUDA_ERROR_OUT_OF_MEMORY": "draw fewer rows at once, or free memory of the GPU",
+    "CUDA_ERROR_INVALID_PTX": "update the NVIDIA driver",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the NVIDIA driver",
+    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": "install the whole NVIDIA driver, its PTX compiler library included",
+    "CUDA_ERROR_INVALID_IMAGE": "update the NVIDIA driver",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "update the NVIDIA driver",
+    "CUDA_ERROR_INVALID_CONTEXT": "pass pointers and the stream of one device, and keep its context alive",
+    "CUDA_ERROR_ILLEGAL_ADDRESS": "check the device pointers and sizes that were passed; restart this process",
+    "CUDA_ERROR_MISALIGNED_ADDRESS": "pass device pointers aligned as documented; restart this process",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One CUDA device, as the driver describes it."""
+
+    ordinal: int
+    """Its number; CUDA_VISIBLE_DEVICES has been applied."""
+    name: str
+    capability: int
+    """Compute capability as one number: 75 is 7.5, 120 is 12.0."""
+    multiprocessors: int
+
+
+class Driver:
+    """An initialised driver.
+
+    Every method raises `DriverError` when the driver says no. Errors of work queued earlier on a device may surface in
+    any later call, as they do everywhere in CUDA.
+    """
+
+    version: tuple[int, int]
+    """Newest CUDA version the driver supports."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        """Resolve the functions and initialise; `name` is what messages call the library.
+
+        Raises:
+            DriverUnavailable: a function is missing, the driver is too old or refuses to initialise, or has no device.
+        """
+        self._functions: dict[str, Any] = {}
+        for symbol, arguments in _SIGNATURES.items():
+            try:
+                function = getattr(library, symbol)
+            except AttributeError:
+                # cuCtxGetId is the newest of them: a driver before CUDA 12 ends here.
+                raise DriverUnavailable(f"the NVIDIA driver ({name}) has no {symbol}", _INSTALL) from None
+            function.argtypes = arguments
+            function.restype = c_int
+            self._functions[symbol] = function
+        try:
+            self.call("cuInit", 0)
+            number = self._integer("cuDriverGetVersion")
+            count = self._integer("cuDeviceGetCount")
+        except DriverError as error:
+            remedy = (
+                'make a GPU visible (CUDA_VISIBLE_DEVICES hides them), or draw with impl="numpy"'
+                if error.name == "CUDA_ERROR_NO_DEVICE"
+                else _INSTALL
+            )
+            raise DriverUnavailable(f"the NVIDIA driver cannot be used: {error.reason}", remedy) from error
+        self.version = (number // 1000, number % 1000 // 10)
+        if self.version < OLDEST_CUDA:
+            raise DriverUnavailable(
+                f"the NVIDIA driver supports CUDA {self.version[0]}.{self.version[1]}; "
+                f"the kernels need {OLDEST_CUDA[0]}.{OLDEST_CUDA[1]} (driver 525 or newer)",
+                _INSTALL,
+            )
+        if count < 1:
+            raise DriverUnavailable("the NVIDIA driver has no device", 'make a GPU visible, or draw with impl="numpy"')
+        self.device_count = count
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call one of the driver's functions; any result but CUDA_SUCCESS is raised as `DriverError`."""
+        code = int(self._functions[function](*arguments))
+        if code == 0:
+            return
+        name = self._text("cuGetErrorName", code) or "an unknown error"
+        text = self._text("cuGetErrorString", code) or "no description"
+        raise DriverError(
+            f"{function} failed with {name} ({code}): {text}",
+            _REMEDIES.get(name, ""),
+            call=function,
+            code=code,
+            name=name,
+        )
+
+    def _text(self, function: str, code: int) -> str:
+        text = c_char_p()
+        failed = self._functions[function](code, byref(text)) != 0
+        return "" if failed or text.value is None else text.value.decode(errors="replace")
+
+    def _integer(self, function: str, *arguments: Any) -> int:
+        value = c_int()
+        self.call(function, byref(value), *arguments)
+        return value.value
+
+    def _handle(self, function: str, *arguments: Any) -> int:
+        value = c_void_p()
+        self.call(function, byref(value), *arguments)
+        return value.value or 0
+
+    def device(self, ordinal: int) -> Device:
+        """Describe a device.
+
+        Raises:
+            DriverUnavailable: there is no device of that number.
+        """
+        if not 0 <= ordinal < self.device_count:
+            raise DriverUnavailable(
+                f"there is no CUDA device {ordinal}",
+                f"this driver shows {self.device_count}, numbered from 0; CUDA_VISIBLE_DEVICES hides others",
+            )
+        return self._describe(ordinal, self._integer("cuDeviceGet", ordinal))
+
+    def _describe(self, ordinal: int, handle: int) -> Device:
+        name = ctypes.create_string_buffer(256)
+        self.call("cuDeviceGetName", name, len(name), handle)
+        major = self._integer("cuDeviceGetAttribute", _CAPABILITY_MAJOR, handle)
+        minor = self._integer("cuDeviceGetAttribute", _CAPABILITY_MINOR, handle)
+        count = self._integer("cuDeviceGetAttribute", _MULTIPROCESSORS, handle)
+        return Device(ordinal, name.value.decode(errors="replace"), major * 10 + minor, count)
+
+    def primary_context(self, ordinal: int) -> int:
+        """The device's primary context: the one that ONNX Runtime, torch and every CUDA runtime program share.
+
+        Each call takes one reference, which is never given back: a context must outlive the modules kept for it.
+        """
+        return self._handle("cuDevicePrimaryCtxRetain", self._integer("cuDeviceGet", ordinal))
+
+    def current_context(self) -> int:
+        """The calling thread's context, or 0."""
+        return self._handle("cuCtxGetCurrent")
+
+    def context_id(self, context: int) -> int:
+        """A number that no other context of this process ever has; addresses are used again, this is not."""
+        value = ctypes.c_uint64()
+        self.call("cuCtxGetId", context, byref(value))
+        return value.value
+
+    def context_device(self) -> Device:
+        """The device that the calling thread's context belongs to."""
+        handle = self._integer("cuCtxGetDevice")
+        handles = [self._integer("cuDeviceGet", ordinal) for ordinal in range(self.device_count)]
+        return self._describe(handles.index(handle), handle)
+
+    @contextlib.contextmanager
+    def entered(self, context: int) -> Generator[None, None, None]:
+        """Make `context` the calling thread's own for a while; whatever was current is so again afterwards."""
+        self.call("cuCtxPushCurrent_v2", context)
+        with self._finally("cuCtxPopCurrent_v2", byref(c_void_p())):
+            yield
+
+    @contextlib.contextmanager
+    def allocated(self, size: int) -> Generator[int, None, None]:
+        """Device memory for a while: see `allocate`."""
+        pointer = self.allocate(size)
+        with self._finally("cuMemFree_v2", pointer):
+            yield pointer
+
+    @contextlib.contextmanager
+    def new_stream(self) -> Generator[int, None, None]:
+        """A stream for a while: it does not wait for the default stream. Leaving does not wait for its work."""
+        stream = self._handle("cuStreamCreate", _NON_BLOCKING)
+        with self._finally("cuStreamDestroy_v2", stream):
+            yield stream
+
+    @contextlib.contextmanager
+    def _finally(self, function: str, *arguments: Any) -> Generator[None, None, None]:
+        """Give something back. After one error in a context every call fails: only the first may be heard."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(DriverError):
+                self.call(function, *arguments)
+            raise
+        self.call(function, *arguments)
+
+    def load_module(self, image: bytes) -> int:
+        """Load a cubin, or PTX as text (a NUL is added), into the current context."""
+        return self._handle("cuModuleLoadData", image)
+
+    def function(self, module: int, name: str) -> int:
+        """Find a kernel in a module."""
+        return self._handle("cuModuleGetFunction", module, name.encode())
+
+    def launch(self, function: int, *, grid: int, threads: int, shared: int, stream: int, arguments: bytes) -> None:
+        """Queue a kernel of the current context on a stream.
+
+        Args:
+            function: from `function`.
+            grid: blocks, one dimension.
+            threads: threads per block.
+            shared: bytes of dynamic shared memory per block.
+            stream: raw stream handle; 0 is the default stream.
+            arguments: the parameters in the kernel's own layout.
+        """
+        size = c_size_t(len(arguments))
+        buffer = ctypes.create_string_buffer(arguments, len(arguments))
+        extra = (c_void_p * 5)(_BUFFER_POINTER, ctypes.addressof(buffer), _BUFFER_SIZE, ctypes.addressof(size), None)
+        self.call("cuLaunchKernel", function, grid, 1, 1, threads, 1, 1, shared, stream or None, None, extra)
+
+    def synchronize(self, stream: int) -> None:
+        """Wait until everything queued on the stream is done; errors of that work are raised here."""
+        self.call("cuStreamSynchronize", stream or None)
+
+    def allocate(self, size: int) -> int:
+        """Device memory that stays as long as the current context: `size` bytes (at least one), aligned to 256."""
+        return self._handle("cuMemAlloc_v2", max(size, 1))
+
+    def upload(self, pointer: int, address: int, size: int, stream: int) -> None:
+        """Queue a copy of host memory, which must stay as it is until the stream has been waited for."""
+        self.call("cuMemcpyHtoDAsync_v2", pointer, address, size, stream or None)
+
+    def download(self, address: int, pointer: int, size: int, stream: int) -> None:
+        """Queue a copy to host memory, which may be read once the stream has been waited for."""
+        self.call("cuMemcpyDtoHAsync_v2", address, pointer, size, stream or None)
+
+
+def open_driver(*names: str) -> Driver:
+    """Load and initialise the driver from the first library that exists.
+
+    Args:
+        names: libraries to try, paths or names; by default `LIBRARIES`.
+
+    Raises:
+        DriverUnavailable: none of them can be loaded, or what was loaded cannot be used; the message says why.
+    """
+    tried: list[str] = []
+    for name in names or LIBRARIES:
+        try:
+            library = ctypes.CDLL(name)
+        except OSError as error:
+            tried.append(str(error))
+            continue
+        return Driver(library, name)
+    raise DriverUnavailable(f"there is no NVIDIA driver ({'; '.join(tried)})", _INSTALL)
+
+
+@cache
+def driver() -> Driver:
+    """The driver of this machine, opened once per process; a failure is not remembered."""
+    return open_driver()

@@ -1,0 +1,301 @@
+"""Launches the prebuilt kernels on device memory: the cubin of this GPU, the caller's context, the caller's stream.
+
+Pointers and streams are raw integers, so they may come from ONNX Runtime (`OrtValue.data_ptr()`, the session's
+`user_compute_stream`) or from anywhere else. A launch copies nothing and waits for nothing:
+
+    kernels = load_kernels(0)
+    kernels.draw(Pointers(logits=logits.data_ptr(), ...), Shape("fp16", rows=64, ...), stream=stream)
+
+ONNX Runtime, torch and all programs of the CUDA runtime use the primary context of a device, as `load_kernels(0)` does.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from smalti_kernels.abi import (
+    ALIGNMENT,
+    ARGUMENTS,
+    ERROR_FORBIDDEN,
+    ERROR_GUIDED,
+    ERROR_INFINITE,
+    ERROR_NAN,
+    ERROR_RANGE,
+    FLAG_GUIDED,
+    FLAG_LOGPROB,
+    FLAG_TRUNCATED,
+    Variant,
+    programs_for,
+    variant_for,
+)
+from smalti_kernels.driver import Device, Driver, driver
+from smalti_kernels.errors import DriverError, NoMatchingKernel, SamplingError
+from smalti_kernels.prebuilt import FOLDER, Entry, find_entry, read_image
+from smalti_kernels.tables import packed_tables
+from smalti_kernels.targets import TARGETS, Target, target_for
+
+_FORMATS: Final = {"i32": "i", "fp32": "f"}
+# Native alignment is the device's too: every argument lies at a multiple of its size. Triton's kernels take two more
+# pointers, to scratch memory that the build has checked to be none.
+_LAYOUT: Final = struct.Struct("@" + "".join(_FORMATS.get(a.type, "Q") for a in ARGUMENTS) + "QQ")
+_OPTIONAL: Final = {"uncond": FLAG_GUIDED, "keep": FLAG_TRUNCATED, "logprob": FLAG_LOGPROB}
+_WARP: Final = 32
+_FLOAT32_MAX: Final = (2 - 2**-23) * 2.0**127
+
+
+class Pointers(NamedTuple):
+    """Device addresses, all in one context; shapes, dtypes and meanings are those of `abi.ARGUMENTS`."""
+
+    logits: int
+    """[rows, stride], at an address divisible by 16; -inf from the vocabulary up to the next multiple of 16."""
+    tokens: int
+    """int32 [N, length], changed in place."""
+    sample: int
+    """int32 [rows]."""
+    position: int
+    """int32 [rows]. A (sample, position) that comes twice leaves either token; nothing here can see that."""
+    step: int
+    """int32 [rows], the bits of a uint32."""
+    seeds: int
+    """int32 [N, 2], low and high words."""
+    scale: int
+    """float32 [N]."""
+    changed: int
+    """int8 [rows], written."""
+    errors: int
+    """int32 [rows], written: 0, or ERROR_ bits (`describe_error`). Read them before the tokens are believed."""
+    uncond: int = 0
+    """Like logits; needed with FLAG_GUIDED."""
+    keep: int = 0
+    """int32 [N, 2]; needed with FLAG_TRUNCATED."""
+    logprob: int = 0
+    """int32 [rows], written; needed with FLAG_LOGPROB."""
+
+
+class Shape(NamedTuple):
+    """What the pointers point at."""
+
+    logits: str
+    """Type of the logits, one of `abi.LOGITS`."""
+    rows: int
+    vocabulary: int
+    stride: int
+    """Elements from one row of logits to the next, a multiple of 16."""
+    length: int
+    """Positions of a grid."""
+    width: int
+    """Columns of a grid."""
+
+
+class _Loaded(NamedTuple):
+    function: int
+    entry: Entry
+
+
+class Kernels:
+    """The prebuilt kernels in one context. May be used from any thread; modules are loaded when first needed."""
+
+    driver: Driver
+    context: int
+    """What pointers and streams must belong to."""
+    device: Device
+    target: Target
+    """Which of the built files this device runs."""
+
+    def __init__(self, driver: Driver, context: int, device: Device, folder: Path = FOLDER) -> None:
+        """See `load_kernels`, which keeps one object for each context.
+
+        Raises:
+            NoMatchingKernel: nothing was built that this device runs.
+        """
+        target = target_for(device.capability, driver.version)
+        if target is None:
+            raise NoMatchingKernel(
+                f"{device.name} has compute capability {device.capability / 10:.1f}, for which no kernel was built "
+                f"(built: {', '.join(t.name for t in TARGETS)})",
+                'draw with impl="numpy"',
+            )
+        self.device, self.target = device, target
+        self.driver, self.context, self._folder = driver, context, folder
+        self._lock = threading.Lock()
+        self._loaded: dict[Variant, _Loaded] = {}
+        self._tables = 0
+
+    def prepare(self, variant: Variant) -> None:
+        """Load a variant ahead of its first launch, for one inside a CUDA graph for example.
+
+        Raises:
+            DamagedKernel: its file is missing or is not the one that was built.
+            DriverError: the driver does not load it.
+        """
+        with self.driver.entered(self.context):
+            self._load(variant)
+
+    def draw(self, pointers: Pointers, shape: Shape, *, guidance: float = 1.0, flags: int = 0, stream: int = 0) -> None:
+        """Queue a draw of one token for every row; returns before it is done.
+
+        The draw is that of `smalti_kernels.reference`, on arguments that were checked as `sample` checks them: nothing
+        on a device can say which of them is wrong.
+
+        Args:
+            pointers: device addresses.
+            shape: what lies there; 0 rows are no launch.
+            guidance: weight of guidance; read with FLAG_GUIDED.
+            flags: FLAG_ bits of `abi`.
+            stream: raw handle; 0 is the default stream.
+
+        Raises:
+            SamplingError: a shape or address that has no meaning.
+            NoMatchingKernel: no variant reads this type of logits or holds that many tokens.
+            DamagedKernel: the kernel's file is missing or is not the one that was built.
+            DriverError: the driver does not load or launch it; errors of earlier work on the device surface here too.
+        """
+        variant = _check(pointers, shape, guidance, flags)
+        if shape.rows == 0:
+            return
+        with self.driver.entered(self.context):
+            loaded = self._load(variant)
+            self.driver.launch(
+                loaded.function,
+                grid=programs_for(shape.rows, variant, self.device.multiprocessors),
+                threads=loaded.entry.num_warps * _WARP,
+                shared=loaded.entry.shared_bytes,
+                stream=stream,
+                arguments=pack_arguments(pointers, shape, guidance=guidance, flags=flags, tables=self._tables),
+            )
+
+    def _load(self, variant: Variant) -> _Loaded:
+        loaded = self._loaded.get(variant)
+        if loaded is not None:
+            return loaded
+        with self._lock:
+            loaded = self._loaded.get(variant)
+            if loaded is None:
+                self._load_tables()
+                entry = find_entry(self.target.name, variant.name, self._folder)
+                image = read_image(entry, self._folder)
+                try:
+                    function = self.driver.function(self.driver.load_module(image), entry.kernel)
+                except DriverError as error:
+                    raise DriverError(
+                        f"the kernel {variant.name} for {self.target.name} does not load on {self.device.name}: "
+                        f"{error.reason}",
+                        error.remedy,
+                        call=error.call,
+                        code=error.code,
+                        name=error.name,
+                    ) from error
+                loaded = self._loaded[variant] = _Loaded(function, entry)
+        return loaded
+
+    def _load_tables(self) -> None:
+        """Put the specification's tables into the context, once; they stay as long as it does."""
+        if self._tables:
+            return
+        tables = packed_tables()
+        pointer = self.driver.allocate(tables.nbytes)
+        self.driver.upload(pointer, tables.ctypes.data, tables.nbytes, 0)
+        self.driver.synchronize(0)
+        self._tables = pointer
+
+
+def _check(pointers: Pointers, shape: Shape, guidance: float, flags: int) -> Variant:
+    """The variant that fits, if a launch with these arguments has a meaning."""
+    try:
+        variant = variant_for(shape.logits, shape.vocabulary, flags)
+    except ValueError as error:
+        raise NoMatchingKernel(str(error), 'draw with impl="numpy"') from None
+    if not 0 <= shape.rows < 1 << 31:
+        raise SamplingError(f"rows must be from 0 to 2^31 - 1; got {shape.rows}")
+    if shape.stride < shape.vocabulary or shape.stride % ALIGNMENT or shape.stride >= 1 << 31:
+        raise SamplingError(
+            f"the stride of logits must be a multiple of {ALIGNMENT} elements and at least the vocabulary's "
+            f"{shape.vocabulary}; got {shape.stride}: pad the rows"
+        )
+    if shape.width < 1 or shape.length < 1 or shape.length % shape.width or shape.length >= 1 << 31:
+        raise SamplingError(
+            f"width must be at least 1 and divide the grid's {shape.length} positions; got {shape.width}"
+        )
+    if flags & FLAG_GUIDED and not abs(guidance) <= _FLOAT32_MAX:
+        raise SamplingError(f"guidance must be finite in float32; got {guidance}")
+    unread = {name for name, flag in _OPTIONAL.items() if not flags & flag}
+    for name, address in pointers._asdict().items():
+        if shape.rows and not address and name not in unread:
+            raise SamplingError(f"{name} must be a device address; got 0")
+    for name in ("logits", "uncond"):
+        address = int(getattr(pointers, name))
+        if address % ALIGNMENT:
+            raise SamplingError(f"{name} must lie at an address divisible by {ALIGNMENT}; got {address:#x}")
+    return variant
+
+
+def pack_arguments(pointers: Pointers, shape: Shape, *, guidance: float, flags: int, tables: int) -> bytes:
+    """The kernel's arguments as the driver takes them, in the order of `abi.ARGUMENTS`.
+
+    Addresses that the flags leave unread are filled with others that are valid: a kernel may load before it selects.
+    """
+    values: dict[str, int | float] = {
+        **pointers._asdict(),
+        **shape._asdict(),
+        "logits": pointers.logits,
+        "uncond": pointers.uncond if flags & FLAG_GUIDED else pointers.logits,
+        "keep": pointers.keep if flags & FLAG_TRUNCATED else pointers.seeds,
+        "logprob": pointers.logprob if flags & FLAG_LOGPROB else pointers.errors,
+        "tables": tables,
+        "guidance": guidance if flags & FLAG_GUIDED else 1.0,
+        "flags": flags,
+    }
+    return _LAYOUT.pack(*(values[argument.name] for argument in ARGUMENTS), 0, 0)
+
+
+def describe_error(bits: int) -> str:
+    """The reference's words for what a kernel reports of a row; without the figures, which only the logits have."""
+    what = "guided logits" if bits & ERROR_GUIDED else "logits"
+    if bits & ERROR_NAN:
+        return f"{what} contain NaN; no token can be drawn"
+    if bits & ERROR_INFINITE:
+        return f"{what} contain +inf; no token can be drawn"
+    if bits & ERROR_FORBIDDEN:
+        return f"{what} are all -inf; no token can be drawn"
+    if bits & ERROR_RANGE:
+        return (
+            "the greatest logit over temperature must lie within +-16384; "
+            "raise the temperature or subtract each row's maximum"
+        )
+    return f"the kernel reports {bits:#x}, which means nothing; it was given addresses of other data"
+
+
+_kernels: dict[tuple[Driver, int], Kernels] = {}
+_primary: dict[tuple[Driver, int], int] = {}
+_lock: Final = threading.Lock()
+
+
+def load_kernels(device: int | None = None, *, using: Driver | None = None) -> Kernels:
+    """The kernels of a device's primary context, or of the context that the calling thread has made its own.
+
+    Args:
+        device: ordinal of a device. None: the calling thread's current context or, where it has none, device 0.
+        using: another driver than the machine's own.
+
+    Raises:
+        DriverUnavailable: there is no driver, or no such device.
+        NoMatchingKernel: nothing was built that the device runs.
+        DriverError: the driver refuses its context.
+    """
+    chosen = using or driver()
+    with _lock:
+        context = chosen.current_context() if device is None else 0
+        described: Device | None = None
+        if not context:
+            ordinal = device or 0
+            described = chosen.device(ordinal)
+            context = _primary.get((chosen, ordinal)) or chosen.primary_context(ordinal)
+            _primary[chosen, ordinal] = context
+        key = (chosen, chosen.context_id(context))
+        found = _kernels.get(key)
+        if found is None:
+            found = _kernels[key] = Kernels(chosen, context, described or chosen.context_device())
+    return found

@@ -1,0 +1,135 @@
+"""Integer exponentials and logarithms, and every table of the specification packed for the kernel.
+
+Confidences are compared between samples and devices, so they are integers too: exp and log are read from small tables
+and interpolated in integer arithmetic. With d = a distance below the row's greatest score, in units of 2^-16 nats:
+
+    t       = d + (d >> 1) - ((939 * d - (d >> 3)) >> 14)                  d * log2(e), in units of 2^-16 octaves
+    weight  = (EXP2[(t >> 10) mod 64] * (65536 - ((706 * (t mod 1024)) >> 10))) >> (t >> 16);   0 from FAR on
+    log(s)  : u = bits of float32(s); octave = (u >> 23) - 127; part = the next 7 bits; rest = the last 16 bits
+              ((2907270 * octave) >> 6) + LN[part] + ((RISE[part] * rest) >> 16), in units of 2^-16 nats
+
+A weight of 65535 * 65536 stands for 1. Everything fits 32 bits unsigned, but for sums of weights, which take 64.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti_kernels.noise import gumbel_table
+
+FAR: Final = 1_453_000
+"""Distances from here on weigh nothing: 22.17 nats, just under 32 octaves, where all products still fit 32 bits."""
+WEIGHT_ONE: Final = 65535 * 65536
+"""The weight of distance 0."""
+
+EXP2_CELLS: Final = 64
+LN_CELLS: Final = 128
+LN_OCTAVE: Final = 2_907_270
+"""ln 2 in units of 2^-22."""
+
+GUMBEL_WORDS: Final = 2 * 32 * 64
+EXP2_AT: Final = GUMBEL_WORDS
+"""Where the packed table of exponentials starts."""
+LN_AT: Final = EXP2_AT + EXP2_CELLS
+"""Where the packed table of logarithms starts."""
+TABLE_WORDS: Final = LN_AT + LN_CELLS
+GUMBEL_BIAS: Final = 1 << 18
+"""Added to a Gumbel level so that it is positive and fits 21 bits."""
+GUMBEL_RISE_BITS: Final = 11
+LN_RISE_BITS: Final = 16
+
+
+def exact_exp2() -> NDArray[np.float64]:
+    """65535 * 2^(-j / 64) before rounding, float64 [64]; a test measures how far each lies from a half."""
+    return 65535.0 * np.exp2(-np.arange(EXP2_CELLS) / EXP2_CELLS)
+
+
+def exact_ln() -> NDArray[np.float64]:
+    """ln(1 + i / 128) in units of 2^-16 before rounding, float64 [129]; a test measures how far each is from a half."""
+    return np.log1p(np.arange(LN_CELLS + 1) / LN_CELLS) * 65536.0
+
+
+@cache
+def _mantissas() -> NDArray[np.uint32]:
+    """The weight's mantissa for every fraction of an octave, uint32 [65536]: the formula above, computed once."""
+    fraction = np.arange(1 << 16, dtype=np.uint32)
+    cell = np.rint(exact_exp2()).astype(np.uint32)[fraction >> np.uint32(10)]
+    mantissas = cell * (np.uint32(65536) - ((np.uint32(706) * (fraction & np.uint32(1023))) >> np.uint32(10)))
+    mantissas.flags.writeable = False
+    return mantissas
+
+
+def weights(distance: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """exp(-distance / 65536) in units of 1 / WEIGHT_ONE.
+
+    Args:
+        distance: uint32 of any shape, in units of 2^-16 nats; every value is allowed.
+
+    Returns:
+        uint32 of that shape, within 5e-5 of the exact exponential relative to it, plus one unit. Neighbouring distances
+        may be out of order by as much.
+    """
+    d = np.minimum(distance, np.uint32(FAR))
+    octaves = np.uint32(939) * d
+    octaves -= d >> np.uint32(3)
+    octaves >>= np.uint32(14)
+    np.subtract(d + (d >> np.uint32(1)), octaves, out=octaves)
+    weight = np.take(_mantissas(), octaves & np.uint32(0xFFFF), mode="wrap")
+    weight >>= octaves >> np.uint32(16)
+    weight *= d < np.uint32(FAR)
+    return weight
+
+
+@cache
+def _ln_table() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    level = np.rint(exact_ln()).astype(np.int64)
+    return level[:-1], np.diff(level)
+
+
+def log_ratio(sums: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """ln(sum / WEIGHT_ONE) in units of 2^-16 nats.
+
+    Args:
+        sums: uint64 of any shape, sums of weights, at least WEIGHT_ONE.
+
+    Returns:
+        int32 of that shape, at least 0 and exactly 0 for WEIGHT_ONE; within 2 units of the exact logarithm.
+    """
+    return (_ln(sums) - _ln(np.array(WEIGHT_ONE, np.uint64))).astype(np.int32)
+
+
+def _ln(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    level, rise = _ln_table()
+    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    part = (bits >> 16) & (LN_CELLS - 1)
+    octave = (bits >> 23) - 127
+    return ((LN_OCTAVE * octave) >> 6) + level[part] + ((rise[part] * (bits & 0xFFFF)) >> 16)
+
+
+LN_ONE: Final = int(_ln(np.array(WEIGHT_ONE, np.uint64)))
+"""What the table gives for ln(WEIGHT_ONE), in units of 2^-16 nats."""
+
+
+@cache
+def packed_tables() -> NDArray[np.int32]:
+    """All tables as the kernel reads them, int32 [TABLE_WORDS], read-only.
+
+    Word [sign, octave, part] of the Gumbel holds (level + GUMBEL_BIAS) << 11 | |rise| (the rise is negative for sign 0,
+    positive for sign 1), then come the 64 exponentials, then LN << 16 | rise. All are uint32 words seen as int32.
+    """
+    gumbel = gumbel_table()
+    level = (gumbel.level.astype(np.int64) + GUMBEL_BIAS).ravel()
+    rise = np.abs(gumbel.rise.astype(np.int64)).ravel()
+    ln, ln_rise = _ln_table()
+    parts: list[NDArray[Any]] = [
+        level << GUMBEL_RISE_BITS | rise,
+        np.rint(exact_exp2()).astype(np.int64),
+        ln << LN_RISE_BITS | ln_rise,
+    ]
+    packed = np.concatenate(parts).astype(np.uint32).view(np.int32)
+    packed.flags.writeable = False
+    return packed

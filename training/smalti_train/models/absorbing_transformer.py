@@ -1,0 +1,209 @@
+"""The prior of paper 000 as published: a bidirectional transformer over masked tokens.
+
+24 pre-norm layers 512 wide with 8 heads (a scaled down GPT-2, appendix A), learned positions, an embedding of K codes
+and the mask, and a head of its own without bias. Time is not an input: for absorbing diffusion the number of masks says
+it all. Parameters carry the names they have in published checkpoints, so a checkpoint is this model's state dict behind
+a prefix. ``autoregressive_transformer`` is the twin that the paper compares it with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes that the absorbing transformer and its autoregressive twin share; defaults are the published ones."""
+
+    codes: int = 1024
+    """K: tokens are 0 .. K - 1."""
+    grid: tuple[int, int] = (16, 16)
+    """Rows and columns of tokens."""
+    classes: int = 0
+    """Labels 0 .. classes - 1; label ``classes`` stands for "no label". Published priors know none."""
+    width: int = 512
+    """Dimensions of a token; a multiple of ``heads``."""
+    layers: int = 24
+    heads: int = 8
+    dropout: float = 0.0
+    """Of embeddings, attention weights and what each layer adds."""
+
+    @property
+    def positions(self) -> int:
+        """Tokens of a grid."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class AbsorbingTransformerConfig(TransformerConfig):
+    """Sizes of an absorbing transformer, which embeds K + 1 tokens: K itself is the mask."""
+
+    @property
+    def mask(self) -> int:
+        """The mask token's id."""
+        return self.codes
+
+
+class Attention(nn.Module):
+    """Every token looks at every token (paper 000 eq. 3)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise UsageError(f"heads {heads}: it must divide the width, {width}")
+        self.heads = heads
+        self.dropout = dropout
+        self.key = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """One head beside the other to one head behind the other: [B, n, width] to [B, heads, n, width / heads]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Mix values [B, heads, m, d] by queries [B, heads, n, d] and keys; ``mask`` bool [n, m]; [B, n, width]."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [B, n, width] to the same shape."""
+        return self.attend(self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm layer: attention, then an MLP four times as wide."""
+
+    def __init__(self, attention: nn.Module, width: int, dropout: float) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(width)
+        self.ln2 = nn.LayerNorm(width)
+        self.attn = attention
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        """Float [B, n, width] to the same shape; ``context`` is for the attention."""
+        x = x + self.drop(self.attn(self.ln1(x), *context))
+        return x + self.drop(self.mlp(self.ln2(x)))
+
+
+class TokenTransformer(nn.Module):
+    """What every published prior is made of: embeddings, layers, a norm and a head; subclasses say what flows through.
+
+    Reads tokens below ``vocabulary`` at up to ``positions`` places and gives logits over ``codes``.
+    """
+
+    def __init__(
+        self,
+        attention: Callable[[], nn.Module],
+        vocabulary: int,
+        codes: int,
+        positions: int,
+        classes: int,
+        width: int,
+        layers: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.tok_emb = nn.Embedding(vocabulary, width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, positions, width))
+        # Published checkpoints have no such table, and a model without classes has none either.
+        self.label_emb = nn.Embedding(classes + 1, width) if classes else None
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(attention(), width, dropout) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(width)
+        self.head = nn.Linear(width, codes, bias=False)
+        self.apply(_initialise)
+
+    def labelled(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Add to embedded tokens (float [B, n, width]) what stands for their labels (int [B]; None: no label)."""
+        if self.label_emb is None:
+            return x
+        if labels is None:
+            labels = torch.full((len(x),), self.classes, device=x.device)
+        return x + self.label_emb(labels)[:, None]
+
+    def output(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits (float [B, n or R, K]) of what left the last layer (float [B, n, width]), or of its ``rows`` only."""
+        if rows is not None:
+            x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
+        return self.head(self.ln_f(x))
+
+    def check(self, tokens: Tensor, labels: Tensor | None, longest: int) -> None:
+        """Raise UsageError unless ``tokens`` are int [B, n], n <= ``longest``, and labels int [B], both in range."""
+        vocabulary = self.tok_emb.num_embeddings
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[1] > longest:
+            raise UsageError(
+                f"tokens must be integers [B, n], n at most {longest}; got {tokens.dtype} {list(tokens.shape)}"
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise UsageError(f"tokens must be 0 .. {vocabulary - 1}; got {int(tokens.min())} .. {int(tokens.max())}")
+        if labels is None:
+            return
+        if labels.shape != tokens.shape[:1] or labels.is_floating_point():
+            raise UsageError(
+                f"labels must be integers [{len(tokens)}], one for each grid; got {labels.dtype} {list(labels.shape)}"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:
+            allowed = f"0 .. {self.classes}, the last for no label" if self.classes else "none: this prior knows none"
+            raise UsageError(f"labels {int(labels.min())} .. {int(labels.max())}: allowed are {allowed}")
+
+
+def _initialise(module: nn.Module) -> None:
+    """GPT-2's start, as published: normal weights of deviation 0.02, biases and positions zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class AbsorbingTransformer(TokenTransformer):
+    """Masked tokens (int [B, h*w]) and labels (int [B]) to logits over the K codes."""
+
+    def __init__(self, config: AbsorbingTransformerConfig) -> None:
+        super().__init__(
+            lambda: Attention(config.width, config.heads, config.dropout),
+            vocabulary=config.codes + 1,
+            codes=config.codes,
+            positions=config.positions,
+            classes=config.classes,
+            width=config.width,
+            layers=config.layers,
+            dropout=config.dropout,
+        )
+        self.config = config
+
+    def forward(self, tokens: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """Logits of the codes at every position, or only at ``rows``.
+
+        ``tokens`` int [B, h*w] in 0 .. K (K: masked); ``labels`` int [B] in 0 .. classes (classes, or None: no label;
+        without classes not read); ``rows`` int [B, R], raster positions whose logits are wanted. Returns float
+        [B, h*w or R, K].
+        """
+        x = self.tok_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
+        x = self.drop(self.labelled(x, labels))
+        for block in self.blocks:
+            x = block(x)
+        return self.output(x, rows)
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        """Logits (float32 [B, h*w, K]) for masked ``tokens``, checked, without gradients; ``t`` is not read.
+
+        The interface of every prior that is imported. Raises UsageError for tokens outside 0 .. K or labels outside
+        0 .. classes.
+        """
+        del t
+        self.check(tokens, labels, self.config.positions)
+        return self(tokens, labels).float()

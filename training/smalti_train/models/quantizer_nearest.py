@@ -1,0 +1,42 @@
+"""Vector quantisation by Euclidean distance, as the published VQGANs do it (paper 000 eq. 4, an argmin)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti_train.models.quantizer import Quantized
+
+
+class NearestQuantizer(nn.Module):
+    """Maps float [B, D, h, w] to the nearest of K codes, the gradient straight through."""
+
+    def __init__(self, codes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codes, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Ids (int64 [B, h, w]) of the codes nearest to features ``z`` (float [B, D, h, w])."""
+        codes = self.embedding.weight
+        # |z - c|^2 without |z|^2, which is the same for every code.
+        distances = codes.square().sum(1) - 2 * torch.einsum("bdhw,kd->bhwk", z, codes)
+        return distances.argmin(dim=-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Codes (float [B, D, h, w]) of ``ids`` (int [B, h, w])."""
+        return self.embedding(ids).permute(0, 3, 1, 2)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantise features ``z`` (float [B, D, h, w]).
+
+        Both losses are means over the D dimensions too, as published; eq. 5 sums over them.
+        """
+        z = z.float()
+        with torch.no_grad():
+            ids = self.nearest(z)
+        z_q = self.lookup(ids)
+        codebook_loss = F.mse_loss(z_q, z.detach())
+        commitment_loss = F.mse_loss(z, z_q.detach())
+        return Quantized(z + (z_q - z).detach(), ids, codebook_loss, commitment_loss)
