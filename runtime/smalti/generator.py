@@ -134,7 +134,8 @@ class Generator:
         tokens = self.encode([pixels])
         tokens[0][patches(repaint, latent.factor)] = latent.codes
         result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
-        return replace(result, images=[paste(drawn, pixels, repaint) for drawn in result.images])
+        images = [paste(drawn, pixels, repaint) for drawn in result.images]
+        return replace(result, images=images, from_image=True)
 
     def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
         """Tokens (int32 [N, h, w]) of images of one size, whose sides are multiples of the bundle's factor.

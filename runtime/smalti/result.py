@@ -50,9 +50,13 @@ class Result:
     timings: Timings
     report: ProviderReport
     bundle: Bundle = field(repr=False)
+    from_image: bool = False
+    """Whether the draw began from an image: then seeds and settings alone do not make it again."""
 
     def save(self, path: str | Path, columns: int = 4) -> None:
         """Write the images as one PNG, a sheet if there are several, that ``smalti generate --replay`` can make again.
+
+        What began from an image is written without that recipe.
 
         Raises UsageError when ``path`` does not end in .png, OutputError when it cannot be written.
         """
@@ -60,7 +64,7 @@ class Result:
             raise UsageError(f"save takes a path that ends in .png and at least 1 column; got {path} and {columns}")
         columns = min(columns, len(self.images))
         sheet = contact_sheet(np.stack([np.asarray(image) for image in self.images]), columns)
-        save_png(sheet, Path(path), self.recipe(slice(None), columns))
+        save_png(sheet, Path(path), None if self.from_image else self.recipe(slice(None), columns))
 
     def recipe(self, which: slice, columns: int) -> Recipe:
         """Describe how some of the images were made, laid out in ``columns``."""

@@ -12,6 +12,7 @@ from PIL import Image
 import smalti
 from smalti.cli import main
 from smalti.errors import UsageError
+from smalti.images import read_recipe
 from smalti.inpainting import patches
 
 
@@ -57,6 +58,12 @@ def test_repainting_everything_is_drawing_without_a_label(gen, image):
     painted = gen.inpaint(image, everything, 3, 9, label="sprouts")
     assert np.array_equal(painted.tokens, gen.generate(3, 9, label="sprouts").tokens)
     assert gen.inpaint(image, everything, 1, 9).settings.labels == (None,)
+
+
+def test_a_saved_variant_does_not_claim_to_be_replayable(gen, image, tmp_path):
+    gen.inpaint(image, right_half()).save(tmp_path / "painted.png")
+    with pytest.raises(UsageError, match="painted"):
+        read_recipe(tmp_path / "painted.png")
 
 
 def test_a_variant_is_the_same_alone_and_in_a_batch_and_a_pil_mask_is_its_array(gen, image):
