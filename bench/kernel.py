@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-import smalti_kernels
 from smalti_kernels import sample
 
 TEMPERATURE = 0.9
@@ -210,7 +209,9 @@ def launches(
         kernel = importlib.import_module("smalti_kernels.triton_kernel").smalti_sample
         programs = abi.programs_for(rows, variant, torch.cuda.get_device_properties(0).multi_processor_count)
         values = {
-            **{a.name: on_gpu.get(a.name, logits) for a in abi.ARGUMENTS if a.type.startswith("*")},
+            # What the flags leave unread gets any address of the right type.
+            **{a.name: on_gpu.get(a.name, on_gpu["errors"]) for a in abi.ARGUMENTS if a.type.startswith("*")},
+            "uncond": logits,
             "tables": tables,
             "guidance": 1.0,
             "rows": rows,
@@ -252,7 +253,7 @@ def main() -> None:
         print(f", torch {torch.__version__}", end="")
     except ImportError:
         pass
-    print(f"; {smalti_kernels.__name__}")
+    print()
     if options.device != "cuda":
         on_cpu(options.rows, options.vocabulary, options.threads, options.rounds)
     if options.device != "cpu":

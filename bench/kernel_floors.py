@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from smalti_kernels.triton_kernel import _noise, _word
+from smalti_kernels.triton_parts import noise_word, token_word
 
 
 @triton.jit
@@ -29,6 +29,6 @@ def mix(out, vocabulary, BLOCK: tl.constexpr):
     best = tl.full([BLOCK], -float("inf"), tl.float32)
     for first in range(0, vocabulary, BLOCK):
         column = first + tl.arange(0, BLOCK)
-        word = _noise(_word(column), key, key)
+        word = noise_word(token_word(column), key, key)
         best = tl.maximum(best, word.to(tl.float32))
     tl.store(out + row, tl.max(best))

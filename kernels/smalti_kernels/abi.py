@@ -115,6 +115,7 @@ class Variant(NamedTuple):
 
 # vocabulary, rows, chunk, held, warps. Without truncation a thread takes 8 tokens of a chunk, one 128-bit read of
 # float16; rows share a warp where they are short, so that what is done once for each row is done for several at a time.
+# Of float32 such a read has but 4: half as many rows share a warp.
 _SHAPES: Final = (
     (256, 4, 64, 0, 1),
     (2048, 2, 128, 0, 1),
@@ -125,7 +126,11 @@ _SHAPES: Final = (
     (16384, 1, 2048, 16384, 16),
 )
 
-VARIANTS: Final = tuple(Variant(logits, *shape) for logits in LOGITS for shape in _SHAPES)
+VARIANTS: Final = tuple(
+    Variant(logits, vocabulary, max(1, rows // 2) if logits == "fp32" else rows, *rest)
+    for logits in LOGITS
+    for vocabulary, rows, *rest in _SHAPES
+)
 """Every variant that is built."""
 MAX_VOCABULARY: Final = max(variant.vocabulary for variant in VARIANTS)
 

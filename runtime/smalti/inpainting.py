@@ -23,7 +23,7 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
     """
     pixels = to_array(image)
     if isinstance(mask, Image.Image):
-        repaint = np.asarray(mask.convert("L")) > 127
+        repaint = np.greater(np.asarray(mask.convert("L")), 127)
     elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim == 2:  # pyright: ignore[reportUnnecessaryIsInstance]
         repaint = mask
     else:
@@ -43,7 +43,7 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
 def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     """Tokens (bool [h, w]) of which any pixel (bool [h*factor, w*factor]) is to be repainted."""
     height, width = repaint.shape
-    return repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))
+    return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
 
 
 def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:

@@ -88,9 +88,10 @@ def make_schedule(
         totals = (step_of_rank < steps).sum(1)
         for total in np.unique(totals):
             share = np.linspace(0, 1, steps + 1)
-            done = np.round(total * (1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share))
+            curve = 1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share
+            done: NDArray[np.float64] = np.round(int(total) * curve)
             done[-1] = total
-            step_of_rank[totals == total, :total] = np.searchsorted(done[1:], np.arange(total), side="right")
+            step_of_rank[totals == total, :total] = np.searchsorted(done[1:], np.arange(int(total)), side="right")
     return _group(visits, step_of_rank, steps)
 
 

@@ -54,16 +54,18 @@ def own() -> Kernels:
 def request_of(seed: int, rows: int, vocabulary: int, kind: str = "fp16", **changes) -> Request:
     """A draw at `rows` of the positions of a few grids, in scrambled order."""
     rng = np.random.default_rng(seed)
-    logits = {name: (rng.standard_normal((rows, vocabulary), np.float32) * 3) for name in ("logits", "uncond")}
-    for values in logits.values():
-        values[rng.random(values.shape) < 0.02] = -np.inf
-        values[:, 0] = np.maximum(values[:, 0], -20)
+    guided = bool(changes.pop("guided", False))
+    logits: dict[str, np.ndarray] = {}
+    for name in ("logits", "uncond")[: 1 + guided]:
+        values = rng.standard_normal((rows, vocabulary), np.float32)
+        values *= 3
+        if name == "logits":
+            values.ravel()[rng.integers(0, values.size, values.size // 50)] = -np.inf
+            values[:, 0] = np.maximum(values[:, 0], -20)
+        logits[name] = values
     length = 64
     count = -(-rows // length) + 1
     place = rng.permutation(count * length)[:rows]
-    guided = changes.pop("guided", False)
-    if guided:
-        logits["uncond"] = np.where(np.isneginf(logits["uncond"]), 0, logits["uncond"]).astype(np.float32)
     stored = {"fp32": np.float32, "fp16": np.float16, "bf16": np.float32}[kind]
     request = as_request(
         logits["logits"].astype(stored),

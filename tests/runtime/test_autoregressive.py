@@ -111,15 +111,21 @@ def test_tokens_of_a_batch_are_those_drawn_alone(seeds, guidance, data):
     assert together.max() < CODES
 
 
-def test_a_draw_is_the_specified_one_with_its_position_as_its_step():
-    table, seeds = Table(), [11, 2**64 - 1]
-    options = {"temperature": np.float32([0.7, 1.3]), "top_k": 2, "top_p": 0.8}
-    tokens = np.full((2, LENGTH), MASK, np.int32)
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": np.tile(np.float32([0.7, 1.3]), 50)}, {"top_k": 2}, {"top_p": 0.5}],
+    ids=["temperature", "top_k", "top_p"],
+)
+def test_a_draw_is_the_specified_one_with_its_position_as_its_step(options):
+    table, seeds = Table(), range(2**64 - 100, 2**64)
+    options = {"temperature": 1.0, **options}
+    tokens = np.full((100, LENGTH), MASK, np.int32)
     for position, grid in enumerate(draw(table, seeds, **options)):
-        logits = table(tokens[:, :position], np.zeros(2, np.int32))
-        place = {"sample": [0, 1], "position": [position] * 2, "step": position}
+        logits = table(tokens[:, :position], np.zeros(100, np.int32))
+        place = {"sample": range(100), "position": [position] * 100, "step": position}
         tokens = draw_tokens(logits, tokens, **place, seeds=seeds, width=WIDTH, **options).tokens
         assert np.array_equal(grid, tokens)
+    assert not np.array_equal(tokens, draw(table, seeds)[-1])
 
 
 def test_top_k_of_one_is_the_likeliest_token_of_each_place():

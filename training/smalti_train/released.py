@@ -23,6 +23,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown
 from smalti_train.tokens import load_autoencoder
 from smalti_train.train_prior import load_prior
+from smalti_train.unfilled import unfilled
 
 TRANSPOSED = "^T"
 """Ends the name of a tensor that is stored transposed."""
@@ -74,7 +75,11 @@ def initial_weights(source: str | Path, config: AutoencoderRun | PriorRun) -> di
     folder = Path(source)
     if (folder / "config.json").exists():
         model, other = load_autoencoder(folder) if kind == "autoencoder" else load_prior(folder)
-        if isinstance(model, EdgeAutoencoder) and fits(model.config, config.model):
+        if (
+            isinstance(model, EdgeAutoencoder)
+            and isinstance(config, AutoencoderRun)
+            and fits(model.config, config.model)
+        ):
             return grown(model, config.model)
         if changed := differences(other.model, config.model, "model."):
             raise UsageError(f"the weights of {source} do not fit this preset ({'; '.join(changed)})")
@@ -96,7 +101,7 @@ def initial_weights(source: str | Path, config: AutoencoderRun | PriorRun) -> di
 def _check_shapes(state: dict[str, Tensor], config: AutoencoderRun | PriorRun, source: str | Path) -> None:
     from smalti_train.models.hourglass_prior import HourglassPrior
 
-    with torch.device("meta"):
+    with unfilled():
         model = EdgeAutoencoder(config.model) if isinstance(config, AutoencoderRun) else HourglassPrior(config.model)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}

@@ -151,6 +151,9 @@ def test_files_that_are_something_else(tmp_path: Path, saved: Saved) -> None:
     assert "holds no weights" in refusal(saved({}))
     assert "not plain tensors: epoch, lr" in refusal(saved({"epoch": 1, "lr": 2.0}))
     assert "several dictionaries of weights (vqgan, prior)" in refusal(saved({"vqgan": small(0), "prior": small(1)}))
+    knot: dict[str, Any] = {"x": torch.zeros(1)}
+    knot["ema"] = knot
+    assert "more than 4 dictionaries" in refusal(saved(knot))
     assert "not plain tensors: encoder.x" in refusal(saved({**small(0), "encoder.x": torch.zeros(2, 2).to_sparse()}))
 
 

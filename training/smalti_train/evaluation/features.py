@@ -45,14 +45,15 @@ class FeatureNetwork:
     """Pixels per side that images are resized to."""
     session: Any
 
-    def __call__(self, images: NDArray[np.uint8], tick: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Features (float32 [N, D]) of uint8 [N, H, W, 3]; ``tick`` is told how many images were just done."""
+    def __call__(self, images: NDArray[np.uint8], tick: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Features (float32 [N, D]) of uint8 [N, H, W, 3]; ``tick`` is called for each image done."""
         parts: list[NDArray[np.float32]] = []
         for first in range(0, len(images), BATCH):
             batch = resized(images[first : first + BATCH], self.side)
             parts.append(self.session.run(None, {"images": batch})[0])
             if tick:
-                tick(len(batch))
+                for _ in batch:
+                    tick()
         return np.concatenate(parts)
 
 
@@ -114,7 +115,6 @@ def _converted(network: nn.Module, side: int) -> bytes:
             f'converting a feature network needs {error.name}; pip install "smalti[evaluate]"'
         ) from error
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
@@ -128,8 +128,7 @@ def _converted(network: nn.Module, side: int) -> bytes:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+    return program.model_proto.SerializeToString()
 
 
 def cached_features(network: FeatureNetwork, key: str, images: NDArray[np.uint8], title: str) -> NDArray[np.float32]:
@@ -140,7 +139,7 @@ def cached_features(network: FeatureNetwork, key: str, images: NDArray[np.uint8]
     if path.exists():
         return np.load(path, allow_pickle=False).astype(np.float32)
     with image_progress(title, len(images)) as tick:
-        features = network(images, lambda count: [tick() for _ in range(count)] and None).astype(np.float16)
+        features = network(images, tick).astype(np.float16)
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
     try:

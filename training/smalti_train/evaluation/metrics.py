@@ -21,7 +21,7 @@ def frechet_distance(a: Features, b: Features) -> float:
     # (S_a S_b)^(1/2) has the trace of the singular values of A B^T / (n m)^(1/2), with A, B the centred samples: the
     # covariances themselves, 1280 x 1280 and rank-deficient for small samples, are never rooted.
     root_a, root_b = ((part - part.mean(0)) / np.sqrt(len(part) - 1) for part in (a, b))
-    root_a, root_b = (np.linalg.qr(part, "r") if len(part) > part.shape[1] else part for part in (root_a, root_b))
+    root_a, root_b = (np.linalg.qr(part)[1] if len(part) > part.shape[1] else part for part in (root_a, root_b))
     singular = np.linalg.svd(root_a @ root_b.T, compute_uv=False)
     spread = np.square(root_a).sum() + np.square(root_b).sum() - 2 * singular.sum()
     return float(np.square(mean_a - mean_b).sum() + max(spread, 0.0))

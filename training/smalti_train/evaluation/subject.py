@@ -147,7 +147,7 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     )
 
 
-def data_of(name: str, size: int, count: int, root: str | None, split: str = "test") -> ImageSet:
+def data_of(name: str, size: int, count: int | None, root: str | None, split: str = "test") -> ImageSet:
     """Open images to evaluate on."""
     return open_dataset(name, size=size, split=split, count=count, root=None if root is None else Path(root))
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from smalti.errors import UsageError
@@ -15,6 +14,7 @@ from smalti_train.importers.reading import split_off
 from smalti_train.importers.taming_layout import has_gumbel, taming_config, taming_layout
 from smalti_train.importers.unleashing_layout import unleashing_config, unleashing_layout
 from smalti_train.models.vqgan import VQGAN, VQGANConfig, attention_levels
+from smalti_train.unfilled import unfilled
 
 CONFIG_KEYS = ("resolution", "attn_resolutions", "grid")
 """What a user may say about an autoencoder: see :func:`sized`."""
@@ -103,7 +103,7 @@ def sized(model: VQGANConfig, known: Mapping[str, Any]) -> VQGANConfig:
 
 
 def _built(config: VQGANConfig, weights: dict[str, Tensor]) -> VQGAN:
-    with torch.device("meta"):  # no time lost on, and no random numbers drawn for, values that are about to be loaded
+    with unfilled():
         model = VQGAN(config)
     model.load_state_dict(weights, assign=True)
     return model

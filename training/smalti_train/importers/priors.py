@@ -24,6 +24,7 @@ from smalti_train.models.autoregressive_transformer import (
     Net2NetTransformer,
     Net2NetTransformerConfig,
 )
+from smalti_train.unfilled import unfilled
 
 CONFIG_KEYS = ("heads", "grid")
 """What a user may say about a prior: heads of the attention, rows and columns of tokens."""
@@ -179,7 +180,7 @@ def _built(
     build: Callable[[], Model], state: Mapping[str, Tensor], published: Published, besides: Layout, what: str
 ) -> Model:
     """The model with the weights of ``state``; what is ``besides`` may be missing and is not used."""
-    with torch.device("meta"):  # no time lost on, and no random numbers drawn for, values that are about to be loaded
+    with unfilled():  # no time lost on, and no random numbers drawn for, values that are about to be loaded
         model = build()
     layout = {published.prefix + name: Slot(tuple(value.shape), name) for name, value in model.state_dict().items()}
     layout |= {name: slot for name, slot in besides.items() if name in state}

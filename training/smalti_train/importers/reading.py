@@ -89,19 +89,23 @@ def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return raw
 
 
-def _state_dict(held: Any) -> dict[str, Tensor]:
+def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
     """The state dict in whatever a file holds, averaged copies preferred."""
     if not isinstance(held, Mapping):
         raise UsageError(f"holds a {type(held).__name__} and not a dictionary of weights")
+    if not depth:
+        raise UsageError(f"has its weights below more than {DEPTH} dictionaries")
     for _ in range(DEPTH):
         nested = {str(key): value for key, value in held.items() if isinstance(value, Mapping) and _tensors_in(value)}
         wrapped = next((nested[name] for name in WRAPPERS if name in nested), None)
         copies = next((value for name, value in nested.items() if AVERAGED.search(name)), None)
         if copies is not None:
-            copies = _state_dict(copies)
+            copies = _state_dict(copies, depth - 1)
             if wrapped is None:
                 return copies
-            raw = _state_dict(wrapped)  # an average of parameters alone leaves the buffers to the raw weights
+            raw = _state_dict(
+                wrapped, depth - 1
+            )  # an average of parameters alone leaves the buffers to the raw weights
             return {**raw, **copies} if copies.keys() <= raw.keys() else copies
         if wrapped is None:
             if nested and not any(isinstance(value, Tensor) for value in held.values()):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.unfilled import unfilled
 
 EITHER = ("bias", "weight")
 
@@ -54,7 +53,7 @@ def taming_config(published: Published) -> VQGANConfig:
 
 def taming_layout(config: VQGANConfig, prefix: str = "") -> Layout:
     """What a file of that configuration holds below ``prefix``."""
-    with torch.device("meta"):
+    with unfilled():
         state = VQGAN(config).state_dict()
     return {prefix + name: Slot(tuple(value.shape), name) for name, value in state.items()}
 

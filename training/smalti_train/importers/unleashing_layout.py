@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import count
 
-import torch
-
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.unfilled import unfilled
 
 PLAIN, RESIDUAL, ATTENTION, RESAMPLE = "plain", "residual", "attention", "resample"
 PARTS = {
@@ -60,7 +59,7 @@ def unleashing_config(published: Published) -> VQGANConfig:
 
 def unleashing_layout(config: VQGANConfig, prefix: str = "") -> Layout:
     """What a file of that configuration holds below ``prefix``."""
-    with torch.device("meta"):
+    with unfilled():
         ours = {name: tuple(value.shape) for name, value in VQGAN(config).state_dict().items()}
     layout: Layout = {}
     blocks = (

@@ -78,7 +78,7 @@ class CausalAttention(Attention):
             return self.attend(q, k, v)
         seen = torch.arange(total, device=x.device)
         seeing = seen[total - new :, None]
-        return self.attend(q, k, v, mask=(seen <= seeing) | (torch.maximum(seen, seeing) < self.unmasked))
+        return self.attend(q, k, v, mask=(seen <= seeing) | (seen < self.unmasked))
 
 
 class AutoregressiveTransformer(TokenTransformer):
