@@ -123,6 +123,7 @@ def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_an
     shutil.copytree(tiny_bundle, output)
     (output / "stale.onnx").touch()  # of an older export, which is replaced as a whole
     options = [str(tiny_runs[1]), "--output", str(output), "--name", "tiny", "--steps", "8"]
+    options += ["--schedule", "exact", "--order", "random"]
     finished = subprocess.run([sys.executable, "-c", IMPOSSIBLE, *options], capture_output=True, text=True)
     assert finished.returncode == 6, finished.stderr
     assert "decoder int8: psnr is" in finished.stderr.splitlines()[-1]

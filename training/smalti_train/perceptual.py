@@ -47,7 +47,7 @@ class LPIPS(nn.Module):
     def forward(self, reconstruction: Tensor, images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
         """Distance per image (float [B]) of float [B, 3, H, W] in ``value_range``, from 16 pixels per side.
 
-        LPIPS was fitted to the whole range; paper 000's code hands it [0, 1] as though that were half of [-1, 1].
+        LPIPS was fitted to the whole range.
         """
         black, white = value_range
         scale = 255 / (white - black)
