@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -100,7 +101,7 @@ def build_all(jobs: Iterable[Job], processes: int) -> tuple[dict[str, str], list
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as cache,
-        ProcessPoolExecutor(processes, mp_context=spawn, initializer=clean_environment, initargs=(cache,)) as pool,
+        ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_worker, initargs=(cache,)) as pool,
     ):
         versions = pool.submit(compiler_versions).result()
         built: list[tuple[Entry, bytes]] = []
@@ -117,6 +118,19 @@ def build_all(jobs: Iterable[Job], processes: int) -> tuple[dict[str, str], list
             "\n".join(str(error) for error in broken), f"{len(broken)} of {len(wanted)} cannot be shipped"
         )
     return versions, built
+
+
+def _start_worker(cache: str) -> None:
+    """Prepare a process that compiles; it ends with the one that started it, however that one ends."""
+    clean_environment(cache)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def differences(
