@@ -60,7 +60,7 @@ class LoopConfig:
     """Images per step over all processes together."""
     precision: Precision = "bf16"
     compile: bool = False
-    """Let torch compile the model: some tens of seconds at the start, an eighth less time per step after (CPU)."""
+    """Let torch compile the model: tens of seconds at the start, for faster steps after."""
     seed: int = 0
     checkpoint_every: int = 200
     evaluate_every: int = 200

@@ -55,7 +55,7 @@ def main(
     # Labels take turns in the avatars, so this many images hold enough of each; other data sets give what they have.
     labels = len(data_of(data, opened.size, 16, where).label_names)
     test = data_of(data, opened.size, 2 * per_label * labels, where)
-    train = data_of(data, opened.size, train_count, where, "train")
+    train = data_of(data, opened.size, train_count, where, "train") if opened.draw else None
     figures, sheets = evaluate(opened, network, test, train, per_label, seed)
     if output is not None:
         for path in write(output, figures, sheets):

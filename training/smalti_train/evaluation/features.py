@@ -1,7 +1,7 @@
 """Feature vectors of images, by name of the network that makes them.
 
-The network is converted to ONNX once, kept in the cache, and runs on ONNX Runtime: three times as fast on a CPU as
-the torch module, and the same on every machine that has the file.
+The network is converted to ONNX once, kept in the cache, and runs on ONNX Runtime, which on a CPU takes far less time
+than the torch module.
 """
 
 from __future__ import annotations

@@ -22,12 +22,13 @@ SHEET_COLUMNS = 8
 
 
 def evaluate(
-    subject: Subject, network: FeatureNetwork, test: ImageSet, train: ImageSet, per_label: int, seed: int = 0
+    subject: Subject, network: FeatureNetwork, test: ImageSet, train: ImageSet | None, per_label: int, seed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Evaluate ``subject`` on ``per_label`` unseen images and as many samples of every label.
 
     ``test`` holds twice as many unseen images per label: one half is the reference, the other half stands beside the
-    samples wherever a figure needs to be read against what real images would get. Returns the figures as plain values
+    samples wherever a figure needs to be read against what real images would get. ``train`` is where copies are looked for and the
+    label classifier learns; None, or a subject that draws nothing, leaves samples out. Returns the figures as plain values
     and sheets by name. Equal arguments give equal figures on one machine.
     """
     names = test.label_names
@@ -44,7 +45,7 @@ def evaluate(
         "reconstruction": reconstruction,
     }
     sheets = {"reconstructions": _pairs(images, decoded, labels, len(names))}
-    if subject.draw is None:
+    if subject.draw is None or train is None:
         return figures, sheets
     _say("likelihood")
     figures["likelihood"] = measure.likelihood_figures(subject, tokens, labels)

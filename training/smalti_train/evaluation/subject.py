@@ -17,7 +17,7 @@ from smalti.errors import UsageError
 from smalti.settings import Options, resolve
 from smalti_train.config import AutoencoderRun, read_run
 from smalti_train.data import ImageSet, open_dataset
-from smalti_train.loop import to_images, to_pixels
+from smalti_train.loop import open_split, to_images, to_pixels
 from smalti_train.tokens import load_autoencoder
 from smalti_train.train_prior import SHEET_STEPS, draw, load_prior, torch_denoiser
 
@@ -120,9 +120,7 @@ def _with_autoencoder(name: str, kind: str, model: Any, size: int, classes: tupl
 def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     prior, config = load_prior(path)
     model, _ = load_autoencoder(path / "autoencoder")
-    classes = (
-        data_of(config.data.name, config.data.size, 1, config.data.root).label_names if prior.config.classes else ()
-    )
+    classes = open_split(config.data, "validation").label_names if prior.config.classes else ()
     defaults = {"steps": SHEET_STEPS, "temperature": 1.0, "guidance": 1.0, "schedule": "exact", "order": "random"}
     settings = {**defaults, **options}
     denoiser = torch_denoiser(prior)
