@@ -26,6 +26,8 @@ def export(
     guidance: Annotated[float, typer.Option(min=0, max=100, help="Default guidance; 1 is none.")] = 1.0,
     schedule: Annotated[str, typer.Option(help="Default tokens per step: exact, cosine or binomial.")] = "cosine",
     order: Annotated[str, typer.Option(help="Default order: random or halton.")] = "halton",
+    top_k: Annotated[int, typer.Option(min=0, help="Default number of likeliest tokens to draw from; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Default share of the probability to draw from.")] = 1.0,
     decoder_from: Annotated[Path | None, typer.Option(help="Run that trained the decoder further.")] = None,
 ) -> None:
     """Write a run as a bundle, each variant measured against the model it was made from.
@@ -39,6 +41,8 @@ def export(
         guidance=guidance,
         schedule=schedule,  # pyright: ignore[reportArgumentType] - checked above
         order=order,  # pyright: ignore[reportArgumentType] - checked above
+        top_k=top_k,
+        top_p=top_p,
     )
     failures = export_bundle(
         run,

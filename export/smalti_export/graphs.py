@@ -1,7 +1,4 @@
-"""Models as ONNX graphs. Wrappers own every change tracing needs; one table gives names, types and free sizes.
-
-Images enter and leave as uint8 NHWC and tokens as int32, so that a runtime needs no knowledge of ranges and layouts.
-"""
+"""From wrapped models to ONNX graphs; one table gives names, types and free sizes."""
 
 from __future__ import annotations
 
@@ -10,17 +7,20 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from smalti.errors import UsageError
 from smalti.manifest import Role, TensorSpec
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder
-from smalti_train.models.hourglass_prior import HourglassPrior
+from smalti_train.config import AutoregressiveConfig, PriorConfig
 
 OPSET = 20
 """Taken by every runtime we target: attention is spelt out, and decoders of TensorRT-RTX need no more."""
+LARGEST = 2**31 - 2**24
+"""Bytes of one graph with its weights inside, which is how it is traced: what protobuf can hold, and some room."""
 
 
 @dataclass(frozen=True)
@@ -31,89 +31,51 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
 
 
-def graph_specs(factor: int, codes: int, length: int) -> dict[Role, GraphSpec]:
-    """Give the signature of every component; sizes given by name are free."""
+def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
+    """Give the signature of every component of a pair; sizes given by name are free."""
 
     def spec(name: str, dtype: str, *shape: str | int) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)  # pyright: ignore[reportArgumentType]
 
     images = spec("images", "uint8", "n", f"{factor}*h", f"{factor}*w", 3)
     tokens = spec("tokens", "int32", "n", "h", "w")
-    grids = spec("tokens", "int32", "n", length)
-    denoiser = (grids, spec("labels", "int32", "n"), spec("rows", "int32", "n", "r"))
-    return {
+    labels = spec("labels", "int32", "n")
+    specs: dict[Role, GraphSpec] = {
         "encoder": GraphSpec((images,), (tokens,)),
         "decoder": GraphSpec((tokens,), (images,)),
-        "denoiser": GraphSpec(denoiser, (spec("logits", "float32", "n", "r", codes),)),
     }
-
-
-class EncoderGraph(nn.Module):
-    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w]."""
-
-    def __init__(self, model: EdgeAutoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode."""
-        x = images.to(self.model.quantizer.codebook.dtype).permute(0, 3, 1, 2) / 127.5 - 1
-        features = self.model.encoder(x).permute(0, 2, 3, 1)
-        # The released codes already have unit length (see smalti_train.released).
-        return (features @ self.model.quantizer.codebook.T).argmax(-1).to(torch.int32)
-
-
-class DecoderGraph(nn.Module):
-    """int32 tokens [N, h, w] to uint8 images [N, H, W, 3]."""
-
-    def __init__(self, model: EdgeAutoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Decode."""
-        z = nn.functional.embedding(tokens, self.model.quantizer.codebook).permute(0, 3, 1, 2)
-        x = self.model.decoder(z).float().clamp(-1, 1)  # pixels are made in fp32: fp16 has too few digits near 255
-        return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
-class DenoiserGraph(nn.Module):
-    """int32 tokens [N, L], labels [N] and rows [N, R] to fp32 logits [N, R, K]."""
-
-    def __init__(self, model: HourglassPrior) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """Predict."""
-        return self.model(tokens, labels, rows.long()).float()
-
-
-def wrap(role: Role, model: EdgeAutoencoder | HourglassPrior) -> nn.Module:
-    """Give the module whose forward is the component's graph."""
-    if isinstance(model, HourglassPrior):
-        return DenoiserGraph(model).eval()
-    return (EncoderGraph(model) if role == "encoder" else DecoderGraph(model)).eval()
-
-
-def trace(role: Role, graph: nn.Module, spec: GraphSpec, grid: tuple[int, int]) -> onnx.ModelProto:
-    """Export a wrapped model to ONNX with free sizes as the spec names them; weights stay inside the proto."""
-    dim = torch.export.Dim
-    height, width = grid
-    n = dim("n", min=1)
-    if role == "denoiser":
-        tokens = torch.zeros(2, height * width, dtype=torch.int32)
-        inputs = (tokens, torch.zeros(2, dtype=torch.int32), torch.zeros(2, 3, dtype=torch.int32))
-        free = {"tokens": {0: n}, "labels": {0: n}, "rows": {0: n, 1: dim("r", min=1)}}
-    elif role == "decoder":
-        # Unequal sizes that are no divisors of each other, so that no axis is mistaken for another.
-        inputs = (torch.zeros(2, 5, 7, dtype=torch.int32),)
-        free = {"tokens": {0: n, 1: dim("h", min=1), 2: dim("w", min=1)}}
+    if isinstance(prior, AutoregressiveConfig):
+        kept, width = 2 * prior.layers, prior.width // prior.heads
+        past, present = (
+            spec(name, "float32", kept, "n", prior.heads, length, width)
+            for name, length in (("past", "p"), ("present", "p+k"))
+        )
+        logits = spec("logits", "float32", "n", prior.codes)
+        specs["predictor"] = GraphSpec((spec("tokens", "int32", "n", "k"), labels, past), (logits, present))
     else:
-        images = next(tensor for tensor in spec.inputs if tensor.name == "images")
-        factor = int(str(images.shape[1]).split("*")[0])
-        inputs = (torch.zeros(2, 5 * factor, 7 * factor, 3, dtype=torch.uint8),)
-        free = {"images": {0: n, 1: factor * dim("h", min=1), 2: factor * dim("w", min=1)}}
+        grids = spec("tokens", "int32", "n", prior.grid[0] * prior.grid[1])
+        logits = spec("logits", "float32", "n", "r", prior.codes)
+        specs["denoiser"] = GraphSpec((grids, labels, spec("rows", "int32", "n", "r")), (logits,))
+    return specs
+
+
+def check_size(role: Role, graph: nn.Module) -> None:
+    """Refuse a model whose weights in fp32 do not fit one graph; UsageError says how large it may be."""
+    weights = 4 * sum(tensor.numel() for tensor in graph.state_dict().values())
+    if weights > LARGEST:
+        raise UsageError(
+            f"the {role} has {weights / 4e6:.0f} million parameters and a graph holds at most {LARGEST // 4_000_000} "
+            "million (2 GB in fp32): use it from Python as it was imported or trained, or export a smaller model"
+        )
+
+
+def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
+    """Export a wrapped model to ONNX with free sizes as the spec names them; weights stay inside the proto.
+
+    Raises UsageError for a model that is too large for one graph.
+    """
+    check_size(role, graph)
+    inputs, free = _example(role, spec)
     with _quiet():
         program = torch.onnx.export(
             graph,
@@ -130,6 +92,29 @@ def trace(role: Role, graph: nn.Module, spec: GraphSpec, grid: tuple[int, int]) 
     strip_traces(proto)
     name_sizes(proto, spec)
     return proto
+
+
+def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str, dict[int, Any]]]:
+    """Inputs to trace with, and their free sizes: unequal and no divisors of each other, so that none is mistaken."""
+    dim = torch.export.Dim
+    n = dim("n", min=1)
+    shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
+
+    def whole(*sizes: int) -> Tensor:
+        return torch.zeros(sizes, dtype=torch.int32)
+
+    if role == "denoiser":
+        free = {"tokens": {0: n}, "labels": {0: n}, "rows": {0: n, 1: dim("r", min=1)}}
+        return (whole(2, int(shapes["tokens"][1])), whole(2), whole(2, 3)), free
+    if role == "predictor":
+        kept, heads, width = (int(shapes["past"][axis]) for axis in (0, 2, 4))
+        free = {"tokens": {0: n, 1: dim("k", min=1)}, "labels": {0: n}, "past": {1: n, 3: dim("p", min=0)}}
+        return (whole(2, 3), whole(2), torch.zeros(kept, 2, heads, 5, width)), free
+    if role == "decoder":
+        return (whole(2, 5, 7),), {"tokens": {0: n, 1: dim("h", min=1), 2: dim("w", min=1)}}
+    factor = int(str(shapes["images"][1]).split("*")[0])
+    images = torch.zeros(2, 5 * factor, 7 * factor, 3, dtype=torch.uint8)
+    return (images,), {"images": {0: n, 1: factor * dim("h", min=1), 2: factor * dim("w", min=1)}}
 
 
 def name_sizes(proto: onnx.ModelProto, spec: GraphSpec) -> None:

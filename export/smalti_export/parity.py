@@ -28,18 +28,27 @@ TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
         "fp16": {"logit_error": 1e-1, "draw_agreement": 0.99},
         "int8": {"draw_agreement": 0.95},
     },
+    "predictor": {
+        "fp32": {"logit_error": 1e-2, "draw_agreement": 0.995},
+        "fp16": {"logit_error": 1e-1, "draw_agreement": 0.99},
+        "int8": {"draw_agreement": 0.95},
+    },
     "decoder": {
         "fp32": {"psnr": 50.0},
         "fp16": {"psnr": 48.0},
-        "int8": {"psnr": 38.0},
+        "int8": {"psnr": 40.0},
     },
     "encoder": {
-        "fp32": {"token_agreement": 0.995},
-        "fp16": {"token_agreement": 0.99},
-        "int8": {"token_agreement": 0.97},
+        "fp32": {"token_agreement": 0.98},
+        "fp16": {"token_agreement": 0.97},
+        "int8": {"token_agreement": 0.95},
     },
 }
-"""Bounds of the gated figures: upper for ``*_error``, lower for the others. Errors of logits are in their spread."""
+"""Bounds of the gated figures: upper for ``*_error``, lower for the others. Errors of logits are in their spread.
+
+Weights are stored as fp16, which tells some codes apart from their neighbours no more: of an encoder's tokens some
+differ in fp32 too, the more the larger the codebook, and decode to nearly the same pixels.
+"""
 
 
 def missed(figures: dict[str, float], tolerances: dict[str, float]) -> list[str]:

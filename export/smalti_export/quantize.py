@@ -1,7 +1,8 @@
 """int8 with static, calibrated scales, so that a sample's result never depends on what else is in its batch.
 
 Matrix products with constant weights and convolutions run in 8 bit (unsigned activations, signed weights with a scale
-per output channel: the fastest pair on x86); norms, softmax and attention's own products stay fp32.
+per output channel: the fastest pair on x86); norms, softmax and attention's own products stay fp32. An activation's
+range is the one of least squared error on real inputs (``ranges``), and where a ReLU follows, what that lets through.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from smalti_export.graphs import strip_traces
+from smalti_export.ranges import Feed, activation_ranges
 
-Feed = dict[str, NDArray[Any]]
+QUANTIZED = ("MatMul", "Conv")
+"""Operators that run in 8 bit."""
 
 
 class _Reader(CalibrationDataReader):
@@ -51,20 +54,30 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         raise ValueError("static scales need at least one batch to calibrate on")
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, prepared, target = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
-        onnx.save(proto, source)
+        onnx.save(activations_first(proto), source)
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        keep = [*keep, *products_of_activations(onnx.load(prepared))]
+        whole = onnx.load(prepared)
+        keep = [*keep, *products_of_activations(whole)]
+        # Of a graph's own outputs the extremes are what counts: the greatest logit is the likeliest token.
+        last = set(last_layers(whole, 1))
+        outputs = {node.output[0] for node in whole.graph.node if node.name in last}
+        ranges = activation_ranges(whole, quantized_tensors(whole, keep), feeds, outputs)
         quantize_static(
             str(prepared),
             str(target),
-            _Reader(feeds),
+            _Reader(feeds[:1]),  # asks for a batch, though every range is given below
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Conv"],
+            op_types_to_quantize=[*QUANTIZED, "Relu"],  # which the convolution before it then does by its range
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=keep,
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "TensorQuantOverrides": {
+                    name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()
+                }
+            },
         )
         result = onnx.load(target)
     strip_traces(result)
@@ -73,6 +86,46 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
     del result.opset_import[:]
     result.opset_import.extend(opsets)
     return result
+
+
+def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the graph with every ReLU that follows a pixel shuffle moved before it: the same function.
+
+    Behind its convolution it spares that one's 8 bits the values that it would throw away, half of them.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    nodes = list(result.graph.node)
+    for first, shuffle in enumerate(nodes):
+        users = [index for index, node in enumerate(nodes) if shuffle.output[0] in node.input]
+        if shuffle.op_type == "DepthToSpace" and len(users) == 1 and nodes[users[0]].op_type == "Relu":
+            relu = nodes[users[0]]
+            before, between, after = shuffle.input[0], shuffle.output[0], relu.output[0]
+            relu.input[0], relu.output[0], shuffle.input[0], shuffle.output[0] = before, between, between, after
+            nodes[first], nodes[users[0]] = relu, shuffle
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    del result.graph.value_info[:]  # shapes between the two are others now
+    return result
+
+
+def quantized_tensors(proto: onnx.ModelProto, keep: Iterable[str]) -> list[str]:
+    """Activations that are held in 8 bits when all products and convolutions but those to ``keep`` are."""
+    constants, kept = {initializer.name for initializer in proto.graph.initializer}, set(keep)
+    held: dict[str, None] = {}
+    for node in proto.graph.node:
+        if (node.op_type in QUANTIZED and node.name not in kept) or node.op_type == "Relu":
+            inputs = node.input[:2] if node.op_type == "MatMul" else node.input[:1]
+            held.update(dict.fromkeys(name for name in (*inputs, node.output[0]) if name not in constants))
+    return list(held)
+
+
+def last_layers(proto: onnx.ModelProto, count: int) -> list[str]:
+    """Names of the last ``count`` nodes that would run in 8 bit: what they err by, no later layer evens out."""
+    attention = products_of_activations(proto)
+    names = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and node.name not in attention]
+    return names[len(names) - count :] if count else []
 
 
 def products_of_activations(proto: onnx.ModelProto) -> list[str]:

@@ -42,14 +42,16 @@ def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[
     found: dict[str, str] = {}
     for initializer in proto.graph.initializer:
         if initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            key = _key(numpy_helper.to_array(initializer).astype(np.float16))
+            with np.errstate(over="ignore"):  # a graph's own constants may be too large for fp16; no weights are
+                key = _key(numpy_helper.to_array(initializer).astype(np.float16))
             if key in names:
                 found[initializer.name] = names[key]
     return found
 
 
 def _key(value: NDArray[np.float16]) -> str:
-    return f"{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    shape = tuple(side for side in value.shape if side != 1)  # norms over an image get axes of one; bytes are the same
+    return f"{shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
 
 
 def pack(

@@ -1,4 +1,4 @@
-"""The sampling kernel seen from outside: its arguments in order, its compile-time variants, its launch grid.
+"""The sampling kernel seen from outside: its arguments in order, its variants, its launch grid, its errors.
 
 The Triton source, the ahead-of-time build and the launcher all read this file, so that none can drift from the others.
 Nothing here imports Triton or touches a device.
@@ -156,3 +156,20 @@ def programs_for(rows: int, variant: Variant, multiprocessors: int) -> int:
     Enough to fill the device with 32 warps per multiprocessor, and never more than there are rows to share out.
     """
     return max(1, min(-(-rows // variant.rows), multiprocessors * max(1, 32 // variant.num_warps)))
+
+
+def describe_error(bits: int) -> str:
+    """The reference's words for what a kernel reports of a row; without the figures, which only the logits have."""
+    what = "guided logits" if bits & ERROR_GUIDED else "logits"
+    if bits & ERROR_NAN:
+        return f"{what} contain NaN; no token can be drawn"
+    if bits & ERROR_INFINITE:
+        return f"{what} contain +inf; no token can be drawn"
+    if bits & ERROR_FORBIDDEN:
+        return f"{what} are all -inf; no token can be drawn"
+    if bits & ERROR_RANGE:
+        return (
+            "the greatest logit over temperature must lie within +-16384; "
+            "raise the temperature or subtract each row's maximum"
+        )
+    return f"the kernel reports {bits:#x}, which means nothing; it was given addresses of other data"

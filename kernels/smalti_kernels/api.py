@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from smalti_kernels.checks import Array, Draw, Request, as_request
@@ -15,6 +16,10 @@ from smalti_kernels.noise import Seeds
 def _numpy(request: Request) -> Draw:
     from smalti_kernels.reference import draw
 
+    for name in ("logits", "uncond", "tokens"):
+        given = getattr(request, name)
+        if given is not None and not isinstance(given, np.ndarray):
+            raise SamplingError(f'{name} must be a NumPy array for impl="numpy"; got {type(given).__name__}')
     return draw(request)
 
 
@@ -24,7 +29,13 @@ def _triton(request: Request) -> Draw:
     return draw(request)
 
 
-IMPLEMENTATIONS: Final[dict[str, Callable[[Request], Draw]]] = {"numpy": _numpy, "triton": _triton}
+def _cuda(request: Request) -> Draw:
+    from smalti_kernels.cuda import draw
+
+    return draw(request)
+
+
+IMPLEMENTATIONS: Final[dict[str, Callable[[Request], Draw]]] = {"numpy": _numpy, "triton": _triton, "cuda": _cuda}
 """Values `impl` takes. Each imports what it needs when it is first called, and gets arguments that were checked."""
 
 
@@ -54,7 +65,8 @@ def sample(
     Args:
         logits: float32, float16 or bfloat16 [R, V], V >= 1, R may be 0. -inf forbids a token; NaN, +inf and a row that
             is all -inf are errors. NumPy has no bfloat16 of its own: arrays of ml_dtypes.bfloat16 are taken, which
-            raw bits become by `bits.view(ml_dtypes.bfloat16)`.
+            raw bits become by `bits.view(ml_dtypes.bfloat16)`. For "cuda" they may be `DeviceLogits`, and for "triton"
+            tensors.
         tokens: int32 [N, L], the grids in raster order; not modified.
         sample: integers [R], the grid each row belongs to, 0 .. N - 1.
         position: integers [R], the raster index in that grid, 0 .. L - 1; y, x = divmod(position, width).
@@ -72,8 +84,10 @@ def sample(
         top_p: float or floats [N], 0 < p <= 1, rounded to 2^-16: of what top-k left, draw from the fewest best tokens
             that hold at least p of the probability, ties included; 1 keeps every token.
         logprob: whether to compute the log-probabilities of the drawn tokens too.
-        impl: which implementation draws; nothing falls back by itself. "numpy" runs on the CPU. "triton" compiles its
-            kernel on first use; it takes torch tensors on a CUDA device, and NumPy arrays under TRITON_INTERPRET=1.
+        impl: which implementation draws; nothing falls back by itself. "numpy" runs on the CPU, for any V. "triton"
+            compiles its kernel on first use; it takes torch tensors on a CUDA device, and NumPy arrays under
+            TRITON_INTERPRET=1. "cuda" launches a prebuilt kernel through the NVIDIA driver and needs nothing else; it
+            takes NumPy arrays, which it copies to the GPU and back, or `DeviceLogits`. Both draw from V <= 16384.
         threads: threads of "numpy", at least 1; None for all cores this process may use. Small draws use fewer. The
             result does not depend on it.
 
@@ -86,7 +100,8 @@ def sample(
     Raises:
         SamplingError: wrong dtype, shape or range, a (sample, position) that appears twice, or a row with no answer;
             for such a row the message names its index, sample, position and step.
-        KernelError: the implementation asked for cannot run here; the message says what is missing.
+        KernelError: the implementation asked for cannot run here; the message says what is missing and what to do. For
+            "cuda" it is a DriverUnavailable, NoMatchingKernel, DamagedKernel or DriverError.
     """
     if impl not in IMPLEMENTATIONS:
         raise SamplingError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")

@@ -38,8 +38,33 @@ Array: TypeAlias = "NDArray[Any] | DeviceTensor"
 """A NumPy array, or a tensor on a device for the implementations that take one."""
 
 
+class DeviceLogits(NamedTuple):
+    """Logits in a GPU's memory, drawn from where they lie by `impl="cuda"`: an output of ONNX Runtime, for example.
+
+    The draw comes after whatever their stream was given before, in the primary context of their device, which ONNX
+    Runtime, torch and every program of the CUDA runtime share. They must stay until the draw returns.
+    """
+
+    address: int
+    """Of the first element, divisible by 16: `OrtValue.data_ptr()`."""
+    shape: tuple[int, int]
+    """[R, V]."""
+    dtype: str
+    """float32, float16 or bfloat16."""
+    stride: int
+    """Elements from one row to the next: a multiple of 16, at least V. From V to the next multiple of 16 lies -inf."""
+    stream: int = 0
+    """Raw handle of the stream that writes them, the session's `user_compute_stream`; 0 is the default stream."""
+    device: int = 0
+    """Ordinal of their device."""
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return self.address
+
+
 class Draw(NamedTuple):
-    """What `sample` returns. Implementations that take tensors return tensors."""
+    """What `sample` returns: tensors where `tokens` was a tensor."""
 
     tokens: NDArray[np.int32]
     """int32 [N, L]: the grids given, with the drawn tokens in place."""
@@ -53,7 +78,7 @@ class Request(NamedTuple):
     """A draw whose arguments have been checked and brought to one form."""
 
     logits: Any
-    """float32 or float16 [R, V], bfloat16 as uint16 bits when it is a NumPy array."""
+    """float32 or float16 [R, V], bfloat16 as uint16 bits when it is a NumPy array; or a tensor, or `DeviceLogits`."""
     uncond: Any
     """Like `logits`, or None."""
     kind: str

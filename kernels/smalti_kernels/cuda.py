@@ -1,63 +1,92 @@
-"""`sample(..., impl="cuda")`: NumPy arrays in, the prebuilt kernel, NumPy arrays out.
+"""`sample(..., impl="cuda")`: NumPy arrays in, or logits on a GPU; the prebuilt kernel; NumPy arrays out.
 
-The plain path: allocate, copy, launch, copy back, wait. A loop that keeps its data on the device uses `launch`.
+The plain path: allocate, copy, launch, copy back, wait. A loop that keeps all of its data on the device uses `launch`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti_kernels.abi import ALIGNMENT, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED
-from smalti_kernels.checks import Draw, Request
+from smalti_kernels.abi import ALIGNMENT, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, describe_error
+from smalti_kernels.checks import DeviceLogits, Draw, Request
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.launch import Kernels, Pointers, Shape, describe_error, load_kernels
+from smalti_kernels.launch import Kernels, Pointers, Shape, load_kernels
 from smalti_kernels.reference import explain
 
 _OUTPUTS: Final = ("tokens", "changed", "errors", "logprob")
 # What cuMemAlloc aligns to; every array starts on such a boundary of one allocation.
 _BOUNDARY: Final = 256
+_HOST_TYPES: Final = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 
 
 def draw(request: Request, kernels: Kernels | None = None) -> Draw:
-    """Draw on a GPU: in the calling thread's CUDA context, or on device 0 where it has none.
+    """Draw on a GPU: where `DeviceLogits` lie, else in the calling thread's CUDA context, or on device 0 without one.
 
     Args:
-        request: checked arguments whose logits and tokens are NumPy arrays.
+        request: checked arguments: tokens in a NumPy array; logits in a NumPy array or as `DeviceLogits`, and uncond
+            alike.
         kernels: draw in another context.
 
     Raises:
-        SamplingError: a tensor instead of a NumPy array, or a row with no answer, in the reference's words.
+        SamplingError: a tensor instead of a NumPy array, a stride or address of `DeviceLogits` that has no meaning, or
+            a row with no answer, in the reference's words.
         DriverUnavailable: there is no driver or no device.
         NoMatchingKernel: nothing was built for this device or for that many tokens.
         DriverError: the driver refuses something; out of memory, for one.
     """
-    for name in ("logits", "uncond", "tokens"):
-        given = getattr(request, name)
-        if given is not None and not isinstance(given, np.ndarray):
-            raise SamplingError(
-                f'{name} must be a NumPy array for impl="cuda"; got {type(given).__name__}: '
-                "use smalti_kernels.launch for data on a device"
-            )
-    kernels = load_kernels() if kernels is None else kernels
+    _check_places(request)
+    there: DeviceLogits | None = request.logits if isinstance(request.logits, DeviceLogits) else None
+    if kernels is None:
+        kernels = load_kernels(None if there is None else there.device)
     arrays, shape, flags = host_arrays(request)
     if shape.rows:
-        _run(kernels, arrays, shape, float(request.guidance), flags)
+        _run(kernels, request, arrays, shape, flags)
     broken = np.flatnonzero(arrays["errors"])
     if broken.size:
         row = int(broken[0])
-        reason = explain(request, row, request.logits[row], None if request.uncond is None else request.uncond[row])
+        logits, uncond = _host_row(kernels, request, "logits", row), _host_row(kernels, request, "uncond", row)
+        assert logits is not None
+        reason = explain(request, row, logits, uncond)
         raise SamplingError(reason or f"{request.name(row)}: {describe_error(int(arrays['errors'][row]))}")
     return Draw(arrays["tokens"], arrays["changed"].view(np.bool_), arrays["logprob"] if request.logprob else None)
+
+
+def _check_places(request: Request) -> None:
+    """Refuse what does not lie where this file can draw from it."""
+    if not isinstance(request.tokens, np.ndarray):
+        raise SamplingError(
+            f'tokens must be a NumPy array for impl="cuda"; got {type(request.tokens).__name__}: '
+            "use smalti_kernels.launch for tokens on a device"
+        )
+    for name in ("logits", "uncond"):
+        given = getattr(request, name)
+        if given is not None and not isinstance(given, (np.ndarray, DeviceLogits)):
+            raise SamplingError(
+                f'{name} must be a NumPy array or DeviceLogits for impl="cuda"; got {type(given).__name__}: '
+                "DeviceLogits describes data on a device"
+            )
+    if request.uncond is not None:
+        places = {
+            (array.stride, array.stream, array.device) if isinstance(array, DeviceLogits) else "host"
+            for array in (request.logits, request.uncond)
+        }
+        if len(places) > 1:
+            raise SamplingError(
+                "logits and uncond must lie in the same place: both in NumPy arrays, or both on one device with one "
+                f"stride and one stream; got {' and '.join(map(str, places))}"
+            )
 
 
 def host_arrays(request: Request) -> tuple[dict[str, NDArray[Any]], Shape, int]:
     """The kernel's arrays in host memory, by the names of `launch.Pointers`, with their shape and flags.
 
-    Arrays that the flags leave unread are absent. What is written is new; the request's own arrays stay as they are.
+    Arrays that the flags leave unread are absent, and so are `DeviceLogits`. What is written is new; the request's own
+    arrays stay as they are.
     """
     rows, vocabulary = request.logits.shape
     count, length = request.tokens.shape
@@ -67,7 +96,6 @@ def host_arrays(request: Request) -> tuple[dict[str, NDArray[Any]], Shape, int]:
         | (FLAG_LOGPROB if request.logprob else 0)
     )
     arrays: dict[str, NDArray[Any]] = {
-        "logits": padded(request.logits),
         "tokens": np.array(request.tokens, np.int32, order="C"),
         "sample": request.sample.astype(np.int32),
         "position": request.position.astype(np.int32),
@@ -77,13 +105,16 @@ def host_arrays(request: Request) -> tuple[dict[str, NDArray[Any]], Shape, int]:
         "changed": np.zeros(rows, np.int8),
         "errors": np.zeros(rows, np.int32),
     }
-    if request.uncond is not None:
-        arrays["uncond"] = padded(request.uncond)
+    for name in ("logits", "uncond"):
+        given = getattr(request, name)
+        if isinstance(given, np.ndarray):
+            arrays[name] = padded(cast("NDArray[Any]", given))
+    stride = request.logits.stride if isinstance(request.logits, DeviceLogits) else arrays["logits"].shape[1]
     if flags & FLAG_TRUNCATED:
         arrays["keep"] = np.stack((request.top_k, request.top_p), axis=1).astype(np.int32)
     if flags & FLAG_LOGPROB:
         arrays["logprob"] = np.zeros(rows, np.int32)
-    return arrays, Shape(request.kind, rows, vocabulary, arrays["logits"].shape[1], length, request.width), flags
+    return arrays, Shape(request.kind, rows, vocabulary, stride, length, request.width), flags
 
 
 def padded(logits: NDArray[Any]) -> NDArray[Any]:
@@ -98,21 +129,43 @@ def padded(logits: NDArray[Any]) -> NDArray[Any]:
     return wide
 
 
-def _run(kernels: Kernels, arrays: Mapping[str, NDArray[Any]], shape: Shape, guidance: float, flags: int) -> None:
-    """Copy to the device, launch, copy back, wait: all on a stream of its own, so that threads do not wait in turn."""
+def _run(kernels: Kernels, request: Request, arrays: Mapping[str, NDArray[Any]], shape: Shape, flags: int) -> None:
+    """Copy to the device, launch, copy back, wait: all on one stream.
+
+    It is the stream of `DeviceLogits`, or else one of its own, so that threads do not wait in turn.
+    """
     driver = kernels.driver
     offsets: dict[str, int] = {}
     size = 0
     for name, array in arrays.items():
         offsets[name] = size
         size += -(-array.nbytes // _BOUNDARY) * _BOUNDARY
-    with driver.entered(kernels.context), driver.allocated(size) as memory, driver.new_stream() as stream:
+    there = {name: given for name in ("logits", "uncond") if isinstance(given := getattr(request, name), DeviceLogits)}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(driver.entered(kernels.context))
+        memory = stack.enter_context(driver.allocated(size))
+        stream = there["logits"].stream if there else stack.enter_context(driver.new_stream())
         for name, array in arrays.items():
             driver.upload(memory + offsets[name], array.ctypes.data, array.nbytes, stream)
-        pointers = Pointers(**{name: memory + offset for name, offset in offsets.items()})
-        kernels.draw(pointers, shape, guidance=guidance, flags=flags, stream=stream)
+        addresses = {name: memory + offset for name, offset in offsets.items()}
+        pointers = Pointers(**addresses, **{name: logits.address for name, logits in there.items()})
+        kernels.draw(pointers, shape, guidance=float(request.guidance), flags=flags, stream=stream)
         for name in _OUTPUTS:
             if name in arrays:
                 array = arrays[name]
                 driver.download(array.ctypes.data, memory + offsets[name], array.nbytes, stream)
         driver.synchronize(stream)
+
+
+def _host_row(kernels: Kernels, request: Request, name: str, row: int) -> NDArray[Any] | None:
+    """One row of logits or uncond as the reference reads it, [V], fetched from the device if it lies there."""
+    given = getattr(request, name)
+    if not isinstance(given, DeviceLogits):
+        return None if given is None else given[row]
+    values = np.empty(given.shape[1], _HOST_TYPES[request.kind])
+    driver = kernels.driver
+    with driver.entered(kernels.context):
+        address = given.address + row * given.stride * values.itemsize
+        driver.download(values.ctypes.data, address, values.nbytes, given.stream)
+        driver.synchronize(given.stream)
+    return values

@@ -2,8 +2,6 @@
 
 Nothing is loaded at import. Device memory, streams, modules and contexts are raw integers, because they come from
 and go to other libraries (ONNX Runtime, torch) that hand them out as such. Nothing here needs a CUDA toolkit.
-
-Source of the signatures: NVIDIA, "CUDA Driver API", cuda.h of CUDA 12.
 """
 
 from __future__ import annotations
@@ -12,11 +10,21 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Generator
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from smalti_kernels.driver_calls import (
+    BUFFER_POINTER,
+    BUFFER_SIZE,
+    CAPABILITY_MAJOR,
+    CAPABILITY_MINOR,
+    MULTIPROCESSORS,
+    NON_BLOCKING,
+    REMEDIES,
+    SIGNATURES,
+)
 from smalti_kernels.errors import DriverError, DriverUnavailable
 
 OLDEST_CUDA: Final = (12, 0)
@@ -26,54 +34,6 @@ LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.
 """Names the driver's library has on this system, first choice first."""
 
 _INSTALL: Final = 'install a current NVIDIA driver, or draw with impl="numpy"'
-_MULTIPROCESSORS: Final = 16
-_CAPABILITY_MAJOR: Final = 75
-_CAPABILITY_MINOR: Final = 76
-# cuLaunchKernel's `extra`: the arguments as one buffer instead of a pointer for each.
-_BUFFER_POINTER: Final = 1
-_BUFFER_SIZE: Final = 2
-_NON_BLOCKING: Final = 1
-
-_HANDLE: Final = POINTER(c_void_p)
-_SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
-    "cuInit": (c_uint,),
-    "cuDriverGetVersion": (POINTER(c_int),),
-    "cuGetErrorName": (c_int, POINTER(c_char_p)),
-    "cuGetErrorString": (c_int, POINTER(c_char_p)),
-    "cuDeviceGetCount": (POINTER(c_int),),
-    "cuDeviceGet": (POINTER(c_int), c_int),
-    "cuDeviceGetName": (c_char_p, c_int, c_int),
-    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
-    "cuDevicePrimaryCtxRetain": (_HANDLE, c_int),
-    "cuCtxGetCurrent": (_HANDLE,),
-    "cuCtxGetDevice": (POINTER(c_int),),
-    "cuCtxGetId": (c_void_p, POINTER(ctypes.c_uint64)),
-    "cuCtxPushCurrent_v2": (c_void_p,),
-    "cuCtxPopCurrent_v2": (_HANDLE,),
-    "cuModuleLoadData": (_HANDLE, c_char_p),
-    "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
-    "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p),
-    "cuStreamCreate": (_HANDLE, c_uint),
-    "cuStreamDestroy_v2": (c_void_p,),
-    "cuStreamSynchronize": (c_void_p,),
-    "cuMemAlloc_v2": (_HANDLE, c_size_t),
-    "cuMemFree_v2": (c_void_p,),
-    "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
-    "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
-}
-
-# What a user can do about results that they can do something about, by the driver's name for them.
-_REMEDIES: Final = {
-    "CUDA_ERROR_OUT_OF_MEMORY": "draw fewer rows at once, or free memory of the GPU",
-    "CUDA_ERROR_INVALID_PTX": "update the NVIDIA driver",
-    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the NVIDIA driver",
-    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": "install the whole NVIDIA driver, its PTX compiler library included",
-    "CUDA_ERROR_INVALID_IMAGE": "update the NVIDIA driver",
-    "CUDA_ERROR_NO_BINARY_FOR_GPU": "update the NVIDIA driver",
-    "CUDA_ERROR_INVALID_CONTEXT": "pass pointers and the stream of one device, and keep its context alive",
-    "CUDA_ERROR_ILLEGAL_ADDRESS": "check the device pointers and sizes that were passed; restart this process",
-    "CUDA_ERROR_MISALIGNED_ADDRESS": "pass device pointers aligned as documented; restart this process",
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +65,7 @@ class Driver:
             DriverUnavailable: a function is missing, the driver is too old or refuses to initialise, or has no device.
         """
         self._functions: dict[str, Any] = {}
-        for symbol, arguments in _SIGNATURES.items():
+        for symbol, arguments in SIGNATURES.items():
             try:
                 function = getattr(library, symbol)
             except AttributeError:
@@ -145,7 +105,7 @@ class Driver:
         text = self._text("cuGetErrorString", code) or "no description"
         raise DriverError(
             f"{function} failed with {name} ({code}): {text}",
-            _REMEDIES.get(name, ""),
+            REMEDIES.get(name, ""),
             call=function,
             code=code,
             name=name,
@@ -182,9 +142,9 @@ class Driver:
     def _describe(self, ordinal: int, handle: int) -> Device:
         name = ctypes.create_string_buffer(256)
         self.call("cuDeviceGetName", name, len(name), handle)
-        major = self._integer("cuDeviceGetAttribute", _CAPABILITY_MAJOR, handle)
-        minor = self._integer("cuDeviceGetAttribute", _CAPABILITY_MINOR, handle)
-        count = self._integer("cuDeviceGetAttribute", _MULTIPROCESSORS, handle)
+        major = self._integer("cuDeviceGetAttribute", CAPABILITY_MAJOR, handle)
+        minor = self._integer("cuDeviceGetAttribute", CAPABILITY_MINOR, handle)
+        count = self._integer("cuDeviceGetAttribute", MULTIPROCESSORS, handle)
         return Device(ordinal, name.value.decode(errors="replace"), major * 10 + minor, count)
 
     def primary_context(self, ordinal: int) -> int:
@@ -227,7 +187,7 @@ class Driver:
     @contextlib.contextmanager
     def new_stream(self) -> Generator[int, None, None]:
         """A stream for a while: it does not wait for the default stream. Leaving does not wait for its work."""
-        stream = self._handle("cuStreamCreate", _NON_BLOCKING)
+        stream = self._handle("cuStreamCreate", NON_BLOCKING)
         with self._finally("cuStreamDestroy_v2", stream):
             yield stream
 
@@ -263,7 +223,7 @@ class Driver:
         """
         size = c_size_t(len(arguments))
         buffer = ctypes.create_string_buffer(arguments, len(arguments))
-        extra = (c_void_p * 5)(_BUFFER_POINTER, ctypes.addressof(buffer), _BUFFER_SIZE, ctypes.addressof(size), None)
+        extra = (c_void_p * 5)(BUFFER_POINTER, ctypes.addressof(buffer), BUFFER_SIZE, ctypes.addressof(size), None)
         self.call("cuLaunchKernel", function, grid, 1, 1, threads, 1, 1, shared, stream or None, None, extra)
 
     def synchronize(self, stream: int) -> None:

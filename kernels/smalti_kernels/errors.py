@@ -1,8 +1,8 @@
-"""The root of smalti's exception tree, and the errors this floor raises.
+"""The root of smalti's exception tree, and the errors this floor raises; `smalti.errors` re-exports all of them.
 
 SmaltiError
 ├── SamplingError          a draw that has no answer (NaN logits, nothing left to draw from)
-├── KernelError            the CUDA implementation cannot do what was asked; has a reason and a remedy
+├── KernelError            a kernel cannot run or be built here; has a reason and a remedy
 │   ├── DriverUnavailable  no NVIDIA driver, one too old, or no device
 │   ├── NoMatchingKernel   no prebuilt kernel for this GPU, vocabulary or precision
 │   ├── DamagedKernel      a prebuilt kernel that is missing or is not the one that was built
@@ -25,7 +25,7 @@ class SamplingError(SmaltiError, ValueError):
 
 
 class KernelError(SmaltiError, RuntimeError):
-    """The CUDA implementation cannot do what was asked. It never falls back by itself; the caller picks another."""
+    """A kernel cannot run or be built here. Nothing falls back by itself: the caller picks another implementation."""
 
     reason: str
     """What was wrong."""

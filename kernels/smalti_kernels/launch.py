@@ -4,9 +4,11 @@ Pointers and streams are raw integers, so they may come from ONNX Runtime (`OrtV
 `user_compute_stream`) or from anywhere else. A launch copies nothing and waits for nothing:
 
     kernels = load_kernels(0)
-    kernels.draw(Pointers(logits=logits.data_ptr(), ...), Shape("fp16", rows=64, ...), stream=stream)
+    pointers = Pointers(logits=logits.data_ptr(), tokens=tokens.data_ptr(), ...)
+    kernels.draw(pointers, Shape("fp16", rows=64, vocabulary=1000, stride=1008, length=256, width=16), stream=stream)
 
 ONNX Runtime, torch and all programs of the CUDA runtime use the primary context of a device, as `load_kernels(0)` does.
+Where only the logits are on the device, `sample(DeviceLogits(...), ..., impl="cuda")` does the rest.
 """
 
 from __future__ import annotations
@@ -19,11 +21,6 @@ from typing import Final, NamedTuple
 from smalti_kernels.abi import (
     ALIGNMENT,
     ARGUMENTS,
-    ERROR_FORBIDDEN,
-    ERROR_GUIDED,
-    ERROR_INFINITE,
-    ERROR_NAN,
-    ERROR_RANGE,
     FLAG_GUIDED,
     FLAG_LOGPROB,
     FLAG_TRUNCATED,
@@ -66,7 +63,7 @@ class Pointers(NamedTuple):
     changed: int
     """int8 [rows], written."""
     errors: int
-    """int32 [rows], written: 0, or ERROR_ bits (`describe_error`). Read them before the tokens are believed."""
+    """int32 [rows], written: 0, or ERROR_ bits (`abi.describe_error`). Read them before the tokens are believed."""
     uncond: int = 0
     """Like logits; needed with FLAG_GUIDED."""
     keep: int = 0
@@ -249,23 +246,6 @@ def pack_arguments(pointers: Pointers, shape: Shape, *, guidance: float, flags: 
         "flags": flags,
     }
     return _LAYOUT.pack(*(values[argument.name] for argument in ARGUMENTS), 0, 0)
-
-
-def describe_error(bits: int) -> str:
-    """The reference's words for what a kernel reports of a row; without the figures, which only the logits have."""
-    what = "guided logits" if bits & ERROR_GUIDED else "logits"
-    if bits & ERROR_NAN:
-        return f"{what} contain NaN; no token can be drawn"
-    if bits & ERROR_INFINITE:
-        return f"{what} contain +inf; no token can be drawn"
-    if bits & ERROR_FORBIDDEN:
-        return f"{what} are all -inf; no token can be drawn"
-    if bits & ERROR_RANGE:
-        return (
-            "the greatest logit over temperature must lie within +-16384; "
-            "raise the temperature or subtract each row's maximum"
-        )
-    return f"the kernel reports {bits:#x}, which means nothing; it was given addresses of other data"
 
 
 _kernels: dict[tuple[Driver, int], Kernels] = {}

@@ -113,6 +113,7 @@ def _search(
     most = tl.full([ROWS, SIZE], -float("inf"), tl.float32)
     guided_most = most
     for first in range(0, vocabulary, SIZE):
+        # Twice: a row is first judged by its logits as they came (no flags: no guidance), then guided, which is scored.
         value = _chunk(logits, uncond, starts, inside, first, vocabulary, guidance, flags & 0, ROWS, SIZE, LOGITS)
         broken |= (value != value).to(tl.int32)
         most = tl.where(value > most, value, most)
@@ -237,6 +238,7 @@ def smalti_sample(
         # A lane's second bound was not kept: should it reach the best score, look again.
         again = inside & ~(sound & (tl.max(second, axis=1) < reached))
         if any_row(again):
+            # A search keeps six values for each lane: fewer lanes, so that it needs no more registers than the rest.
             SIZE: tl.constexpr = CHUNK // 4
             other, reason = _search(
                 logits,

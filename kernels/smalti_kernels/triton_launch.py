@@ -23,6 +23,7 @@ from smalti_kernels.abi import (
     FLAG_TRUNCATED,
     MAX_VOCABULARY,
     Variant,
+    describe_error,
     programs_for,
     variant_for,
 )
@@ -127,7 +128,7 @@ def _refuse(request: Request, errors: NDArray[np.int32]) -> None:
     logits, uncond = (None if array is None else _to_host(array[row]) for array in (request.logits, request.uncond))
     assert logits is not None
     reason = explain(request, row, logits, uncond)
-    raise SamplingError(reason or f"{request.name(row)}: the kernel reports error {int(errors[row])}")
+    raise SamplingError(reason or f"{request.name(row)}: {describe_error(int(errors[row]))}")
 
 
 def _to_host(row: Any) -> NDArray[Any]:

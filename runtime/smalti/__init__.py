@@ -12,12 +12,18 @@ from smalti.backend import ProviderReport
 from smalti.bundle import Bundle, embedded_bundles, open_bundle
 from smalti.errors import (
     BundleError,
+    DamagedKernel,
+    DriverError,
+    DriverUnavailable,
+    KernelError,
     MissingExtra,
+    NoMatchingKernel,
     OutputError,
     ParityError,
     ProviderUnavailable,
     SamplingError,
     SmaltiError,
+    TrainingError,
     UsageError,
 )
 from smalti.generator import Generator, load
@@ -29,9 +35,14 @@ from smalti.version import __version__
 __all__ = [
     "Bundle",
     "BundleError",
+    "DamagedKernel",
+    "DriverError",
+    "DriverUnavailable",
     "Generator",
+    "KernelError",
     "Manifest",
     "MissingExtra",
+    "NoMatchingKernel",
     "OutputError",
     "ParityError",
     "ProviderReport",
@@ -42,6 +53,7 @@ __all__ = [
     "SmaltiError",
     "Step",
     "Timings",
+    "TrainingError",
     "UsageError",
     "__version__",
     "embedded_bundles",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smalti.bundle import Bundle
 from smalti.errors import BundleError, ProviderUnavailable, UsageError
-from smalti.manifest import Precision, Role
+from smalti.manifest import PRIORS, Precision, Role
 
 Provider = Literal["cpu"]
 RequestedPrecision = Literal["auto", "fp32", "fp16", "int8"]
@@ -72,14 +72,14 @@ def resolve_precision(bundle: Bundle, requested: str) -> tuple[dict[str, Precisi
 
     A bundle only holds variants that met their tolerance when it was exported, so being there is being certified. A
     component that does not come in the precision asked for runs in fp32, and the reason is returned; a precision in
-    which neither denoiser nor decoder comes is a UsageError.
+    which neither the prior nor the decoder comes is a UsageError.
     """
     if requested not in get_args(RequestedPrecision):
         raise UsageError(f"precision {requested!r}: allowed are {', '.join(get_args(RequestedPrecision))}")
     wanted: Precision = "int8" if requested == "auto" else cast(Precision, requested)
     roles = tuple(bundle.manifest.components)
     have = [role for role in roles if wanted in bundle.precisions(role)]
-    if requested != "auto" and not {"denoiser", "decoder"} & set(have):
+    if requested != "auto" and not {PRIORS[bundle.manifest.family], "decoder"} & set(have):
         there = sorted({precision for role in roles for precision in bundle.precisions(role)})
         raise UsageError(f"{bundle.path} has no {wanted} variant; it comes in {', '.join(there)}")
     chosen: dict[str, Precision] = {role: wanted if role in have else "fp32" for role in roles}

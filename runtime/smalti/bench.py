@@ -7,6 +7,7 @@ from typing import Any
 
 from smalti.errors import UsageError
 from smalti.generator import Generator
+from smalti.manifest import PRIORS
 
 STAGES = ("network", "draw", "decoder", "host", "total")
 
@@ -34,5 +35,6 @@ def measure(generator: Generator, count: int = 1, steps: int | None = None, repe
         "repeats": repeats,
         "seconds": seconds,
         "seconds_per_megapixel": {stage: value / megapixels for stage, value in seconds.items()},
+        "precision": generator.report.precision[PRIORS[generator.manifest.family]],
         "provider": generator.report.to_dict(),
     }

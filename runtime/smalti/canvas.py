@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smalti.absorbing import Denoiser
 from smalti.errors import UsageError
+from smalti.manifest import Latent
 
 Int32 = NDArray[np.int32]
 Integers = NDArray[np.intp]
 
 WINDOWS = 16
 """Windows sent through the network at once, which bounds its memory whatever the canvas."""
+
+
+MAX_TOKENS = 2**20
+"""Tokens of one canvas; with f=16, 16384x16384 pixels."""
+
+
+def canvas_size(size: Any, latent: Latent, what: str = "size") -> tuple[int, int]:
+    """Width and height of an image in pixels, checked; the bundle's own for None. ``what`` names it in messages.
+
+    Raises UsageError, with the nearest size that is possible, for sides that are not multiples of the bundle's factor,
+    and for more than MAX_TOKENS tokens.
+    """
+    factor = latent.factor
+    if size is None:
+        return latent.grid[1] * factor, latent.grid[0] * factor
+    try:
+        width, height = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} {size!r}: width and height in pixels are needed, such as (512, 256)") from None
+    near = [max(1, round(side / factor)) * factor for side in (width, height)]
+    if [width, height] != near:
+        raise UsageError(
+            f"{what} {width}x{height}: sides must be multiples of {factor}; the nearest is {near[0]}x{near[1]}"
+        )
+    if (width // factor) * (height // factor) > MAX_TOKENS:
+        raise UsageError(f"{what} {width}x{height}: at most {MAX_TOKENS} patches of {factor}x{factor} pixels are drawn")
+    return width, height
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:

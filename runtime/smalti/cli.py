@@ -12,10 +12,13 @@ INTERRUPTED = 130
 
 LAZY = {
     "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
+    "import": ("smalti_train.importers.cli", "Read a published checkpoint as a run (needs the extra train)."),
     "evaluate": ("smalti_train.evaluation.cli", "Measure a bundle or a run (needs the extra evaluate)."),
     "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
 }
 """Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""
+EXTRAS = {"import": "train"}
+"""Extras that are not called what their verb is."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +52,8 @@ def _lazy_app(verb: str) -> object:
     try:
         return importlib.import_module(module).app
     except ImportError as error:
-        raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{verb}]"') from error
+        extra = EXTRAS.get(verb, verb)
+        raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{extra}]"') from error
 
 
 def _call(app: object, arguments: list[str], name: str) -> int:

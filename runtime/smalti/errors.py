@@ -2,10 +2,16 @@
 
     SmaltiError                      1
     ├── SamplingError                1   a draw that has no answer (from smalti_kernels)
+    ├── KernelError                  4   a sampling kernel that cannot run here (from smalti_kernels)
+    │   ├── DriverUnavailable        4   no NVIDIA driver, one too old, or no device
+    │   ├── NoMatchingKernel         4   no prebuilt kernel for this GPU, vocabulary or precision
+    │   ├── DamagedKernel            4   a prebuilt kernel that is missing or is not the one that was built
+    │   └── DriverError              4   a call of the driver that failed: a launch, for one
     ├── UsageError                   2   an argument outside what is allowed
     ├── BundleError                  3   a bundle that is missing, damaged or not one of ours
     ├── ProviderUnavailable          4   a provider that was asked for and cannot run
     ├── ParityError                  6   an exported variant that does not match its model
+    ├── TrainingError                1   a training whose loss is no longer a number
     ├── MissingExtra                 1   a command whose packages are not installed
     └── OutputError                  1   a file that cannot be written
 
@@ -14,7 +20,15 @@ Exit codes 5 (engine build) and 7 (bench regression) are reserved; 130 is an int
 
 from __future__ import annotations
 
-from smalti_kernels.errors import SamplingError, SmaltiError
+from smalti_kernels.errors import (
+    DamagedKernel,
+    DriverError,
+    DriverUnavailable,
+    KernelError,
+    NoMatchingKernel,
+    SamplingError,
+    SmaltiError,
+)
 
 
 class UsageError(SmaltiError, ValueError):
@@ -33,6 +47,10 @@ class ParityError(SmaltiError):
     """An exported variant that does not match the model it was made from."""
 
 
+class TrainingError(SmaltiError):
+    """A training whose loss is no longer a number; its last good checkpoint is untouched."""
+
+
 class MissingExtra(SmaltiError, ImportError):
     """A command whose packages are not installed."""
 
@@ -45,6 +63,7 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
     UsageError: 2,
     BundleError: 3,
     ProviderUnavailable: 4,
+    KernelError: 4,
     ParityError: 6,
 }
 
@@ -56,12 +75,18 @@ def exit_code(error: SmaltiError) -> int:
 
 __all__ = [
     "BundleError",
+    "DamagedKernel",
+    "DriverError",
+    "DriverUnavailable",
+    "KernelError",
     "MissingExtra",
+    "NoMatchingKernel",
     "OutputError",
     "ParityError",
     "ProviderUnavailable",
     "SamplingError",
     "SmaltiError",
+    "TrainingError",
     "UsageError",
     "exit_code",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti import absorbing
+from smalti.autoregressive import NextLogits
 from smalti.backend import (
     OnnxSession,
     ProviderReport,
@@ -23,18 +23,20 @@ from smalti.backend import (
     runtime_version,
 )
 from smalti.bundle import Bundle, open_bundle
+from smalti.canvas import canvas_denoiser
 from smalti.errors import BundleError, UsageError
 from smalti.images import to_array
 from smalti.inpainting import Picture, check_pair, paste, patches
-from smalti.manifest import Role
+from smalti.manifest import PRIORS, Role
+from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
-from smalti.schedule import make_schedule
+from smalti.sampling import draw_absorbing, draw_autoregressive
 from smalti.settings import Options, Settings, resolve
 from smalti.tiles import decode_tiled
 
 Int32 = NDArray[np.int32]
 NETWORK_BATCH = 16
-"""Grids sent through the denoiser at once, which bounds its memory whatever the count."""
+"""Grids sent through the prior at once, which bounds its memory whatever the count."""
 DECODE_TOKENS = 4096
 """Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
 
@@ -80,7 +82,7 @@ class Generator:
         )
         self._sessions: dict[Role, OnnxSession] = {}
         self._lock = threading.Lock()
-        self._session("denoiser")
+        self._session(PRIORS[self.manifest.family])
         self._session("decoder")
 
     @property
@@ -99,13 +101,14 @@ class Generator:
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
         in any batch. The options are those of :class:`smalti.settings.Options`: ``seeds``, ``label``, ``steps``,
-        ``temperature``, ``guidance``, ``schedule``, ``order``.
+        ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
+        ``remask``, ``size``, ``stride``.
 
         Raises UsageError for an option or a value outside these.
         """
         started = time.perf_counter()
         settings = resolve(self.manifest, count, seed, options)
-        return self._finish(self._masked(len(settings.seeds)), settings, started)
+        return self._finish(self._masked(settings), settings, started)
 
     def stream(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Iterator[Step]:
         """Draw images as :meth:`generate` does, giving the grids after every network call.
@@ -113,24 +116,36 @@ class Generator:
         Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
         """
         settings = resolve(self.manifest, count, seed, options)
-        return self._steps(self._masked(len(settings.seeds)), settings, Timings())
+        return self._steps(self._masked(settings), settings, Timings())
 
     def inpaint(
         self, image: Picture, mask: Picture, count: int | None = None, seed: int = 0, **options: Unpack[Options]
     ) -> Result:
         """Repaint the part of ``image`` that ``mask`` shows in white; the other pixels stay exactly what they are.
 
-        ``image`` and ``mask`` are PIL images or arrays of one size, that of the bundle's own images: uint8 [H, W, 3]
-        and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be repainted (paper
-        003, section 4.4); the others are those of the image, and condition the draw. Where no ``label`` is given, the
-        image says what it is. Options as for :meth:`generate`.
+        ``image`` and ``mask`` are PIL images or arrays of one size, whose sides are multiples of the bundle's factor:
+        uint8 [H, W, 3] and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be
+        repainted (paper 003, section 4.4); the others are those of the image, and condition the draw: all of them in an
+        absorbing bundle, in an autoregressive one those before it in raster order. Where no ``label`` is given, the
+        image says what it is. Options as for :meth:`generate`; ``stride`` is read for images larger than the bundle's.
+
+        Painting beyond an image's edge is repainting a larger one::
+
+            wide, beyond = Image.new("RGB", (512, 256)), np.ones((256, 512), bool)
+            wide.paste(image, (128, 0))
+            beyond[:, 128:384] = False
+            gen.inpaint(wide, beyond)
 
         Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value outside what is allowed.
         """
         started = time.perf_counter()
-        settings = resolve(self.manifest, count, seed, options, draw_labels=False)
         latent = self.manifest.latent
         pixels, repaint = check_pair(image, mask, latent)
+        size = pixels.shape[1], pixels.shape[0]
+        if options.get("size") not in (None, size):
+            raise UsageError(f"size {options.get('size')}: an image is repainted at its own size; leave it out")
+        options["size"] = size
+        settings = resolve(self.manifest, count, seed, options, draw_labels=False)
         tokens = self.encode([pixels])
         tokens[0][patches(repaint, latent.factor)] = latent.codes
         result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
@@ -146,7 +161,7 @@ class Generator:
             raise BundleError(f"{self.bundle.path} has no encoder")
         if isinstance(images, Image.Image):
             raise UsageError("encode takes a list of images; put the one in brackets")
-        factor = self.manifest.latent.factor
+        factor, halo = self.manifest.latent.factor, self.manifest.latent.halo
         arrays = [to_array(image) for image in images]
         if not arrays or any(array.shape != arrays[0].shape for array in arrays):
             raise UsageError("encode takes one or more images, all of one size")
@@ -156,13 +171,16 @@ class Generator:
             raise UsageError(
                 f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
             )
-        batch = max(1, DECODE_TOKENS * factor**2 // (height * width))
+        batch = 1 if halo is None else max(1, DECODE_TOKENS * factor**2 // (height * width))  # see _decode
         encoder = self._session("encoder")
         parts = [encoder({"images": np.stack(arrays[i : i + batch])})[0] for i in range(0, len(arrays), batch)]
         return np.concatenate(parts)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
-        """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w, in bounded memory.
+        """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w.
+
+        Memory is bounded, unless the bundle's ``latent.halo`` is None: such a decoder (a published VQGAN) takes every
+        canvas as a whole, and its attention grows with the square of the tokens.
 
         Raises UsageError for another shape or tokens outside the codebook.
         """
@@ -182,14 +200,32 @@ class Generator:
 
         ``tokens`` int32 [N, h*w], K where masked; ``labels`` int32 [N], an index into :attr:`labels`, or their number
         for none. Sampling, likelihoods and confidence all start here.
+
+        Raises UsageError for an autoregressive bundle, of which :meth:`next_logits` asks.
         """
+        if self.manifest.family != "absorbing":
+            raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
         denoiser = self._session("denoiser")
         parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
         logits = [denoiser({"tokens": tokens[p], "labels": labels[p], "rows": rows[p]})[0] for p in parts]
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
-    def _masked(self, count: int) -> Int32:
-        return np.full((count, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
+    def next_logits(self) -> NextLogits:
+        """Ask an autoregressive prior: from tokens int32 [N, n] and labels int32 [N] to the next one's logits [N, K].
+
+        What is returned remembers what it read, for one run at a time: see :func:`smalti.predictor.next_logits`.
+
+        Raises UsageError for an absorbing bundle, of which :meth:`logits` asks.
+        """
+        if self.manifest.family != "autoregressive":
+            raise UsageError(f"bundle {self.manifest.name} predicts many tokens at once: use logits")
+        shape = past_shape(self.manifest.components["predictor"], str(self.bundle.path))
+        return next_logits(self._session("predictor"), self.manifest.latent.codes, shape, NETWORK_BATCH)
+
+    def _masked(self, settings: Settings) -> Int32:
+        latent, (width, height) = self.manifest.latent, settings.size
+        shape = (len(settings.seeds), height // latent.factor, width // latent.factor)
+        return np.full(shape, latent.codes, np.int32)
 
     def _finish(self, start: Int32, settings: Settings, started: float) -> Result:
         """Draw what is masked in ``start`` (int32 [N, h, w]), and decode."""
@@ -201,49 +237,24 @@ class Generator:
         return Result(images, tokens, settings, timings, self.report, self.bundle)
 
     def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
-        no_label = len(self.labels)
-
-        def network(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
-            started = time.perf_counter()
-            logits = self.logits(tokens, labels, rows)
-            timings.network += time.perf_counter() - started
-            timings.calls += 1
-            return logits
-
-        count, *grid = start.shape
-        tokens = start.reshape(count, -1)
-        schedule = make_schedule(
-            settings.seeds,
-            (grid[0], grid[1]),
-            settings.steps,
-            settings.schedule,
-            settings.order,
-            wanted=tokens == self.manifest.latent.codes,
-        )
+        """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
+        latent, no_label = self.manifest.latent, len(self.labels)
+        _, height, width = start.shape
         indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
-        grids = absorbing.run(
-            network,
-            tokens,
-            schedule,
-            seeds=settings.seeds,
-            labels=np.asarray(indices, np.int32),
-            width=grid[1],
-            temperature=settings.temperature,
-            guidance=settings.guidance,
-            no_label=no_label,
-        )
-        for index in range(schedule.calls):
+        labels = np.asarray(indices, np.int32)
+        if self.manifest.family == "autoregressive":
+            predictor = timings.timed(self.next_logits())
+            run = draw_autoregressive(predictor, start, settings, labels=labels, no_label=no_label, mask=latent.codes)
+        else:
+            stride = min(latent.grid) if settings.stride is None else settings.stride
+            windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride, mask=latent.codes)
+            denoiser = timings.timed(windows)
+            run = draw_absorbing(denoiser, start, settings, labels=labels, no_label=no_label, mask=latent.codes)
+        for index in range(run.calls):
             started, before = time.perf_counter(), timings.network
-            tokens = next(grids)
+            grids = next(run.grids)
             timings.draw += time.perf_counter() - started - (timings.network - before)
-            yield Step(
-                index,
-                schedule.calls,
-                tokens.reshape(-1, *grid),
-                settings,
-                lambda grids: self._decode(grids, Timings()),
-                self.manifest.latent.codes,
-            )
+            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), latent.codes)
 
     def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
         latent = self.manifest.latent
@@ -255,7 +266,8 @@ class Generator:
             timings.decoder += time.perf_counter() - started
             return pixels
 
-        each = max(1, DECODE_TOKENS // (tokens.shape[1] * tokens.shape[2]))
+        # A decoder that takes canvases whole is a large one, for which one at a time is enough.
+        each = 1 if latent.halo is None else max(1, DECODE_TOKENS // (tokens.shape[1] * tokens.shape[2]))
         batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
         return [
             Image.fromarray(image)

@@ -32,11 +32,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 of the bundle's manifest, which in turn fixes every file of the bundle."""
     seeds: tuple[int, ...]
     labels: tuple[str | None, ...]
-    steps: int
+    steps: int | None
+    """None, here and below, where the family or another setting leaves it without a meaning."""
     temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
     guidance: float
-    schedule: str
-    order: str = "random"
+    schedule: str | None
+    order: str | None = "random"
+    choice_temperature: float | None = None
+    remask: float | str | None = 0.0
+    size: tuple[int, int] | None = None
+    """Width and height of each image in pixels; None, in files of smalti 0.1.0, is the bundle's own."""
+    stride: int | None = None
     precision: dict[str, str]
     provider: str
     columns: int

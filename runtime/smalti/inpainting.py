@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smalti.canvas import canvas_size
 from smalti.errors import UsageError
 from smalti.images import to_array
 from smalti.manifest import Latent
@@ -18,8 +19,8 @@ Picture: TypeAlias = Image.Image | NDArray[Any]
 def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Pixels (uint8 [H, W, 3]) and what to repaint of them (bool [H, W]).
 
-    A PIL mask repaints where it is brighter than middle grey, an array where it is True. Raises UsageError for sizes
-    other than the bundle's own, a mask of another kind, or one that repaints nothing.
+    A PIL mask repaints where it is brighter than middle grey, an array where it is True. Raises UsageError for sides
+    that are not multiples of the bundle's factor, a mask of another size or kind, or one that repaints nothing.
     """
     pixels = to_array(image)
     if isinstance(mask, Image.Image):
@@ -28,10 +29,8 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
         repaint = mask
     else:
         raise UsageError("a mask must be a PIL image (white: repaint) or a bool array [H, W] (True: repaint)")
-    height, width = (side * latent.factor for side in latent.grid)
-    if pixels.shape[:2] != (height, width):
-        found = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise UsageError(f"image size {found}: this bundle repaints images of {width}x{height}; resize or crop it")
+    height, width, _ = pixels.shape
+    canvas_size((width, height), latent, "image size")
     if repaint.shape != (height, width):
         found = f"{repaint.shape[1]}x{repaint.shape[0]}"
         raise UsageError(f"mask size {found}: it must be that of the image, {width}x{height}")

@@ -16,7 +16,10 @@ SCHEMA_VERSION = 1
 """Raised when a reader of the old layout would misread the new one."""
 
 Precision = Literal["fp32", "fp16", "int8"]
-Role = Literal["denoiser", "decoder", "encoder"]
+Role = Literal["denoiser", "predictor", "decoder", "encoder"]
+Family = Literal["absorbing", "autoregressive"]
+PRIORS: dict[Family, Role] = {"absorbing": "denoiser", "autoregressive": "predictor"}
+"""The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -66,21 +69,31 @@ class Latent(_Record, frozen=True, kw_only=True):
     grid: tuple[Positive, Positive]
     """Rows and columns the prior was trained on."""
     codes: Positive
-    """K: tokens are 0 .. K - 1; K itself is the mask."""
+    """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token."""
     factor: Positive
     """Pixels per token along each axis."""
-    halo: Annotated[int, msgspec.Meta(ge=0)]
-    """Tokens around a tile that its decoded pixels can depend on."""
+    halo: Annotated[int, msgspec.Meta(ge=0)] | None
+    """Tokens around a tile that its decoded pixels can depend on; None: on the whole canvas (norms or attention that
+    span the image), which is then decoded in one piece."""
 
 
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """How samples are drawn unless the caller says otherwise."""
 
     steps: int
+    """Of absorbing bundles; so are schedule, order, choice_temperature and remask."""
     temperature: float
     guidance: float = 1.0
     schedule: Literal["exact", "cosine", "binomial"] = "exact"
-    order: Literal["random", "halton"] = "random"
+    order: Literal["random", "halton", "confidence"] = "random"
+    choice_temperature: float = 4.5
+    """Read with order "confidence"; 4.5 as published."""
+    remask: float | Literal["mlm"] = 0.0
+    """0: nothing that was drawn is masked again."""
+    top_k: int = 0
+    """0: from all tokens."""
+    top_p: float = 1.0
+    """1: from all tokens."""
 
 
 class LicenceRecord(_Record, frozen=True, kw_only=True):
@@ -120,7 +133,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
 
     schema_version: int
     name: str
-    family: Literal["absorbing"]
+    family: Family
     licence: str
     """Licence of the weights."""
     data_licences: tuple[LicenceRecord, ...]
@@ -181,5 +194,9 @@ def _check(manifest: Manifest, where: str) -> None:
         for variant in component.variants:
             if missing := set(variant.weights) - names:
                 raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
-    if missing := {"denoiser", "decoder"} - set(manifest.components):
-        raise BundleError(f"{where}: the bundle has no {' and no '.join(sorted(missing))}")
+    prior = PRIORS[manifest.family]
+    if missing := {prior, "decoder"} - set(manifest.components):
+        raise BundleError(
+            f"{where}: the bundle has no {' and no '.join(sorted(missing))}; one of the family {manifest.family} has "
+            f"a {prior} and a decoder"
+        )

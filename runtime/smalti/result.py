@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from smalti.settings import Settings
 from smalti.version import __version__
 
 Int32 = NDArray[np.int32]
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -37,6 +41,18 @@ class Timings:
     def total(self) -> float:
         """Seconds in all."""
         return self.network + self.draw + self.decoder + self.host
+
+    def timed(self, network: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+        """Count calls of ``network`` and the seconds they take."""
+
+        def call(*arguments: Asked.args, **named: Asked.kwargs) -> Answer:
+            started = time.perf_counter()
+            answer = network(*arguments, **named)
+            self.network += time.perf_counter() - started
+            self.calls += 1
+            return answer
+
+        return call
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,15 @@ class Result:
             labels=settings.labels[which],
             steps=settings.steps,
             temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
             guidance=settings.guidance,
             schedule=settings.schedule,
             order=settings.order,
+            choice_temperature=settings.choice_temperature,
+            remask=settings.remask,
+            size=settings.size,
+            stride=settings.stride,
             precision=dict(self.report.precision),
             provider=self.report.actual,
             columns=columns,
@@ -94,7 +116,7 @@ class Step:
     """0 .. total - 1."""
     total: int
     tokens: Int32
-    """int32 [N, h, w]; K where a token is still masked."""
+    """int32 [N, h, w]; K where a token is still masked, or masked again."""
     settings: Settings
     _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
     _codes: int = field(repr=False)

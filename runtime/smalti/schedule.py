@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from smalti_kernels import STREAM_ORDER, random_words
 Int32 = NDArray[np.int32]
 Counts = Literal["exact", "cosine", "binomial"]
 """How many positions each step unmasks."""
-Order = Literal["random", "halton"]
-"""Which positions come first."""
+Order = Literal["random", "halton", "confidence"]
+"""Which positions come first; "confidence" is decided by the network while it draws, the others by the seed."""
+Remask: TypeAlias = float | Literal["mlm"]
+"""How much of what was drawn is masked and drawn again (see :mod:`smalti.remasking`); 0 is nothing."""
 
 MAX_STEPS = 1_000_000
 """Far more than any grid has tokens to unmask, and still small arrays."""
@@ -29,12 +32,14 @@ MAX_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Schedule:
-    """Positions unmasked by each network call of each sample; every wanted position appears exactly once per sample."""
+    """Positions unmasked by each network call of each sample; without remasking, each wanted one exactly once."""
 
     positions: Int32
     """int32 [N, C, R]: raster positions, -1 where a call has fewer than R and after a sample's last call."""
     steps: Int32
     """int32 [N, C]: the step of the diffusion, 0 .. S - 1, that call stands for; -1 after a sample's last."""
+    remasked: Int32 | None = None
+    """int32 [N, C, M]: raster positions masked again just before a call, -1 where fewer; None where none ever."""
 
     @property
     def calls(self) -> int:
@@ -69,14 +74,17 @@ def make_schedule(
       the sample's own. Tokens drawn together lie far apart, so that drawing them independently costs less. Not with
       ``binomial``, which decides by itself what comes when.
 
-    Raises UsageError for steps outside 1 .. MAX_STEPS or unknown ``counts`` or ``order``.
+    Raises UsageError for steps outside 1 .. MAX_STEPS, unknown ``counts`` or ``order``, and for order "confidence",
+    which no table can lay out.
     """
     check(steps, counts, order)
+    if order == "confidence":
+        raise UsageError("order confidence depends on what is drawn: use smalti.confidence, or order random or halton")
     height, width = grid
     length = height * width
     y, x = np.divmod(np.arange(length), width)
     words = random_words(np.asarray(seeds, np.uint64)[:, None], stream=STREAM_ORDER, step=0, y=y, x=x).astype(np.uint64)
-    visits = _halton_order(words[:, 0], grid) if order == "halton" else _random_order(words)
+    visits = halton_order(seeds, grid) if order == "halton" else _random_order(words)
     # What is not wanted gets a step after all others: it sorts to the end, and is left out there.
     last = np.zeros(visits.shape, np.int64) if wanted is None else np.where(wanted, 0, steps)
     if counts == "binomial":
@@ -87,24 +95,52 @@ def make_schedule(
     if counts != "binomial":
         totals = (step_of_rank < steps).sum(1)
         for total in np.unique(totals):
-            share = np.linspace(0, 1, steps + 1)
-            curve = 1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share
-            done: NDArray[np.float64] = np.round(int(total) * curve)
-            done[-1] = total
+            done = unmasked_after(int(total), steps, counts)
             step_of_rank[totals == total, :total] = np.searchsorted(done[1:], np.arange(int(total)), side="right")
     return _group(visits, step_of_rank, steps)
 
 
-def check(steps: int, counts: str, order: str) -> None:
-    """Raise UsageError, saying what is allowed, unless ``make_schedule`` takes these."""
+def unmasked_after(total: int, steps: int, counts: Counts) -> NDArray[np.int64]:
+    """How many of ``total`` positions are unmasked before the first step and after each (int64 [S + 1], 0 .. total).
+
+    Of the ``counts`` of :func:`make_schedule`, "exact" or "cosine"; "binomial" leaves it to chance.
+    """
+    share = np.linspace(0, 1, steps + 1)
+    curve = 1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share
+    done = np.round(total * curve).astype(np.int64)
+    done[-1] = total
+    return done
+
+
+def call_sizes(totals: NDArray[np.integer[Any]], steps: int, counts: Counts) -> tuple[Int32, Int32]:
+    """How many of ``totals`` [N] positions each call of each sample unmasks, and the step it stands for.
+
+    Both int32 [N, C]; a step that would unmask nothing is no call, and after a sample's last call they are 0 and -1.
+    ``counts`` is "exact" or "cosine", as in :func:`make_schedule`.
+    """
+    each = [np.diff(unmasked_after(int(total), steps, counts)) for total in totals]
+    used = [np.flatnonzero(sizes) for sizes in each]
+    calls = max((len(which) for which in used), default=0)
+    found = np.zeros((len(each), calls), np.int32), np.full((len(each), calls), -1, np.int32)
+    for sample, which in enumerate(used):
+        found[0][sample, : len(which)], found[1][sample, : len(which)] = each[sample][which], which
+    return found
+
+
+def check(steps: int, counts: str, order: str, remask: Remask = 0.0) -> None:
+    """Raise UsageError, saying what is allowed, unless some sampler takes these together."""
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
     if counts not in ("exact", "cosine", "binomial"):
         raise UsageError(f"schedule {counts!r}: allowed are exact, cosine and binomial")
-    if order not in ("random", "halton"):
-        raise UsageError(f"order {order!r}: allowed are random and halton")
-    if order == "halton" and counts == "binomial":
+    if order not in ("random", "halton", "confidence"):
+        raise UsageError(f"order {order!r}: allowed are random, halton and confidence")
+    if order != "random" and counts == "binomial":
         raise UsageError("schedule binomial draws its own order; use order random, or schedule exact or cosine")
+    if remask != "mlm" and not (isinstance(remask, Real) and 0 <= float(remask) <= 1):
+        raise UsageError(f"remask {remask!r}: allowed are 0 .. 1 and mlm")
+    if order == "confidence" and remask != 0:
+        raise UsageError("order confidence decides itself what stays masked; leave remask at 0, or use another order")
 
 
 def _random_order(words: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -112,9 +148,10 @@ def _random_order(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.argsort(words[..., 0] << np.uint64(32) | words[..., 1], axis=1, kind="stable")
 
 
-def _halton_order(words: NDArray[np.uint64], grid: tuple[int, int]) -> NDArray[np.int64]:
-    """Raster positions (int64 [N, L]) along the Halton sequence, rolled by an offset from ``words`` (uint64 [N, 4])."""
+def halton_order(seeds: Sequence[int], grid: tuple[int, int]) -> NDArray[np.int64]:
+    """Raster positions (int64 [N, h*w]) along the Halton sequence, rolled over the grid by an offset of each seed."""
     height, width = grid
+    words = random_words(np.asarray(seeds, np.uint64), stream=STREAM_ORDER, step=0, y=0, x=0).astype(np.uint64)
     y, x = np.divmod(halton_positions(grid), width)
     down, right = ((words[:, i] * np.uint64(side) >> np.uint64(32)).astype(np.int64) for i, side in enumerate(grid))
     return (y + down[:, None]) % height * width + (x + right[:, None]) % width

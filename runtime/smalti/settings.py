@@ -8,20 +8,28 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import SupportsIndex, TypedDict
+from typing import Any, SupportsIndex, TypedDict
 
+from smalti.canvas import canvas_size
+from smalti.confidence import MAX_CHOICE_TEMPERATURE
 from smalti.errors import UsageError
 from smalti.manifest import Manifest
-from smalti.schedule import Counts, Order, check
+from smalti.schedule import Counts, Order, Remask, check
 from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
 
 MAX_SEED = 2**64 - 1
+PLAN = ("steps", "schedule", "order", "choice_temperature", "remask", "stride")
+"""Settings of absorbing runs only."""
 
 
 class Options(TypedDict, total=False):
-    """How to draw; what is left out, or None, is the bundle's own default."""
+    """How to draw; what is left out, or None, is the bundle's own default.
+
+    A bundle of the family "autoregressive" draws one token after the other in raster order: it takes no ``steps``,
+    ``schedule``, ``order``, ``choice_temperature``, ``remask`` or ``stride``, and only its own ``size``.
+    """
 
     seeds: Sequence[int] | None
     """One for each image, 0 .. 2^64 - 1, in place of ``count`` and ``seed``."""
@@ -31,25 +39,48 @@ class Options(TypedDict, total=False):
     """Diffusion steps, at least 1."""
     temperature: float | None
     """0.01 .. 100; lower is tamer."""
+    top_k: int | None
+    """Draw from the k likeliest tokens only; 0: from all."""
+    top_p: float | None
+    """Draw from the fewest likeliest tokens that hold this share of the probability, 0 < p <= 1; 1: from all."""
     guidance: float | None
     """0 .. 100, pull towards the label; 1 is none."""
     schedule: Counts | None
     """Tokens per step: "exact", "cosine" or "binomial" (see :func:`smalti.schedule.make_schedule`)."""
     order: Order | None
-    """Which tokens come first: "random" or "halton"."""
+    """Which tokens come first: "random", "halton", or "confidence", those that the network is surest of."""
+    choice_temperature: float | None
+    """0 .. 1e6, with order "confidence": how much chance there is in it (see :func:`smalti.confidence.run`)."""
+    remask: Remask | None
+    """0 .. 1 or "mlm": how much of what was drawn is drawn again (see :mod:`smalti.remasking`)."""
+    size: tuple[int, int] | None
+    """Width and height in pixels, multiples of the bundle's factor; other than the bundle's own, windows are mixed."""
+    stride: int | None
+    """Tokens from one window to the next on such a canvas, 1 .. the shorter side of the bundle's grid; half of it by
+    default. Fewer take longer and mix better."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
+    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used.
+
+    Where the family, or another setting, leaves a field without a meaning, it is None.
+    """
 
     seeds: tuple[int, ...]
     labels: tuple[str | None, ...]
-    steps: int
+    steps: int | None
     temperature: float
+    top_k: int
+    top_p: float
     guidance: float
-    schedule: Counts
-    order: Order
+    schedule: Counts | None
+    order: Order | None
+    choice_temperature: float | None
+    remask: Remask | None
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    stride: int | None
 
 
 def resolve(
@@ -61,9 +92,8 @@ def resolve(
     """
     if unknown := [name for name in options if name not in Options.__annotations__]:
         raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     default, label = manifest.sampler, options.get("label")
-    steps, temperature, guidance = options.get("steps"), options.get("temperature"), options.get("guidance")
-    schedule, order = options.get("schedule"), options.get("order")
     seeds = _seeds(count, seed, options.get("seeds"))
     if label is None or isinstance(label, str | int | Integral):
         labels: list[Label] = [label] * len(seeds)
@@ -71,18 +101,75 @@ def resolve(
         labels = list(label)
     if len(labels) != len(seeds):
         raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
-    steps = default.steps if steps is None else _whole("steps", steps)
-    temperature = default.temperature if temperature is None else temperature
-    guidance = default.guidance if guidance is None else guidance
-    schedule = default.schedule if schedule is None else schedule
-    if order is None:
-        order = "random" if schedule == "binomial" else default.order
-    check(steps, schedule, order)
-    for name, value, least in (("temperature", temperature, 0.01), ("guidance", guidance, 0.0)):
-        if not (isinstance(value, numbers.Real) and math.isfinite(value) and least <= value <= 100):
-            raise UsageError(f"{name} {value}: allowed are {least:g} .. 100")
+    size = canvas_size(asked.get("size"), manifest.latent)
+    plan = (_no_plan if manifest.family == "autoregressive" else _plan)(asked, size, manifest)
+    top_k = _whole("top_k", asked.get("top_k", default.top_k))
+    top_p = _number("top_p", asked.get("top_p", default.top_p), 0, 1)
+    if top_k < 0:
+        raise UsageError(f"top_k {top_k}: allowed are 0 (all tokens) and more")
+    if not top_p:
+        raise UsageError("top_p 0: it must be above 0 and at most 1 (all tokens)")
     names = tuple(_label_name(value, own, manifest.classes, draw_labels) for value, own in zip(labels, seeds))
-    return Settings(tuple(seeds), names, steps, float(temperature), float(guidance), schedule, order)
+    return Settings(
+        seeds=tuple(seeds),
+        labels=names,
+        temperature=_number("temperature", asked.get("temperature", default.temperature), 0.01, 100),
+        top_k=top_k,
+        top_p=top_p,
+        guidance=_number("guidance", asked.get("guidance", default.guidance), 0, 100),
+        size=size,
+        **plan,
+    )
+
+
+def _plan(asked: dict[str, Any], size: tuple[int, int], manifest: Manifest) -> dict[str, Any]:
+    """Settings that lay out an absorbing run."""
+    default, grid = manifest.sampler, manifest.latent.grid
+    steps = _whole("steps", asked.get("steps", default.steps))
+    schedule, order, remask = asked.get("schedule", default.schedule), asked.get("order"), asked.get("remask")
+    if order is None:
+        # Defaults give way to what was asked for, where they do not go together.
+        order = "random" if schedule == "binomial" or (default.order == "confidence" and remask) else default.order
+    if remask is None:
+        remask = 0.0 if order == "confidence" else default.remask
+    check(steps, schedule, order, remask)
+    heat = asked.get("choice_temperature")
+    if heat is not None and order != "confidence":
+        raise UsageError(f"choice_temperature {heat}: it belongs to order confidence, and this order is {order}")
+    heat = _number(
+        "choice_temperature", default.choice_temperature if heat is None else heat, 0, MAX_CHOICE_TEMPERATURE
+    )
+    stride = _whole("stride", asked.get("stride", max(1, min(grid) // 2)))
+    if not 1 <= stride <= min(grid):
+        raise UsageError(f"stride {stride}: allowed are 1 .. {min(grid)} tokens; more would leave gaps between windows")
+    return {
+        "steps": steps,
+        "schedule": schedule,
+        "order": order,
+        "choice_temperature": heat if order == "confidence" else None,
+        "remask": remask if isinstance(remask, str) else float(remask),
+        "stride": None if size == canvas_size(None, manifest.latent) else stride,
+    }
+
+
+def _no_plan(asked: dict[str, Any], size: tuple[int, int], manifest: Manifest) -> dict[str, Any]:
+    """What has no meaning in an autoregressive run; UsageError when it was asked for."""
+    if given := [name for name in PLAN if name in asked]:
+        raise UsageError(
+            f"{', '.join(given)}: bundle {manifest.name} draws one token after the other in raster order, and knows no "
+            "such choice; leave it out"
+        )
+    own = canvas_size(None, manifest.latent)
+    if size != own:
+        raise UsageError(f"size {size[0]}x{size[1]}: bundle {manifest.name} draws images of {own[0]}x{own[1]} only")
+    return dict.fromkeys(PLAN)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not least <= number <= most:
+        raise UsageError(f"{name} {value}: allowed are {least:g} .. {most:g}")
+    return number
 
 
 def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:

@@ -1,4 +1,8 @@
-"""Decode any canvas in bounded memory: tile by tile, each with a halo of the tokens its pixels depend on."""
+"""Decode any canvas in bounded memory: tile by tile, each with a halo of the tokens its pixels depend on.
+
+Decoders whose pixels depend on the whole canvas cannot be cut; those decode it in one piece, in memory that grows with
+it.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,18 @@ def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int
 
 
 def decode_tiled(
-    decode: Decode, tokens: NDArray[np.int32], factor: int, halo: int, tile: int = TILE
+    decode: Decode, tokens: NDArray[np.int32], factor: int, halo: int | None, tile: int = TILE
 ) -> NDArray[np.uint8]:
     """Decode tokens (int32 [N, h, w]) to pixels (uint8 [N, h*factor, w*factor, 3]), one tile at a time.
 
     ``halo`` is how many tokens away a pixel's value can come from. A tile that carries at least so many neighbours
     decodes to the pixels of the whole, because the decoder uses no statistics of the image (only rounding in the last
-    float digit can differ); the canvas' own edge is padded by the decoder in both cases.
+    float digit can differ); the canvas' own edge is padded by the decoder in both cases. With ``halo`` None every pixel
+    can depend on every token, so the canvas is decoded whole.
     """
     count, height, width = tokens.shape
+    if halo is None:
+        return decode(tokens)
     if height <= tile + halo and width <= tile + halo:
         return decode(tokens)
     pixels = np.empty((count, height * factor, width * factor, 3), np.uint8)

@@ -18,8 +18,9 @@ from smalti.cli import main
 from smalti.errors import UsageError
 from smalti.manifest import Manifest, Role
 from smalti_export.export import export_bundle
-from smalti_export.graphs import graph_specs, wrap
+from smalti_export.graphs import graph_specs
 from smalti_export.parity import TOLERANCES, missed, torch_run
+from smalti_export.wrappers import wrap
 from smalti_train.config import DataConfig
 from smalti_train.data.avatars import STYLES
 from smalti_train.loop import open_split
@@ -93,7 +94,7 @@ def test_the_manifest_describes_the_models(record: Manifest, tiny_runs: tuple[Pa
     assert record.name == "tiny"
     assert (record.sampler.steps, record.sampler.temperature, record.sampler.guidance) == (8, 1.0, 1.0)
     assert record.provenance.training["prior_steps"] == 20
-    for role, spec in graph_specs(16, 64, 16).items():
+    for role, spec in graph_specs(16, prior.model).items():
         assert record.components[role].inputs == spec.inputs
         assert record.components[role].outputs == spec.outputs
 

@@ -11,14 +11,26 @@ from torch import nn
 
 import smalti_export
 from smalti.manifest import Role
-from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace, wrap
+from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace
 from smalti_export.parity import torch_run
+from smalti_export.wrappers import wrap
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
 from smalti_train.released import folded
 
 FACTOR, CODES, GRID = 8, 24, (4, 6)
-SPECS = graph_specs(FACTOR, CODES, GRID[0] * GRID[1])
+SIZES = HourglassPriorConfig(
+    codes=CODES,
+    grid=GRID,
+    classes=3,
+    width=16,
+    inner_width=32,
+    layers_in=1,
+    layers_inner=1,
+    layers_out=1,
+    head_dim=8,
+)
+SPECS = graph_specs(FACTOR, SIZES)
 ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
 Arrays = dict[str, np.ndarray]
 
@@ -39,8 +51,7 @@ def autoencoder() -> EdgeAutoencoder:
 
 def prior() -> HourglassPrior:
     torch.manual_seed(0)
-    sizes = {"width": 16, "inner_width": 32, "layers_in": 1, "layers_inner": 1, "layers_out": 1, "head_dim": 8}
-    model = HourglassPrior(HourglassPriorConfig(codes=CODES, grid=GRID, classes=3, **sizes))
+    model = HourglassPrior(SIZES)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     return model
@@ -55,7 +66,7 @@ def models() -> dict[Role, nn.Module]:
 
 @pytest.fixture(scope="module")
 def graphs(models: dict[Role, nn.Module]) -> dict[Role, onnx.ModelProto]:
-    return {role: trace(role, model, SPECS[role], GRID) for role, model in models.items()}
+    return {role: trace(role, model, SPECS[role]) for role, model in models.items()}
 
 
 def run(proto: onnx.ModelProto, feed: Arrays) -> np.ndarray:

@@ -31,7 +31,7 @@ def test_what_is_not_a_number_never_passes(name: str) -> None:
 
 def test_every_variant_that_can_be_written_has_a_gate() -> None:
     assert {role: set(variants) for role, variants in TOLERANCES.items()} == {
-        role: {"fp32", "fp16", "int8"} for role in ("denoiser", "decoder", "encoder")
+        role: {"fp32", "fp16", "int8"} for role in ("denoiser", "predictor", "decoder", "encoder")
     }
     assert all(bounds for variants in TOLERANCES.values() for bounds in variants.values())
 

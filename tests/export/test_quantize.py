@@ -10,7 +10,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from smalti.backend import OnnxSession
 from smalti.bundle import open_bundle
-from smalti_export.quantize import Feed, masked_feeds, products_of_activations, quantize
+from smalti_export.draft import Part, _attempts
+from smalti_export.graphs import GraphSpec
+from smalti_export.quantize import (
+    Feed,
+    activations_first,
+    last_layers,
+    masked_feeds,
+    products_of_activations,
+    quantize,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -77,6 +86,65 @@ def test_products_with_constants_are_quantised_and_those_of_activations_are_not(
 def test_nodes_may_be_kept_in_full_precision() -> None:
     kept = quantize(products(), feeds(), keep=["constant"])
     assert "DequantizeLinear" not in {node.op_type for node in kept.graph.node}
+
+
+def test_the_last_layers_are_those_before_the_outputs() -> None:
+    assert last_layers(products(), 0) == []
+    assert last_layers(products(), 1) == last_layers(products(), 2) == ["constant"]  # attention's never is one
+    assert last_layers(shuffled(), 1) == ["second"]
+    assert last_layers(shuffled(), 2) == ["first", "second"]
+
+
+def shuffled() -> onnx.ModelProto:
+    """Convolution, pixel shuffle, ReLU, convolution."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("DepthToSpace", ["a"], ["b"], "shuffle", blocksize=2, mode="CRD"),
+        helper.make_node("Relu", ["b"], ["c"], "relu"),
+        helper.make_node("Conv", ["c", "v"], ["y"], "second"),
+    ]
+    generator = np.random.default_rng(1)
+    weights = {"w": generator.normal(size=(16, 3, 1, 1)), "v": generator.normal(size=(3, 4, 1, 1))}
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, ["n", 3, 4, 4]), ("y", 1, ["n", 3, 8, 8]))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def images(top: float = 1.0) -> list[Feed]:
+    generator = np.random.default_rng(2)
+    return [{"x": generator.uniform(-1, top, (2, 3, 4, 4)).astype(np.float32)} for _ in range(3)]
+
+
+def test_a_relu_moves_before_the_pixel_shuffle_and_changes_nothing() -> None:
+    moved = activations_first(shuffled())
+    onnx.checker.check_model(moved, full_check=True)
+    assert [node.name for node in moved.graph.node] == ["first", "relu", "shuffle", "second"]
+    assert np.array_equal(run(moved, images()[0]), run(shuffled(), images()[0]))
+    assert [node.name for node in shuffled().graph.node] == ["first", "shuffle", "relu", "second"]
+    # One that others need too stays where it is.
+    shared = shuffled()
+    shared.graph.node.append(helper.make_node("Neg", ["b"], ["other"], "other"))
+    assert [node.name for node in activations_first(shared).graph.node][:3] == ["first", "shuffle", "relu"]
+
+
+def test_no_step_of_8_bits_is_spent_on_what_a_relu_throws_away() -> None:
+    quantised = quantize(shuffled(), images())
+    zeros = {item.name: numpy_helper.to_array(item) for item in quantised.graph.initializer}
+    assert "Relu" not in {node.op_type for node in quantised.graph.node}  # the scales' range does it
+    (convolution,) = [node for node in quantised.graph.node if node.name == "first"]
+    (after,) = [node for node in quantised.graph.node if convolution.output[0] in node.input]
+    assert after.op_type == "QuantizeLinear"
+    assert zeros[after.input[2]] == 0
+    exact = run(shuffled(), images()[0])
+    assert np.abs(run(quantised, images()[0]) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_int8_is_tried_with_ever_fewer_of_the_last_layers() -> None:
+    part = Part("decoder", GraphSpec((), ()), {}, shuffled(), ("decoder.safetensors", b""))
+    graphs = list(_attempts(part, "int8", images(), lambda line: None))
+    rows = [[row[1] for row in kinds(graph, "Conv")] for graph in graphs]
+    assert rows == [["INT8", "INT8"], ["INT8", "constant"], ["constant", "constant"]]
 
 
 def test_scales_come_from_the_calibration_and_not_from_the_input() -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.kernel_files import write_all
 from smalti_kernels.driver import Driver
+from smalti_kernels.launch import Kernels
 
 LAUNCH = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t, ctypes.c_uint, ctypes.c_uint, use_errno=False
@@ -100,6 +102,19 @@ def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Stub:
 def stub(stub_library: Stub) -> Stub:
     stub_library.reset()
     return stub_library
+
+
+@pytest.fixture(scope="session")
+def text_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of prebuilt kernels that are only text, of every variant and target."""
+    return write_all(tmp_path_factory.mktemp("cubins"))
+
+
+@pytest.fixture
+def kernels(stub: Stub, text_kernels: Path) -> Kernels:
+    """The text kernels in the primary context of the stub's device."""
+    opened = stub.driver()
+    return Kernels(opened, opened.primary_context(0), opened.device(0), text_kernels)
 
 
 class Toys:

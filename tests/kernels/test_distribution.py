@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.statistics import chi_square_z
 from smalti_kernels import noise as n
 from smalti_kernels import sample
 
@@ -86,7 +87,9 @@ def test_total_variation_with_8192_tokens(pmf):
         "half": (np.where(np.arange(8192) % 2, np.float32(2), np.float32(0)), 1.0),
     }
     for name, (logits, temperature) in cases.items():
-        assert variation_bound(pmf, logits, temperature) < 2e-5, name
+        bound = variation_bound(pmf, logits, temperature)
+        print(f"total variation, {name}: at most {bound:.2e}")
+        assert bound < 2e-5, name
 
 
 def test_a_coarser_gumbel_would_be_caught(pmf):
@@ -122,6 +125,7 @@ def test_rare_tokens_have_their_exact_probability(pmf):
         # The rare token (second) wins only with a strictly greater score.
         reach = np.arange(WIDTH) - offset - 1
         probability = (pmf * np.where(reach >= 0, cdf[np.maximum(reach, 0)], 0)).sum()
+        print(f"token of probability {rare:g}: {probability:.6e}")
         assert probability == pytest.approx(rare, rel=2e-3)
 
 
@@ -137,20 +141,6 @@ def draws(logits: np.ndarray, rows: int, *, seed: int, step: int = 0, temperatur
         width=64,
         temperature=temperature,
     ).tokens[0]
-
-
-def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard score of Pearson's chi-square; cells expected under 20 times are pooled."""
-    expected = probabilities * counts.sum()
-    large = expected >= 20
-    observed = np.append(counts[large], counts[~large].sum())
-    expected = np.append(expected[large], expected[~large].sum())
-    if expected[-1] < 20:
-        observed, expected = observed[:-1], expected[:-1]
-    freedom = expected.size - 1
-    chi2 = ((observed - expected) ** 2 / expected).sum()
-    # Wilson and Hilferty: the cube root of chi-square is nearly normal.
-    return float(((chi2 / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / np.sqrt(2 / (9 * freedom)))
 
 
 @pytest.mark.parametrize(("vocabulary", "rounds"), [(1024, 8), (64, 16)])
@@ -175,8 +165,9 @@ def test_tokens_of_one_in_a_million_are_drawn_at_their_rate():
     logits = np.zeros(1024, np.float32)
     logits[512] = np.log((1 - 1023e-6) / 1e-6)
     drawn = draws(logits, 1 << 18, seed=21)
-    expected = 1023e-6 * drawn.size
-    assert abs(int((drawn != 512).sum()) - expected) < 4 * np.sqrt(expected)
+    expected, found = 1023e-6 * drawn.size, int((drawn != 512).sum())
+    print(f"1023 tokens of 1e-6: {found} of {drawn.size} draws, {expected:.1f} expected")
+    assert abs(found - expected) < 4 * np.sqrt(expected)
 
 
 @pytest.mark.parametrize("change", ["seed", "step"])

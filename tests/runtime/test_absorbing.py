@@ -9,56 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.absorbing import run
+from helpers.enumerated import (
+    CODES,
+    DIGITS,
+    HEIGHT,
+    LENGTH,
+    MASK,
+    STATES,
+    WIDTH,
+    Table,
+    chances,
+    counts_of,
+    filled,
+    frequencies,
+    joint,
+)
+from helpers.schedules import calls_of
+from helpers.statistics import chi_square_z
+from smalti.absorbing import fill_masked, run
+from smalti.errors import UsageError
 from smalti.schedule import Schedule, make_schedule
 from smalti_kernels import sample as draw_tokens
 
 SEEDS = st.integers(0, 2**64 - 1)
-GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 COUNTS = st.sampled_from(["exact", "binomial"])
-
-HEIGHT, WIDTH, CODES = 2, 2, 3
-LENGTH = HEIGHT * WIDTH
-MASK = CODES
-STATES = np.array(list(itertools.product(range(CODES), repeat=LENGTH)))
-PATTERNS = np.array(list(itertools.product(range(CODES + 1), repeat=LENGTH)))
-"""Every grid with every choice of masks, in the order of its digits in base CODES + 1."""
-DIGITS = (CODES + 1) ** np.arange(LENGTH)[::-1]
-
-
-def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard score of Pearson's chi-square (Wilson and Hilferty); 3.7 stands for p = 1e-4."""
-    expected = probabilities * counts.sum()
-    assert expected.min() >= 20
-    freedom = counts.size - 1
-    ratio = ((counts - expected) ** 2 / expected).sum() / freedom
-    return float((ratio ** (1 / 3) - 1 + 2 / (9 * freedom)) / np.sqrt(2 / (9 * freedom)))
-
-
-def joint(seed: int) -> np.ndarray:
-    """A joint distribution over all grids in which every token depends on every other; float64 [81]."""
-    weights = np.random.default_rng(seed).uniform(0.2, 1.8, len(STATES))
-    return weights / weights.sum()
-
-
-def conditionals(probabilities: np.ndarray) -> np.ndarray:
-    """Logits of each position given the tokens that are not masked, by enumeration; float32 [256, 4, 3]."""
-    fits = ((PATTERNS[:, None] == STATES) | (PATTERNS[:, None] == MASK)).all(axis=2)
-    is_token = STATES[:, :, None] == np.arange(CODES)
-    weights = np.einsum("ps,slk,s->plk", fits.astype(float), is_token.astype(float), probabilities)
-    return np.log(np.maximum(weights, 1e-30)).astype(np.float32)
-
-
-class Table:
-    """A denoiser that knows the exact conditionals of one joint distribution per label, and keeps what it was asked."""
-
-    def __init__(self, labels: int = 1) -> None:
-        self.logits = np.stack([conditionals(joint(seed)) for seed in range(labels)])
-        self.asked: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def __call__(self, tokens, labels, rows):
-        self.asked.append((tokens, labels, rows))
-        return self.logits[labels[:, None], (tokens @ DIGITS)[:, None], rows]
 
 
 def draw(denoiser, schedule, seeds, labels=None, temperature=1.0, **options):
@@ -70,19 +44,51 @@ def draw(denoiser, schedule, seeds, labels=None, temperature=1.0, **options):
     )
 
 
-def calls_of(schedule: Schedule, sample: int) -> list[tuple[int, tuple[int, ...]]]:
-    """(step, positions) of each call of one sample."""
-    rows = zip(schedule.steps[sample], schedule.positions[sample])
-    return [(int(step), tuple(int(p) for p in positions if p >= 0)) for step, positions in rows if step >= 0]
-
-
-def test_one_position_per_step_draws_from_the_exact_joint():
-    samples = 20_000
-    *_, final = draw(Table(), make_schedule(range(samples), (HEIGHT, WIDTH), LENGTH), range(samples))
-    counts = np.bincount(final @ (CODES ** np.arange(LENGTH)[::-1]), minlength=len(STATES))
-    assert chi_square_z(counts, joint(0)) < 3.7
+@pytest.mark.parametrize(
+    "kind", [("exact", "random"), ("exact", "halton"), ("cosine", "random")], ids=lambda kind: "-".join(kind)
+)
+def test_one_position_per_step_draws_from_the_exact_joint(kind):
+    samples, (counts, order) = 20_000, kind
+    steps = LENGTH if counts == "exact" else 40  # cosine: so many that no step unmasks two
+    schedule = make_schedule(range(samples), (HEIGHT, WIDTH), steps, counts, order)
+    assert schedule.positions.shape == (samples, LENGTH, 1)
+    *_, final = draw(Table(), schedule, range(samples))
+    assert chi_square_z(counts_of(final), joint(0)) < 3.7
     # The same counts would not pass for another joint distribution.
-    assert chi_square_z(counts, joint(1)) > 10
+    assert chi_square_z(counts_of(final), joint(1)) > 10
+
+
+def skipping_law(parts: list[tuple[tuple[int, ...], ...]]) -> np.ndarray:
+    """Law of grids whose positions are drawn part after part, each part at once, every plan equally likely."""
+    table = chances()
+    law: dict[tuple[int, ...], float] = {}
+    for plan in parts:
+        state = {(MASK,) * LENGTH: 1 / len(parts)}
+        for positions in plan:
+            after: dict[tuple[int, ...], float] = {}
+            for grid, chance in state.items():
+                for reached, own in filled(grid, positions, table).items():
+                    after[reached] = after.get(reached, 0.0) + chance * own
+            state = after
+        for grid, chance in state.items():
+            law[grid] = law.get(grid, 0.0) + chance
+    return frequencies(law)
+
+
+def split(choice: tuple[int, ...], steps: int) -> tuple[tuple[int, ...], ...]:
+    """Positions of each step, where ``choice`` says the step of each position."""
+    return tuple(tuple(p for p in range(LENGTH) if choice[p] == step) for step in range(steps))
+
+
+@pytest.mark.parametrize("counts", ["exact", "binomial"])
+def test_steps_that_are_skipped_draw_from_the_enumerated_law(counts):
+    samples, steps = 40_000, 2
+    choices = itertools.product(range(steps), repeat=LENGTH)
+    law = skipping_law([split(c, steps) for c in choices if counts == "binomial" or sum(c) == LENGTH // 2])
+    assert law.sum() == pytest.approx(1)
+    *_, final = draw(Table(), make_schedule(range(samples), (HEIGHT, WIDTH), steps, counts), range(samples))
+    assert chi_square_z(counts_of(final), law) < 3.7
+    assert chi_square_z(counts_of(final), joint(0)) > 5
 
 
 def test_all_positions_in_one_step_draw_from_the_product_of_marginals():
@@ -215,3 +221,51 @@ def test_kept_tokens_never_change_and_the_rest_is_drawn_given_them():
     kept = (STATES[:, 0] == 2) & (STATES[:, 3] == 1)
     counts = np.bincount(grids[-1][:, 1] * CODES + grids[-1][:, 2], minlength=CODES**2)
     assert chi_square_z(counts, joint(0)[kept] / joint(0)[kept].sum()) < 3.7
+
+
+def test_a_schedule_that_masks_again_needs_the_mask_token():
+    positions, steps = np.zeros((1, 1, 1), np.int32), np.zeros((1, 1), np.int32)
+    schedule = Schedule(positions, steps, remasked=np.full((1, 1, 1), -1, np.int32))
+    with pytest.raises(UsageError, match="masks tokens again; say with mask which"):
+        draw(Table(), schedule, [0])
+
+
+@pytest.mark.parametrize(("options", "allowed"), [({"top_k": 1}, 1), ({"top_p": 1e-4}, 1), ({"top_k": 2}, 2)])
+def test_truncation_leaves_the_likeliest_tokens(options, allowed):
+    table, schedule = Table(), make_schedule(range(300), (HEIGHT, WIDTH), LENGTH)
+    grids = [np.full((300, LENGTH), MASK, np.int32), *draw(table, schedule, range(300), **options)]
+    seen = set()
+    for call, (before, after) in enumerate(itertools.pairwise(grids)):
+        place = schedule.positions[:, call, 0]
+        logits = table.logits[0, before @ DIGITS, place]
+        rank = (logits > logits[np.arange(300), after[np.arange(300), place]][:, None]).sum(axis=1)
+        seen |= set(rank.tolist())
+    assert seen == set(range(allowed))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(st.integers(1, 7), st.integers(1, 7)), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_masked_tokens_are_shown_as_one_of_their_nearest(grid, share, noise):
+    generator = np.random.default_rng(noise)
+    tokens = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(1, *grid)  # each token says where it stands
+    masked = generator.random(tokens.shape) < share
+    mask = tokens.size
+    filled = fill_masked(np.where(masked, mask, tokens), mask)
+    known = np.stack(np.nonzero(~masked[0]), axis=1)
+    for (y, x), token in np.ndenumerate(filled[0]):
+        if len(known):
+            assert not masked[0][divmod(token, grid[1])]
+            least = ((known - (y, x)) ** 2).sum(axis=1).min()
+            assert ((np.array(divmod(token, grid[1])) - (y, x)) ** 2).sum() == least
+        else:
+            assert token == 0
+
+
+def test_a_large_canvas_can_be_shown_before_it_is_finished():
+    tokens = np.full((1, 700, 600), 9, np.int32)
+    tokens[0, 350, :300], tokens[0, 100, 599] = 4, 7
+    filled = fill_masked(tokens, 9)
+    assert filled.shape == tokens.shape
+    assert filled[0, 0, 599] == 7
+    assert filled[0, 699, 0] == 4
+    assert set(np.unique(filled)) == {4, 7}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.statistics import chi_square_z
 from smalti.autoregressive import run
 from smalti.errors import UsageError
 from smalti_kernels import SamplingError
@@ -19,15 +20,6 @@ LENGTH = HEIGHT * WIDTH
 MASK = CODES
 STATES = np.array(list(itertools.product(range(CODES), repeat=LENGTH)))
 SEEDS = st.integers(0, 2**64 - 1)
-
-
-def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard score of Pearson's chi-square (Wilson and Hilferty); 3.7 stands for p = 1e-4."""
-    expected = probabilities * counts.sum()
-    assert expected.min() >= 20
-    freedom = counts.size - 1
-    ratio = ((counts - expected) ** 2 / expected).sum() / freedom
-    return float((ratio ** (1 / 3) - 1 + 2 / (9 * freedom)) / np.sqrt(2 / (9 * freedom)))
 
 
 def joint(seed: int) -> np.ndarray:

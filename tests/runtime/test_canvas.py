@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.statistics import chi_square_z
 from smalti.absorbing import run
 from smalti.canvas import canvas_denoiser, window_starts
 from smalti.errors import UsageError
@@ -140,15 +141,6 @@ def test_a_canvas_of_one_window_is_the_plain_sampler():
         return final
 
     assert np.array_equal(tokens(canvas_denoiser(network, (3, 3), (3, 3), stride=2)), tokens(network))
-
-
-def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard score of Pearson's chi-square (Wilson and Hilferty); 3.7 stands for p = 1e-4."""
-    expected = probabilities * counts.sum()
-    assert expected.min() >= 20
-    freedom = counts.size - 1
-    ratio = ((counts - expected) ** 2 / expected).sum() / freedom
-    return float((ratio ** (1 / 3) - 1 + 2 / (9 * freedom)) / np.sqrt(2 / (9 * freedom)))
 
 
 def test_draws_on_a_canvas_follow_the_enumerated_mixture_at_its_temperature():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import smalti
 from smalti.cli import _run
@@ -81,6 +81,50 @@ def test_a_replay_is_the_same_picture(precision, run, out):
     assert read_recipe(out / "a.png") == read_recipe(out / "b.png")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--size", "128x80", "--stride", 3, "--order", "halton", "--schedule", "cosine"],
+        ["--order", "confidence", "--choice-temperature", 2.5, "--top-k", 30],
+        ["--remask", 0.7, "--top-p", 0.8],
+        ["--remask", "mlm", "--schedule", "binomial"],
+    ],
+)
+@pytest.mark.parametrize("target", ["a.png", "a/"])
+def test_a_replay_knows_every_way_to_draw(target, options, run, out):
+    code, said, error = run("generate", "-o", f"{out}/{target}", "--count", 2, "--steps", 5, "--json", *options)
+    assert code == 0, error
+    first = Path(json.loads(said)["files"][-1])
+    code, _, error = run("generate", "-o", out / "b.png", "--replay", first)
+    assert code == 0, error
+    assert np.array_equal(pixels(first), pixels(out / "b.png"))
+    code, said, _ = run("generate", "-o", out / "c.png", "--count", 2, "--steps", 5, "--json")
+    plain = pixels(out / "c.png")
+    assert plain.shape != pixels(first).shape or not np.array_equal(plain, pixels(first))
+
+
+def test_a_size_is_that_of_the_picture(run, out, gen):
+    code, said, _ = run("generate", "-o", out / "a.png", "--size", "128X32", "--steps", 3, "--json")
+    assert code == 0
+    assert json.loads(said)["settings"]["size"] == [128, 32]
+    assert np.array_equal(pixels(out / "a.png"), gen.generate(size=(128, 32), steps=3).images[0])
+
+
+def test_a_recipe_of_an_older_version_is_still_understood(run, out, gen):
+    code, *_ = run("generate", "-o", out / "a.png", "--seed", 4)
+    assert code == 0
+    with Image.open(out / "a.png") as image:
+        recipe = json.loads(image.info["smalti"])
+        for name in ("top_k", "top_p", "choice_temperature", "remask", "size", "stride"):
+            del recipe[name]
+        info = PngImagePlugin.PngInfo()
+        info.add_text("smalti", json.dumps(recipe))
+        image.save(out / "old.png", pnginfo=info)
+    code, _, error = run("generate", "-o", out / "b.png", "--replay", out / "old.png")
+    assert code == 0, error
+    assert np.array_equal(pixels(out / "a.png"), pixels(out / "b.png"))
+
+
 def test_a_replay_by_another_bundle_is_refused(run, out, copied, edit):
     assert run("generate", "-o", out / "a.png")[0] == 0
     edit(copied, lambda content: content["sampler"].update(steps=3))
@@ -99,7 +143,8 @@ def test_a_replay_whose_bundle_is_not_embedded_asks_for_it(run, out, capsys):
 def test_a_replay_takes_no_other_settings(run, out):
     assert run("generate", "-o", out / "a.png")[0] == 0
     given = {"--count": 2, "--seed": 0, "--label": "critters", "--steps": 2, "--temperature": 1, "--guidance": 1}
-    given |= {"--schedule": "exact", "--columns": 4, "--precision": "auto"}
+    given |= {"--schedule": "exact", "--columns": 4, "--precision": "auto", "--order": "halton", "--size": "64x64"}
+    given |= {"--stride": 2, "--remask": 0, "--top-k": 0, "--top-p": 1, "--choice-temperature": 0}
     for name, value in given.items():
         code, _, error = run("generate", "-o", out / "b.png", "--replay", out / "a.png", name, value)
         assert code == 2

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smalti import DamagedKernel, DriverError, DriverUnavailable, KernelError, NoMatchingKernel
+
 
 def names(folder: Path) -> list[str]:
     """Everything in a folder, hidden and partial files as well."""
@@ -29,6 +31,18 @@ def names(folder: Path) -> list[str]:
         (["--temperature", "nan"], 2, "temperature nan"),
         (["--guidance", "-1"], 2, "guidance -1"),
         (["--schedule", "even"], 2, "allowed are exact, cosine and binomial"),
+        (["--order", "raster"], 2, "allowed are random, halton and confidence"),
+        (["--order", "confidence", "--schedule", "binomial"], 2, "schedule binomial draws its own order"),
+        (["--order", "confidence", "--remask", "0.5"], 2, "order confidence decides itself"),
+        (["--choice-temperature", "2"], 2, "choice_temperature 2.0: it belongs to order confidence"),
+        (["--remask", "some"], 2, "remask 'some': allowed are 0 .. 1 and mlm"),
+        (["--remask", "1.5"], 2, "remask 1.5: allowed are 0 .. 1 and mlm"),
+        (["--size", "large"], 2, "size 'large': width x height in pixels are needed, such as 512x256"),
+        (["--size", "128"], 2, "such as 512x256"),
+        (["--size", "100x64"], 2, "size 100x64: sides must be multiples of 16; the nearest is 96x64"),
+        (["--size", "128x64", "--stride", "9"], 2, "stride 9: allowed are 1 .. 4 tokens"),
+        (["--top-k", "-2"], 2, "top_k -2"),
+        (["--top-p", "0"], 2, "top_p 0"),
         (["--precision", "fp4"], 2, "allowed are auto, fp32, fp16, int8"),
         (["--threads", "0"], 2, "threads 0"),
         (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto and cpu"),
@@ -72,6 +86,18 @@ def test_other_mistakes_are_told_as_well(line, code, says, run, out, monkeypatch
     assert says in error
     assert said == ""
     assert names(out) == before
+
+
+@pytest.mark.parametrize("kind", [KernelError, DriverUnavailable, NoMatchingKernel, DamagedKernel, DriverError])
+def test_a_kernel_that_cannot_run_is_a_provider_that_cannot(kind, run, out, monkeypatch):
+    def fail(*arguments: object, **options: object) -> None:
+        raise kind("what was wrong", "what to do about it")
+
+    monkeypatch.setattr("smalti_kernels.api.IMPLEMENTATIONS", {"numpy": fail})
+    got, said, error = run("generate", "-o", f"{out}/a.png")
+    assert (got, said) == (4, "")
+    assert error.strip().splitlines()[-1] == "smalti: what was wrong; what to do about it"
+    assert names(out) == []
 
 
 def test_the_real_command_exits_with_these_codes_and_shows_no_traceback(command, tiny_bundle, out):

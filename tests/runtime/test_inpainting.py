@@ -99,9 +99,13 @@ def test_masks_that_do_not_fit_are_refused(gen, image, mask, message):
         gen.inpaint(image, mask)
 
 
-def test_an_image_of_another_size_is_refused(gen):
-    with pytest.raises(UsageError, match="image size 80x64: this bundle repaints images of 64x64"):
+def test_an_image_of_a_size_that_cannot_be_is_refused_with_the_nearest(gen):
+    with pytest.raises(UsageError, match="image size 70x60: sides must be multiples of 16; the nearest is 64x64"):
+        gen.inpaint(Image.new("RGB", (70, 60)), right_half())
+    with pytest.raises(UsageError, match="mask size 64x64: it must be that of the image, 80x64"):
         gen.inpaint(Image.new("RGB", (80, 64)), right_half())
+    with pytest.raises(UsageError, match="an image is repainted at its own size; leave it out"):
+        gen.inpaint(Image.new("RGB", (64, 64)), right_half(), size=(80, 64))
 
 
 def test_the_command(tiny_bundle, image, tmp_path, capsys):
@@ -119,4 +123,15 @@ def test_the_command(tiny_bundle, image, tmp_path, capsys):
         assert np.array_equal(np.asarray(sheet)[:, :32], np.asarray(image)[:, :32])
         assert sheet.size == (64 * 2 + 4, 64)
     assert run("--order", "raster") == 2
-    assert "allowed are random and halton" in capsys.readouterr().err
+    assert "allowed are random, halton and confidence" in capsys.readouterr().err
+    wide, beyond = Image.new("RGB", (112, 64)), Image.new("L", (112, 64), 255)
+    wide.paste(image, (32, 0))
+    beyond.paste(0, (32, 0, 96, 64))
+    wide.save(tmp_path / "image.png")
+    beyond.save(tmp_path / "mask.png")
+    assert run("--order", "confidence", "--stride", 3, "--top-p", 0.9) == 0
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert np.array_equal(np.asarray(drawn)[:, 32:96], np.asarray(image))
+        assert drawn.size == (112, 64)
+    assert run("--stride", 9) == 2
+    assert "stride 9: allowed are 1 .. 4" in capsys.readouterr().err

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.schedules import calls_of
+from helpers.statistics import chi_square_z
 from smalti import UsageError
-from smalti.schedule import MAX_STEPS, Schedule, halton_positions, make_schedule
+from smalti.schedule import MAX_STEPS, halton_positions, make_schedule
 
 SEEDS = st.integers(0, 2**64 - 1)
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -16,21 +18,6 @@ COUNTS = st.sampled_from(["exact", "cosine", "binomial"])
 KINDS = st.sampled_from(
     [("exact", "random"), ("cosine", "random"), ("binomial", "random"), ("exact", "halton"), ("cosine", "halton")]
 )
-
-
-def chi_square_z(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Standard score of Pearson's chi-square (Wilson and Hilferty); 3.7 stands for p = 1e-4."""
-    expected = probabilities * counts.sum()
-    assert expected.min() >= 20
-    freedom = counts.size - 1
-    ratio = ((counts - expected) ** 2 / expected).sum() / freedom
-    return float((ratio ** (1 / 3) - 1 + 2 / (9 * freedom)) / np.sqrt(2 / (9 * freedom)))
-
-
-def calls_of(schedule: Schedule, sample: int) -> list[tuple[int, tuple[int, ...]]]:
-    """(step, positions) of each call of one sample."""
-    rows = zip(schedule.steps[sample], schedule.positions[sample])
-    return [(int(step), tuple(int(p) for p in positions if p >= 0)) for step, positions in rows if step >= 0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -125,7 +112,7 @@ def test_an_unknown_schedule_is_refused():
 
 
 def test_an_unknown_order_is_refused_and_so_is_halton_with_binomial():
-    with pytest.raises(UsageError, match="order 'raster': allowed are random and halton"):
+    with pytest.raises(UsageError, match="order 'raster': allowed are random, halton and confidence"):
         make_schedule([0], (2, 2), 2, "exact", "raster")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="binomial draws its own order"):
         make_schedule([0], (2, 2), 2, "binomial", "halton")

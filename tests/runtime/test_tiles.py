@@ -62,6 +62,18 @@ def test_a_halo_one_too_small_shows(height, width, tile, reach):
     assert not np.array_equal(decode_tiled(decoder, tokens, 2, halo, tile), decoder(tokens))
 
 
+def test_a_decoder_whose_pixels_depend_on_everything_sees_the_whole_canvas():
+    tokens = grids(11, 13)
+
+    def decode(part):
+        """Every pixel is the sum of all tokens."""
+        pixels = np.broadcast_to(part.sum((1, 2))[:, None, None, None] % 256, (len(part), *part.shape[1:], 3))
+        return pixels.astype(np.uint8)
+
+    assert np.array_equal(decode_tiled(decode, tokens, 1, None, tile=3), decode(tokens))
+    assert not np.array_equal(decode_tiled(decode, tokens, 1, 2, tile=3), decode(tokens))
+
+
 @settings(max_examples=50, deadline=None)
 @given(SIDES, SIDES, TILES, HALOS)
 def test_no_part_is_larger_than_a_tile_with_its_halo(height, width, tile, halo):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smalti import UsageError
-from smalti_export.export import load_pair
+from smalti_export.pair import load_pair
 from smalti_train.presets import AUTOENCODERS
 from smalti_train.released import initial_weights
 from smalti_train.tokens import load_autoencoder

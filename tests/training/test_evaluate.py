@@ -94,7 +94,7 @@ def test_a_run_and_its_bundle_agree(tiny_runs, tiny_bundle):
     [
         (["nowhere"], 3, "nowhere"),
         (["avatars-256", "--per-label", 5], 2, "at least 10"),
-        (["avatars-256", "--order", "raster"], 2, "allowed are random and halton"),
+        (["avatars-256", "--order", "raster"], 2, "allowed are random, halton and confidence"),
         (["avatars-256", "--data", "faces"], 2, "allowed are avatars"),
         (["avatars-256", "--features", "missing.pth"], 2, "missing.pth"),
     ],

@@ -63,3 +63,17 @@ def test_a_run_starts_from_a_shallower_run_and_refuses_a_deeper_one(tiny_runs):
     fewer = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, decoder_blocks=(1, 1, 0)))
     with pytest.raises(UsageError, match="decoder_blocks"):
         initial_weights(tiny_runs[0], fewer)
+
+
+def test_a_smoothing_is_added_to_what_the_decoder_computes():
+    torch.manual_seed(0)
+    small, config = EdgeAutoencoder(SMALL), deeper(smoothing=(1, 4))
+    assert fits(SMALL, config)
+    assert not fits(config, SMALL)
+    large = EdgeAutoencoder(config)
+    large.load_state_dict(grown(small, config))
+    ids = torch.randint(16, (1, 3, 3))
+    with torch.no_grad():
+        plain, smooth = small.eval().decode(ids), large.eval().decode(ids)
+        assert torch.equal(smooth, large.decoder[-1](plain))
+        assert not torch.equal(smooth, plain)

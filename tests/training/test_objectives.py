@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from smalti.errors import UsageError
 from smalti_train.config import LoopConfig, Objective
 from smalti_train.importers.priors import import_unleashing_absorbing
+from smalti_train.lessons import evaluate
 from smalti_train.loop import start
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformer, AutoregressiveTransformerConfig
 from smalti_train.models.hourglass_prior import HourglassPrior
@@ -26,7 +28,6 @@ from smalti_train.objectives import (
 )
 from smalti_train.presets import PRIORS
 from smalti_train.run import RunFolder
-from smalti_train.train_prior import evaluate
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MASK = 7
@@ -237,7 +238,7 @@ def test_the_evaluation_gives_the_exact_likelihood_of_an_exact_model(tmp_path: P
         model.head.bias.copy_(chances.log())  # every token is drawn alike, whatever the others are
     tokens = torch.multinomial(chances, 4096 * 4, replacement=True, generator=seeded(5)).reshape(4096, 2, 2)
     accelerator = start(LoopConfig(precision="fp32"), RunFolder(tmp_path / "run"))
-    bits = evaluate(model, config, tokens.numpy().astype(np.int16), np.zeros(4096, np.int32), accelerator, batch=512)
+    bits = evaluate(model, tokens.numpy().astype(np.int16), np.zeros(4096, np.int32), accelerator, batch=512)
     exact = -chances.log2()[tokens].mean().item()
     assert bits == pytest.approx(exact, rel=0.03)  # three standard errors
 
@@ -247,3 +248,9 @@ def test_bits_per_dim_of_equal_chances() -> None:
     masked = torch.ones(3, 4, dtype=torch.bool)
     losses = absorbing_loss(torch.zeros(3, 4, 8), tokens, masked, torch.full((3,), 4), 4, "elbo")
     assert bits_per_dim(losses) == pytest.approx(3)
+
+
+def test_the_autoregressive_objective_is_no_absorbing_loss() -> None:
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(UsageError, match="autoregressive_loss"):
+        absorbing_loss(torch.zeros(1, 4, 3), tokens, tokens == 0, torch.ones(1), 4, "autoregressive")

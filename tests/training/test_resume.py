@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from smalti.errors import UsageError
 from smalti_train import train_autoencoder as autoencoder_module
 from smalti_train import train_prior as prior_module
-from smalti_train.config import AutoencoderRun, read_run, to_json
+from smalti_train import train_vqgan as vqgan_module
+from smalti_train.config import AutoencoderRun, VQGANRun, read_run, to_json
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
 from smalti_train.train_prior import train_prior
+from smalti_train.train_vqgan import train_vqgan
 
 
 def assert_same_checkpoint(found: Path, expected: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_prior_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
 
 
-def interrupt_at(step: int, module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_at(step: int, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Ctrl-C come at the beginning of a step."""
     rate = module.learning_rate
 
@@ -135,6 +138,46 @@ def test_an_interrupted_autoencoder_remembers_which_codes_lay_idle(
     names = [path.name for path in RunFolder(tmp_path / "run").checkpoints()]
     assert names == ["checkpoint-00000005", "checkpoint-00000010"]
     assert_same_checkpoint(tmp_path / "run" / names[-1], tmp_path / "uninterrupted" / names[-1])
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
+def test_an_interrupted_vqgan_goes_on_with_its_discriminator_and_its_averages(
+    quantizer: str, small_vqgan: VQGANRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dataclasses.replace(small_vqgan.model, quantizer=quantizer)
+    config = dataclasses.replace(small_vqgan, model=model, ema_every=3, gumbel_steps=20)
+    train_vqgan(config, tmp_path / "uninterrupted")
+    interrupt_at(5, vqgan_module, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_vqgan(config, tmp_path / "run")
+    monkeypatch.undo()
+    train_vqgan(config, tmp_path / "run")
+    names = [path.name for path in RunFolder(tmp_path / "run").checkpoints()]
+    assert names == ["checkpoint-00000005", "checkpoint-00000010"]
+    reached = tmp_path / "run" / names[-1]
+    assert_same_checkpoint(reached, tmp_path / "uninterrupted" / names[-1])
+    model, ema, judge = (load_file(reached / f"{name}.safetensors") for name in ("model", "ema", "discriminator"))
+    assert not torch.equal(model["decoder.conv_out.weight"], ema["decoder.conv_out.weight"])
+    assert judge["main.3.num_batches_tracked"] == 8 * 3  # from the third step on: made for lambda, real, made again
+
+
+@pytest.mark.parametrize("preset", ["tiny-transformer", "tiny-autoregressive", "tiny-net2net"])
+def test_an_interrupted_transformer_ends_where_the_uninterrupted_one_does(
+    preset: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = brief(PRIORS[preset], steps=16)
+    if preset == "tiny-transformer":
+        config = dataclasses.replace(config, objective="elbo", masking="fixed", times="importance")
+    train_prior(config, tmp_path / "uninterrupted", tiny_runs[0])
+    interrupt_at(7, prior_module, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(config, tmp_path / "run", tiny_runs[0])
+    monkeypatch.undo()
+    train_prior(config, tmp_path / "run")
+    names = [path.name for path in RunFolder(tmp_path / "run").checkpoints()]
+    assert names == ["checkpoint-00000007", "checkpoint-00000016"]
+    assert_same_checkpoint(tmp_path / "run" / names[-1], tmp_path / "uninterrupted" / names[-1])
+    assert (tmp_path / "run" / names[-1] / "times.safetensors").exists() == (config.times == "importance")
 
 
 def test_a_finished_run_is_left_alone(tiny_runs: tuple[Path, Path]) -> None:

@@ -22,7 +22,7 @@ def run(*arguments: str | Path, capture: pytest.CaptureFixture[str]) -> tuple[in
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--preset", "huge"], "'huge': there are avatars-256, tiny"),
+        (["--preset", "huge"], "'huge': there are avatars-256, "),
         (["--steps", "0"], "steps 0: at least 1"),
         (["--batch", "-3"], "batch -3: at least 1"),
         (["--lr", "7"], "lr 7.0: must lie between 0 and 1"),
@@ -48,7 +48,7 @@ def test_what_is_not_allowed_is_named(
 def test_an_unknown_objective_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = run("prior", "--run", tmp_path, "--preset", "tiny", "--objective", "best", capture=capsys)
     assert code == 2
-    assert "'best': allowed are reweighted, elbo and mlm" in said
+    assert "'best': allowed are reweighted, elbo, mlm, autoregressive" in said
 
 
 def test_a_prior_without_an_autoencoder_says_how_to_name_one(

@@ -10,10 +10,11 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti_train.config import AnyRun, to_json
+from smalti_train.config import Run, VQGANRun, to_json
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.train_prior import train_prior
+from smalti_train.train_vqgan import train_vqgan
 
 TRAIN_PRIOR = """
 import sys
@@ -21,6 +22,14 @@ from pathlib import Path
 from smalti_train.config import read_run
 from smalti_train.train_prior import train_prior
 train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+TRAIN_VQGAN = """
+import sys
+from pathlib import Path
+from smalti_train.config import read_run
+from smalti_train.train_vqgan import train_vqgan
+train_vqgan(read_run(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 TRAIN_AUTOENCODER = """
@@ -46,7 +55,7 @@ save_file({"codebook": models[-1][0].codebook.detach()}, f"{sys.argv[2]}/codeboo
 """
 
 
-def train_in_two_processes(code: str, config: AnyRun, run: Path, *arguments: Path) -> str:
+def train_in_two_processes(code: str, config: Run, run: Path, *arguments: Path) -> str:
     """Run ``code`` with the configuration and the arguments in two processes; what they said."""
     script, file = run.with_name("script.py"), run.with_name("config.json")
     script.write_text(code)
@@ -84,3 +93,59 @@ def test_both_processes_move_idle_codes_to_the_same_places(brief: Callable, tmp_
     train_in_two_processes(TRAIN_AUTOENCODER, config, tmp_path / "run")
     first, second = (load_file(tmp_path / f"run/codebook-{rank}.safetensors")["codebook"] for rank in (0, 1))
     assert first.equal(second)
+
+
+@pytest.mark.parametrize("preset", ["tiny-transformer", "tiny-autoregressive"])
+def test_transformers_learn_from_two_processes_what_one_teaches(
+    preset: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
+) -> None:
+    config = brief(PRIORS[preset], steps=12)
+    if preset == "tiny-transformer":  # on 16 times: after 12 steps of 32 samples, the losses seen decide
+        config = dataclasses.replace(config, masking="fixed", times="importance")
+    train_prior(config, tmp_path / "one", tiny_runs[0])
+    train_in_two_processes(TRAIN_PRIOR, config, tmp_path / "two", tiny_runs[0])
+    for name in ("train/loss", "validation/bits_per_dim"):
+        one, two = scalars(tmp_path / "one", name), scalars(tmp_path / "two", name)
+        assert two == pytest.approx(one, abs=1e-5)
+    for part in ("model", "ema", *(["times"] if config.times == "importance" else [])):
+        one, two = (load_file(tmp_path / run / f"checkpoint-00000012/{part}.safetensors") for run in ("one", "two"))
+        assert one.keys() == two.keys()
+        assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
+
+
+TERMS = ("loss", "l1", "quantizer", "adversarial", "lambda", "discriminator", "codes_in_batch")
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
+def test_a_vqgan_and_its_discriminator_learn_from_two_processes_what_one_teaches(
+    quantizer: str, small_vqgan: VQGANRun, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        small_vqgan,
+        model=dataclasses.replace(small_vqgan.model, quantizer=quantizer),
+        loss=dataclasses.replace(small_vqgan.loss, start=0),
+        loop=dataclasses.replace(small_vqgan.loop, steps=1),
+    )
+    train_vqgan(config, tmp_path / "one")
+    train_in_two_processes(TRAIN_VQGAN, config, tmp_path / "two")
+    for name in TERMS:
+        one, two = scalars(tmp_path / "one", f"train/{name}"), scalars(tmp_path / "two", f"train/{name}")
+        assert two == pytest.approx(one, rel=1e-4), name
+    assert scalars(tmp_path / "one", "train/lambda")[0] > 0.01
+    for part in ("optimizer", "discriminator_optimizer"):  # the first moments are half of the gradients
+        one, two = (load_file(tmp_path / run / f"checkpoint-00000001/{part}.safetensors") for run in ("one", "two"))
+        assert one.keys() == two.keys()
+        # A bias before a norm over single channels has no gradient, only rounding.
+        found = [name for name in one if name.endswith("exp_avg") and one[name].norm() > 1e-3]
+        assert len(found) > 5
+        for name in found:
+            assert (two[name] - one[name]).norm() < 5e-3 * one[name].norm(), name
+
+
+def test_a_vqgan_goes_on_alike_on_two_processes(small_vqgan: VQGANRun, tmp_path: Path) -> None:
+    config = dataclasses.replace(small_vqgan, loop=dataclasses.replace(small_vqgan.loop, steps=3))
+    train_vqgan(config, tmp_path / "one")
+    train_in_two_processes(TRAIN_VQGAN, config, tmp_path / "two")
+    for name in TERMS:
+        one, two = scalars(tmp_path / "one", f"train/{name}"), scalars(tmp_path / "two", f"train/{name}")
+        assert two == pytest.approx(one, rel=1e-3), name

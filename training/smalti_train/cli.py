@@ -1,22 +1,28 @@
-"""``smalti train autoencoder`` and ``smalti train prior``."""
+"""``smalti train autoencoder``, ``smalti train prior`` and ``smalti train log-sigma``."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, TypeVar, get_args
 
 import typer
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import AnyRun, AutoencoderRun, Precision, PriorRun
+from smalti_train.config import EFFNET_LITE0, AnyRun, Masking, Objective, Precision, Run, Times, VQGANRun
+from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.train_log_sigma import BITS, head_run, train_log_sigma
 from smalti_train.train_prior import train_prior
+from smalti_train.train_vqgan import train_vqgan
+
+Preset = TypeVar("Preset")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,12 +58,31 @@ def autoencoder(
     data: DataOption = None,
     root: RootOption = None,
     init: InitOption = None,
-    decoder_only: Annotated[bool, typer.Option(help="Keep encoder and codebook of --init as they are.")] = False,
+    decoder_only: Annotated[
+        bool | None, typer.Option("--decoder-only", help="Keep encoder and codebook of --init as they are.")
+    ] = None,
+    perceptual: Annotated[
+        str | None, typer.Option(help="A VQGAN's perceptual network: effnet-lite0, or torchvision's file of VGG16.")
+    ] = None,
+    perceptual_heads: Annotated[Path | None, typer.Option(help="LPIPS's file of linear heads over VGG16.")] = None,
 ) -> None:
-    """Train an autoencoder: images to tokens and back."""
+    """Train an autoencoder: images to tokens and back. The preset says which kind."""
     config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, compile, seed, data, root)
-    config = dataclasses.replace(config, decoder_only=decoder_only)
-    train_autoencoder(config, run, _start(init, run, config))
+    if isinstance(config, VQGANRun):
+        if decoder_only:
+            raise UsageError(f"--decoder-only: {preset} is a VQGAN, which trains as a whole; leave it out")
+        if perceptual is not None:
+            perceptual = perceptual if perceptual == EFFNET_LITE0 else str(Path(perceptual).resolve())
+            heads = None if perceptual_heads is None else str(perceptual_heads.resolve())
+            config = dataclasses.replace(config, perceptual=perceptual, perceptual_heads=heads)
+        elif perceptual_heads is not None:
+            raise UsageError("--perceptual-heads: LPIPS's heads belong to VGG16; name its file with --perceptual too")
+        train_vqgan(config, run, _start(init, run, config))
+    else:
+        if perceptual is not None or perceptual_heads is not None:
+            raise UsageError(f"--perceptual: {preset} is no VQGAN and sees through its own network; leave it out")
+        config = dataclasses.replace(config, decoder_only=decoder_only or config.decoder_only)
+        train_autoencoder(config, run, _start(init, run, config))
 
 
 @app.command()
@@ -75,26 +100,51 @@ def prior(
     root: RootOption = None,
     init: InitOption = None,
     objective: Annotated[str | None, typer.Option(help="reweighted, elbo or mlm.")] = None,
+    masking: Annotated[str | None, typer.Option(help="random, or fixed: as many tokens as the time says.")] = None,
+    times: Annotated[str | None, typer.Option(help="uniform, or importance: by the losses seen.")] = None,
 ) -> None:
-    """Train an absorbing prior over an autoencoder's tokens."""
+    """Train a prior over an autoencoder's tokens, absorbing or autoregressive as the preset says."""
     config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
-    if data is not None or root is not None:
+    chosen = {"objective": objective, "masking": masking, "times": times}
+    for (name, value), kind in zip(chosen.items(), (Objective, Masking, Times)):
+        if value is not None and value not in get_args(kind):
+            raise UsageError(f"{name} {value!r}: allowed are {', '.join(get_args(kind))}")
+    config = dataclasses.replace(config, **{name: value for name, value in chosen.items() if value is not None})
+    # Published priors of no classes stay so, whatever the folders of the images are called.
+    if (data is not None or root is not None) and config.model.classes:
         names = open_split(config.data, "train").label_names
         classes = len(names) if len(names) > 1 else 0  # one label for all says nothing
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
-    if objective is not None:
-        if objective not in ("reweighted", "elbo", "mlm"):
-            raise UsageError(f"objective {objective!r}: allowed are reweighted, elbo and mlm")
-        config = dataclasses.replace(config, objective=objective)
     train_prior(config, run, autoencoder, _start(init, run, config))
 
 
-def _start(init: str | None, run: Path, config: AutoencoderRun | PriorRun) -> dict[str, Tensor] | None:
+@app.command("log-sigma")
+def log_sigma(
+    run: RunOption,
+    autoencoder: Annotated[Path, typer.Option(help="Run of a trained VQGAN; the rest of it stays as it is.")],
+    bits: Annotated[int, typer.Option(help="Bits of the images' values, 1 to 8.")] = BITS,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
+    data: DataOption = None,
+    root: RootOption = None,
+) -> None:
+    """Train the head of a VQGAN that says how far pixels stray, for likelihoods of images."""
+    _, trained = load_autoencoder(autoencoder)
+    if not isinstance(trained, VQGANRun):
+        raise UsageError(f"{autoencoder} is no VQGAN, and no other autoencoder has a probabilistic head")
+    config = _resolve(head_run(trained, bits), steps, batch, lr, precision, None, seed, data, root)
+    train_log_sigma(config, run, autoencoder)
+
+
+def _start(init: str | None, run: Path, config: Run) -> dict[str, Tensor] | None:
     """Weights named by --init, for a run that has none of its own yet."""
     return None if init is None or RunFolder(run).checkpoints() else initial_weights(init, config)
 
 
-def _preset(presets: dict[str, AnyRun], name: str) -> AnyRun:
+def _preset(presets: Mapping[str, Preset], name: str) -> Preset:
     if name not in presets:
         raise UsageError(f"preset {name!r}: there are {', '.join(presets)}")
     return presets[name]

@@ -9,16 +9,31 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
 from smalti.errors import UsageError
+from smalti_train.adversarial import VQGANLossConfig
+from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
+from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
+from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.quantizer_gumbel import STEPS as GUMBEL_STEPS
+from smalti_train.models.vqgan import VQGANConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Objective = Literal["reweighted", "elbo", "mlm"]
+Objective = Literal["reweighted", "elbo", "mlm", "autoregressive"]
+Masking = Literal["random", "fixed"]
+Times = Literal["uniform", "importance"]
+AbsorbingConfig = HourglassPriorConfig | AbsorbingTransformerConfig
+"""Priors that fill a masked grid in any order."""
+AutoregressiveConfig = AutoregressiveTransformerConfig | Net2NetTransformerConfig
+"""Priors that draw one token after the other."""
+PriorConfig = AbsorbingConfig | AutoregressiveConfig
+EFFNET_LITE0 = "effnet-lite0"
+"""The perceptual network that needs no file."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine fall to ``final_lr`` times the peak."""
+    """AdamW with linear warm-up and a cosine fall to ``final_lr`` times the peak (1: the rate stays)."""
 
     lr: float = 1e-3
+    per_image: bool = False
+    """Whether ``lr`` is meant for a batch of one image: the rate is ``lr`` times the batch (taming's base rate)."""
     warmup: int = 200
     """Steps."""
     final_lr: float = 0.02
@@ -48,7 +65,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
-    """Largest norm of the whole gradient; longer ones are scaled down to it."""
+    """Largest norm of the whole gradient; longer ones are scaled down to it, and 0 leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -102,54 +119,172 @@ class AutoencoderRun:
     """Steps a code may stay unused before it is moved."""
 
 
+PUBLISHED_VQGAN_OPTIMIZER = OptimizerConfig(
+    lr=4.5e-6, per_image=True, warmup=0, final_lr=1.0, betas=(0.5, 0.9), clip=0.0
+)
+"""Of both networks, in taming and paper 000 alike: Adam at a constant rate."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where the weights of a run come from that was imported and not trained here (``smalti import``)."""
+
+    source: str
+    """The published system and part, as ``smalti_train.importers.SOURCES`` calls it."""
+    file: str
+    """Name of the checkpoint, without its folder."""
+    sha256: str
+    """Of the checkpoint's bytes."""
+    licence: str
+    """Of the weights."""
+    classes: tuple[str, ...] = ()
+    """Names of a prior's classes, in order."""
+
+
+@dataclass(frozen=True)
+class VQGANRun:
+    """Everything that decides a VQGAN's training."""
+
+    preset: str
+    model: VQGANConfig = field(default_factory=VQGANConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = PUBLISHED_VQGAN_OPTIMIZER
+    """Of the autoencoder and of the discriminator, which have one optimiser each."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
+    perceptual: str = EFFNET_LITE0
+    """Network of the perceptual term: ``effnet-lite0``, or the user's file of torchvision's VGG16."""
+    perceptual_heads: str | None = None
+    """The user's file of LPIPS's linear heads over VGG16; None: every channel counts alike."""
+    ema: float = 0.995
+    """Decay of the averaged weights, lower at first; they are what is evaluated and exported."""
+    ema_every: int = 10
+    """Steps from one average to the next."""
+    gumbel_steps: int = GUMBEL_STEPS
+    """A Gumbel quantiser's temperature is max(1/16, 1 - step / ``gumbel_steps``)."""
+    flip: bool = True
+    """Mirror each image half of the times it is seen."""
+    pixel_bits: int | None = None
+    """Set where the probabilistic head alone is trained, on images of so many bits (``train_log_sigma``)."""
+    imported: Imported | None = None
+    """Set where the weights were imported; the other fields then only say what the model is and what to measure on."""
+
+    def __post_init__(self) -> None:
+        """Check what a value alone can tell; UsageError says what is not allowed."""
+        if not 0 <= self.ema < 1 or self.ema_every < 1 or self.gumbel_steps < 1:
+            raise UsageError(
+                f"ema {self.ema} must lie in 0 .. 1 and ema_every {self.ema_every} and gumbel_steps "
+                f"{self.gumbel_steps} be at least 1"
+            )
+        if self.perceptual == EFFNET_LITE0 and self.perceptual_heads is not None:
+            raise UsageError("LPIPS's heads belong to VGG16: name its file as the perceptual network too")
+
+
 @dataclass(frozen=True)
 class PriorRun:
     """Everything that decides a prior's training."""
 
     preset: str
-    model: HourglassPriorConfig
+    model: PriorConfig
+    """In the file, ``kind`` says which of ``PRIOR_KINDS`` it is; without one it is an hourglass."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     objective: Objective = "reweighted"
+    """See ``smalti_train.objectives``; ``autoregressive`` for priors that are, the others for those that are not."""
+    masking: Masking = "random"
+    """Mask each token with chance t / T, or a ``fixed`` number of them, round(t / T * tokens)."""
+    times: Times = "uniform"
+    """Draw times alike, or by ``importance``: by the losses seen at them (``smalti_train.time_sampling``)."""
     label_dropout: float = 0.1
     """Chance that a sample is trained without its label, so that guidance has an unconditional side."""
     ema: float = 0.999
     """Decay of the averaged weights per step, lower at first; they are what is evaluated, drawn from and exported."""
     flip: bool = False
     """Also learn from mirrored images (encoded once more, not mirrored in token space)."""
+    imported: Imported | None = None
+    """Set where the weights were imported; the other fields then only say what the model is and what to measure on."""
+
+    def __post_init__(self) -> None:
+        """Check that the objective is one for the model; UsageError says which are."""
+        autoregressive = isinstance(self.model, AutoregressiveConfig)
+        if autoregressive != (self.objective == "autoregressive"):
+            allowed = "is autoregressive alone" if autoregressive else "are reweighted, elbo and mlm"
+            raise UsageError(
+                f"objective {self.objective!r} is not for a prior of kind {prior_kind(self.model)!r}: allowed {allowed}"
+            )
+        if autoregressive and (self.masking, self.times) != ("random", "uniform"):
+            raise UsageError(
+                f"masking {self.masking!r} and times {self.times!r}: an autoregressive prior masks nothing and knows "
+                "no times; leave --masking and --times out"
+            )
 
 
-Run = AutoencoderRun | PriorRun
-AnyRun = TypeVar("AnyRun", AutoencoderRun, PriorRun)
+Run = AutoencoderRun | VQGANRun | PriorRun
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+RUN_KINDS: dict[str, type[Run]] = {"autoencoder": AutoencoderRun, "vqgan": VQGANRun, "prior": PriorRun}
+"""Runs by what their file calls them."""
+
+PRIOR_KINDS: dict[str, type[PriorConfig]] = {
+    "hourglass": HourglassPriorConfig,
+    "absorbing-transformer": AbsorbingTransformerConfig,
+    "autoregressive-transformer": AutoregressiveTransformerConfig,
+    "net2net": Net2NetTransformerConfig,
+}
+"""Sizes of priors by what a run's file calls them."""
+
+
+def prior_kind(model: PriorConfig) -> str:
+    """What a run's file calls a prior of these sizes."""
+    return next(name for name, kind in PRIOR_KINDS.items() if type(model) is kind)
 
 
 def to_json(run: Run) -> bytes:
     """Readable JSON of a configuration, ``kind`` first."""
-    kind = "autoencoder" if isinstance(run, AutoencoderRun) else "prior"
-    return msgspec.json.format(msgspec.json.encode({"kind": kind, **msgspec.to_builtins(run)}), indent=2) + b"\n"
+    kind = next(name for name, kind in RUN_KINDS.items() if type(run) is kind)
+    content = {"kind": kind, **msgspec.to_builtins(run)}
+    if isinstance(run, PriorRun):
+        content["model"] = {"kind": prior_kind(run.model), **content["model"]}
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def read_run(path: Path) -> Run:
     """Read the configuration beside a run; UsageError when it is missing or not one of ours."""
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        kind = {"autoencoder": AutoencoderRun, "prior": PriorRun}[raw.pop("kind")]
-        return msgspec.convert(raw, kind)
+        kind = RUN_KINDS[raw.pop("kind")]
+        return _read_prior(raw) if kind is PriorRun else msgspec.convert(raw, kind)
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent} is not a run: it has no {path.name}. Name a folder made by 'smalti train'."
         ) from None
-    except (KeyError, msgspec.MsgspecError) as error:
+    except KeyError as error:
+        raise UsageError(f"{path} is not a configuration of smalti: it does not know or lacks {error}") from None
+    except (UsageError, msgspec.MsgspecError) as error:
         raise UsageError(f"{path} is not a configuration of smalti: {error}") from None
+
+
+def _read_prior(raw: dict[str, Any]) -> PriorRun:
+    """Convert field by field, as the type of the model is written in the file."""
+    model = msgspec.convert(raw["model"], dict[str, Any])
+    kind = model.pop("kind", "hourglass")  # runs from before there was a choice do not say
+    if kind not in PRIOR_KINDS:
+        raise msgspec.ValidationError(f"prior of kind {kind!r}; there are {', '.join(PRIOR_KINDS)}")
+    types = {**get_type_hints(PriorRun), "model": PRIOR_KINDS[kind]}
+    given = {**raw, "model": model, "preset": raw["preset"]}
+    return PriorRun(**{name: msgspec.convert(given[name], types[name]) for name in types if name in given})
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     """List fields in which two configurations differ, as ``model.codes: 1024, not 512`` lines (a's value, not b's)."""
+    if type(a) is not type(b):
+        return [f"{prefix.removesuffix('.') or 'configuration'}: {type(a).__name__}, not {type(b).__name__}"]
     lines: list[str] = []
     for item in dataclasses.fields(a):
         ours, theirs = getattr(a, item.name), getattr(b, item.name)
-        if dataclasses.is_dataclass(ours):
+        if dataclasses.is_dataclass(ours) and dataclasses.is_dataclass(theirs):
             lines += differences(ours, theirs, f"{prefix}{item.name}.")
         elif ours != theirs:
             lines.append(f"{prefix}{item.name}: {ours!r}, not {theirs!r}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -74,28 +74,90 @@ def share(accelerator: Accelerator, whole: Rows) -> Rows:
     return whole[accelerator.process_index * each : (accelerator.process_index + 1) * each]
 
 
-def to_images(pixels: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:
-    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in [-1, 1], channels last in memory (what CPUs and GPUs like)."""
+class _Whole(torch.autograd.Function):
+    """A batch of every process's rows; its gradient is that of the sum of what all processes make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, accelerator: Accelerator) -> Tensor:
+        ctx.accelerator = accelerator
+        whole = accelerator.gather(local.contiguous())
+        assert isinstance(whole, Tensor)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = ctx.accelerator.reduce(gradient.contiguous(), reduction="sum")
+        return share(ctx.accelerator, total), None
+
+
+def whole_batch(accelerator: Accelerator, local: Tensor) -> Tensor:
+    """Undo :func:`share` (rows in order), with gradient: a loss of the whole batch, computed by every process alike.
+
+    Such a loss may look at all images together, as batch norms do. Its gradient at ``local`` is as many times too large
+    as there are processes, so that after their gradients are averaged the parameters' are those of one process.
+    """
+    return local if accelerator.num_processes == 1 else _Whole.apply(local, accelerator)
+
+
+def to_images(
+    pixels: NDArray[np.uint8], device: torch.device | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> Tensor:
+    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in ``value_range``, channels last in memory.
+
+    That layout is what CPUs and GPUs like.
+    """
+    black, white = value_range
     nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
-    return (nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    images = nhwc.permute(0, 3, 1, 2).float() / (255 / (white - black)) + black
+    return images.contiguous(memory_format=torch.channels_last)
 
 
-def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Turn float [B, 3, H, W] in [-1, 1] (clipped) into uint8 [B, H, W, 3]."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def to_pixels(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> NDArray[np.uint8]:
+    """Turn float [B, 3, H, W] in ``value_range`` (clipped) into uint8 [B, H, W, 3]."""
+    black, white = value_range
+    scaled = (images.float().clamp(black, white) - black) * (255 / (white - black))
+    return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+def learning_rate(step: int, loop: LoopConfig, config: OptimizerConfig) -> float:
     """Linear warm-up, then half a cosine from ``lr`` down to ``final_lr * lr`` at the last step."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
-    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, loop.steps))))
+    peak = config.lr * loop.batch if config.per_image else config.lr
+    return peak * warm * (config.final_lr + (1 - config.final_lr) * cosine)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group of the optimiser the same rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Give an update of averaged weights that forgets the first ones: decay is min(``decay``, (1 + n) / (10 + n)).
+
+    With a constant decay of 0.999 a sixth of the random start would still be there after 1800 steps.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        number = int(count)
+        keep = min(decay, (1 + number) / (10 + number))
+        for average, value in zip(averages, current):
+            average.lerp_(value, 1 - keep)
+
+    return update
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, dict[str, float]]:
+    """What a checkpoint's JSON says of fp16's loss scale; nothing in other precisions."""
+    return {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
+
+
+def restore_scaler(accelerator: Accelerator, state: Mapping[str, Any]) -> None:
+    """Undo :func:`scaler_state`."""
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def open_split(data: DataConfig, split: str) -> ImageSet:

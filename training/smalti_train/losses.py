@@ -56,15 +56,23 @@ class PerceptualLoss(nn.Module):
         self.crop = crop
         self.network = EffNetLite0()
 
-    def forward(self, reconstruction: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Scalar distance of float [B, 3, H, W] in [-1, 1], seen through one random crop for the whole batch."""
+    def forward(
+        self,
+        reconstruction: Tensor,
+        images: Tensor,
+        generator: torch.Generator,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+    ) -> Tensor:
+        """Scalar distance of float [B, 3, H, W] in ``value_range``, seen through one random crop for the batch."""
+        black, white = value_range
+        scale = 255 / (white - black)
         top, left = (
             int(torch.randint(max(0, side - self.crop) + 1, (), generator=generator)) for side in images.shape[2:]
         )
         window = (..., slice(top, top + self.crop), slice(left, left + self.crop))
         with torch.no_grad():
-            wanted = self.network.taps((images[window] + 1) * 127.5, self.STAGES)
-        found = self.network.taps((reconstruction[window] + 1) * 127.5, self.STAGES)
+            wanted = self.network.taps((images[window] - black) * scale, self.STAGES)
+        found = self.network.taps((reconstruction[window] - black) * scale, self.STAGES)
         parts = [
             (ours.float() - real.float()).abs().mean() / real.float().abs().mean()
             for ours, real in zip(found, wanted, strict=True)
@@ -72,8 +80,10 @@ class PerceptualLoss(nn.Module):
         return torch.stack(parts).mean()
 
 
-def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image (float [B]) of float [B, 3, H, W] in [-1, 1], as 8-bit pixels."""
-    pixels = ((reconstruction.clamp(-1, 1) + 1) * 127.5).round()
-    error = F.mse_loss(pixels, (images + 1) * 127.5, reduction="none").flatten(1).mean(1)
+def psnr(reconstruction: Tensor, images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """Peak signal-to-noise ratio in dB per image (float [B]) of float [B, 3, H, W] in ``value_range``, as 8 bits."""
+    black, white = value_range
+    scale = 255 / (white - black)
+    pixels = ((reconstruction.clamp(black, white) - black) * scale).round()
+    error = F.mse_loss(pixels, (images - black) * scale, reduction="none").flatten(1).mean(1)
     return 10 * torch.log10(255.0**2 / error.clamp(min=1e-10))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.errors import UsageError
 from smalti_train.config import Objective
 
 
@@ -68,7 +69,11 @@ def absorbing_loss(
       takes the weight 1 - t / T of the released code instead, which leaves t = T out.
     * ``elbo``: eq. 6's 1 / t; averaged over uniform t and multiplied by T it bounds the negative log-likelihood.
     * ``mlm``: the mean over masked tokens, as in masked language models; weights nothing by time.
+
+    Raises UsageError for ``autoregressive``, which is :func:`autoregressive_loss`.
     """
+    if kind == "autoregressive":
+        raise UsageError("the autoregressive objective masks nothing; see autoregressive_loss")
     losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").masked_fill(~masked, 0).sum(1)
     if kind == "mlm":
         return losses / masked.sum(1).clamp(min=1)

@@ -18,11 +18,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from smalti.bundle import open_bundle
 from smalti.errors import UsageError
-from smalti_train.config import AutoencoderRun, PriorRun, differences
+from smalti.manifest import PRIORS, Role
+from smalti_train.config import AutoencoderRun, PriorRun, Run, differences
+from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown
-from smalti_train.tokens import load_autoencoder
-from smalti_train.train_prior import load_prior
 from smalti_train.unfilled import unfilled
 
 TRANSPOSED = "^T"
@@ -65,16 +65,15 @@ def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def initial_weights(source: str | Path, config: AutoencoderRun | PriorRun) -> dict[str, Tensor]:
+def initial_weights(source: str | Path, config: Run) -> dict[str, Tensor]:
     """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
 
     A run's autoencoder may have fewer residual blocks than ``config`` (``smalti_train.models.growth``).
     Raises UsageError when they are of another kind or another size than ``config`` asks for, saying what differs.
     """
-    kind = "autoencoder" if isinstance(config, AutoencoderRun) else "prior"
     folder = Path(source)
     if (folder / "config.json").exists():
-        model, other = load_autoencoder(folder) if kind == "autoencoder" else load_prior(folder)
+        model, other = load_prior(folder) if isinstance(config, PriorRun) else load_autoencoder(folder)
         if (
             isinstance(model, EdgeAutoencoder)
             and isinstance(config, AutoencoderRun)
@@ -86,23 +85,25 @@ def initial_weights(source: str | Path, config: AutoencoderRun | PriorRun) -> di
         return model.state_dict()
     bundle = open_bundle(source)
     stored: dict[str, Tensor] = {}
-    for role in ("encoder", "decoder") if kind == "autoencoder" else ("denoiser",):
+    roles: tuple[Role, ...] = ("encoder", "decoder")
+    if isinstance(config, PriorRun):
+        roles = (PRIORS[bundle.manifest.family],)
+    for role in roles:
         for file in bundle.variant(role, "fp16").weights:
             stored |= load(bundle.read(file))
     tensors = {
         name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
         for name, value in stored.items()
     }
-    state = unfolded(tensors) if kind == "autoencoder" else {name: value.float() for name, value in tensors.items()}
+    folded_norms = isinstance(config, AutoencoderRun)
+    state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
     _check_shapes(state, config, source)
     return state
 
 
-def _check_shapes(state: dict[str, Tensor], config: AutoencoderRun | PriorRun, source: str | Path) -> None:
-    from smalti_train.models.hourglass_prior import HourglassPrior
-
+def _check_shapes(state: dict[str, Tensor], config: Run, source: str | Path) -> None:
     with unfilled():
-        model = EdgeAutoencoder(config.model) if isinstance(config, AutoencoderRun) else HourglassPrior(config.model)
+        model = build_prior(config.model) if isinstance(config, PriorRun) else build_autoencoder(config.model)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):

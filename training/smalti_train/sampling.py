@@ -1,19 +1,44 @@
-"""Torch priors as the callables that the runtime's samplers ask."""
+"""Samples of torch priors, drawn by the runtime's own samplers; priors as the callables that those ask."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from smalti import absorbing, autoregressive
+from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
-from smalti_train.models.autoregressive_transformer import AutoregressiveTransformer, Net2NetTransformer, Past
+from smalti.errors import UsageError
+from smalti.schedule import Counts, Order, make_schedule
+from smalti_train.config import AbsorbingConfig, AutoregressiveConfig
+from smalti_train.loading import AbsorbingPrior, AutoregressivePrior
+from smalti_train.models.autoregressive_transformer import Past
 
+SHEET_STEPS = 16
 Int32 = NDArray[np.int32]
 
 
-def next_logits(model: AutoregressiveTransformer | Net2NetTransformer) -> NextLogits:
-    """Let ``smalti.autoregressive.run`` ask a torch model, in eval mode and on the model's device.
+def torch_denoiser(model: AbsorbingPrior, accelerator: Accelerator | None = None) -> Denoiser:
+    """Let ``smalti.absorbing.run`` ask a torch model, in eval mode, in the accelerator's precision or else in fp32."""
+    model.eval()
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def denoiser(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+        inputs = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
+        with accelerator.autocast() if accelerator else nullcontext():
+            return model(*inputs).float().cpu().numpy()
+
+    return denoiser
+
+
+def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = None) -> NextLogits:
+    """Let ``smalti.autoregressive.run`` ask a torch model, in eval mode, in the accelerator's precision or fp32.
 
     Keys and values of the tokens before are kept from call to call, so that a call costs one position and not all; a
     call that does not continue the one before starts anew. The sampler's labels (int32 [N], or [N, C]) are the twin's
@@ -36,8 +61,64 @@ def next_logits(model: AutoregressiveTransformer | Net2NetTransformer) -> NextLo
         if not continues:
             past, read = Past(), 0
         new, context = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens[:, read:], labels))
-        logits = model(new, context, past)[:, -1]
+        with accelerator.autocast() if accelerator else nullcontext():
+            logits = model(new, context, past)[:, -1]
         known, under = tokens.copy(), labels.copy()
         return logits.float().cpu().numpy()
 
     return predictor
+
+
+def draw(
+    denoiser: Denoiser,
+    config: AbsorbingConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    *,
+    steps: int = SHEET_STEPS,
+    temperature: float = 1.0,
+    guidance: float = 1.0,
+    schedule: Counts = "exact",
+    order: Order = "random",
+) -> Int32:
+    """Draw tokens (int32 [N, h, w]) of an absorbing prior; ``labels`` are indices, ``classes`` for none."""
+    height, width = config.grid
+    *_, tokens = absorbing.run(
+        denoiser,
+        np.full((len(seeds), height * width), config.mask, np.int32),
+        make_schedule(seeds, config.grid, steps, schedule, order),
+        seeds=seeds,
+        labels=np.asarray(labels, np.int32),
+        width=width,
+        temperature=temperature,
+        guidance=guidance,
+        no_label=config.classes,
+    )
+    return tokens.reshape(-1, height, width)
+
+
+def draw_in_turn(
+    predictor: NextLogits,
+    config: AutoregressiveConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    guidance: float = 1.0,
+) -> Int32:
+    """Draw tokens (int32 [N, h, w]) of an autoregressive prior, one call each; ``labels`` as in :func:`draw`."""
+    if config.grid is None:
+        raise UsageError("this prior does not say how many rows and columns of tokens an image has: give it a grid")
+    height, width = config.grid
+    *_, tokens = autoregressive.run(
+        predictor,
+        np.full((len(seeds), height * width), config.mask, np.int32),
+        mask=config.mask,
+        seeds=seeds,
+        labels=np.asarray(labels, np.int32),
+        width=width,
+        temperature=temperature,
+        guidance=guidance,
+        no_label=config.classes,
+    )
+    return tokens.reshape(-1, height, width)

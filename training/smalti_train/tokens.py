@@ -9,37 +9,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import AutoencoderRun, differences, read_run, to_json
+from smalti_train.config import AutoencoderRun, VQGANRun, differences, to_json
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.progress import image_progress
+from smalti_train.loading import Autoencoder, load_autoencoder
 from smalti_train.loop import to_images
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder
-from smalti_train.run import RunFolder, replace_file
+from smalti_train.run import replace_file
 
 
-def load_autoencoder(path: Path) -> tuple[EdgeAutoencoder, AutoencoderRun]:
-    """Load an autoencoder in eval mode from its run's newest checkpoint, or from a prior's copy of one.
-
-    Raises UsageError when there are no weights or the run is of another kind.
-    """
-    config = read_run(path / "config.json")
-    if not isinstance(config, AutoencoderRun):
-        raise UsageError(f"{path} is the run of a prior; an autoencoder's run is needed here")
-    model = EdgeAutoencoder(config.model)
-    copy = path / "model.safetensors"
-    if copy.exists():
-        model.load_state_dict(load_file(copy))
-    elif (saved := RunFolder(path).latest()) is not None:
-        model.load_state_dict(saved[0]["model"])
-    else:
-        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train autoencoder' write one first")
-    return model.eval(), config
-
-
-def find_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, AutoencoderRun]:
+def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, AutoencoderRun | VQGANRun]:
     """Load the autoencoder of a prior's run: that of the run ``source``, or the copy made when the prior's run began.
 
     Raises UsageError when there is neither, or when ``source`` no longer is what the run began with.
@@ -60,7 +41,7 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[EdgeAutoencoder, A
     return model, config
 
 
-def keep_autoencoder(run: Path, model: EdgeAutoencoder, config: AutoencoderRun) -> None:
+def keep_autoencoder(run: Path, model: Autoencoder, config: AutoencoderRun | VQGANRun) -> None:
     """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
 
     A copy made before is left alone. Raises OutputError when it cannot be written.
@@ -78,7 +59,7 @@ def keep_autoencoder(run: Path, model: EdgeAutoencoder, config: AutoencoderRun) 
 
 @torch.no_grad()
 def encode_images(
-    model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str, batch: int = 64
+    model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str, batch: int = 64
 ) -> NDArray[np.int16]:
     """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set."""
     parts: list[NDArray[np.int16]] = []
@@ -86,7 +67,7 @@ def encode_images(
     with image_progress(title, len(data) * (1 + flip), enabled=accelerator.is_main_process) as tick:
         for mirrored in (False, True)[: 1 + flip]:
             for first in range(0, len(data), batch):
-                images = to_images(data.images[first : first + batch], accelerator.device)
+                images = to_images(data.images[first : first + batch], accelerator.device, model.config.value_range)
                 with accelerator.autocast():
                     ids = model.encode(images.flip(3) if mirrored else images)
                 parts.append(ids.cpu().numpy().astype(np.int16))
@@ -96,7 +77,7 @@ def encode_images(
 
 
 def cached_tokens(
-    path: Path, model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
+    path: Path, model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
 ) -> NDArray[np.int16]:
     """Read the tokens at ``path`` (int16 [N or 2N, h, w]), after encoding the images there if it does not exist."""
     if not path.exists():

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti.images import contact_sheet
 from smalti_train.config import AutoencoderRun
-from smalti_train.data import ImageSet
 from smalti_train.loop import (
     Reporter,
     batch_indices,
     learning_rate,
     open_split,
+    restore_scaler,
+    scaler_state,
     set_learning_rate,
     share,
     start,
     step_generator,
     to_images,
-    to_pixels,
 )
-from smalti_train.losses import PerceptualLoss, autoencoder_loss, psnr
+from smalti_train.losses import PerceptualLoss, autoencoder_loss
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.reconstruction import evaluate, sheet
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.watch import LossWatch
 
 
 def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor] | None = None) -> None:
     """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
 
     ``init`` holds weights to start a new run from (see ``smalti_train.released``). Raises UsageError for a
-    configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written.
+    configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written;
+    TrainingError when the loss is no longer a number.
     """
     if config.decoder_only and init is None and not RunFolder(path).checkpoints():
         raise UsageError("training the decoder alone needs a trained autoencoder: name its run or bundle with --init")
@@ -85,19 +84,22 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
         model.load_state_dict(parts["model"])
         model.quantizer.idle.copy_(parts["idle"]["idle"])
         restore_optimizer(optimizer, parts["optimizer"])
+        restore_scaler(accelerator, state)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     report = Reporter("autoencoder", step, config.loop.steps, config.loop.batch, accelerator.is_main_process)
+    watch = LossWatch(accelerator, config.loop, folder, model)
 
     def checkpoint() -> None:
+        watch.check()
         parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
         parts["idle"] = {"idle": model.quantizer.idle}
         if accelerator.is_main_process:
-            folder.save(step, parts, {})
+            folder.save(step, parts, scaler_state(accelerator))
 
     loop = config.loop
     try:
         while step < loop.steps:
-            lr = learning_rate(step, loop.steps, config.optimizer)
+            lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
             indices = np.sort(share(accelerator, batch_indices(step, loop.batch, len(train.images), loop.seed)))
             images = to_images(train.images[indices], accelerator.device)
@@ -111,7 +113,8 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
                     terms["perceptual"] = perceptual(reconstruction, images, step_generator(loop.seed, step))
                 terms["loss"] = terms["loss"] + config.loss.perceptual * terms["perceptual"]
             accelerator.backward(terms["loss"])
-            accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            if config.optimizer.clip:
+                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             optimizer.step()
             optimizer.zero_grad()
             if step < config.reseed_until * loop.steps and not config.decoder_only:
@@ -119,6 +122,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
                 everyone = accelerator.gather((features.detach(), quantized.ids))
                 model.quantizer.reseed_idle(*everyone, config.reseed_patience, step_generator(loop.seed, step))
             step += 1
+            watch(step, terms["loss"])
 
             if step % 10 == 0 or step == loop.steps:
                 means = accelerator.reduce({name: value.detach() for name, value in terms.items()}, reduction="mean")
@@ -139,41 +143,3 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
     finally:
         report.close()
         accelerator.end_training()
-
-
-def _batches(data: ImageSet, limit: int | None, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    count = min(len(data.images), limit or len(data.images))
-    for first in range(0, count, batch):
-        yield data.images[first : min(first + batch, count)], data.labels[first : min(first + batch, count)]
-
-
-@torch.no_grad()
-def evaluate(
-    model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, limit: int | None = None
-) -> dict[str, float]:
-    """PSNR in dB over unseen images, mean and per label, and the percentage of codes that appear in their tokens."""
-    model.eval()
-    used = np.zeros(model.config.codes, bool)
-    by_label: dict[int, list[float]] = {}
-    for pixels, labels in _batches(data, limit):
-        images = to_images(pixels, accelerator.device)
-        with accelerator.autocast():
-            ids = model.encode(images)
-            decibels = psnr(model.decode(ids).float(), images)
-        used[ids.flatten().cpu().numpy()] = True
-        for label, value in zip(labels.tolist(), decibels.tolist(), strict=True):
-            by_label.setdefault(label, []).append(value)
-    figures = {"psnr": float(np.mean([value for values in by_label.values() for value in values]))}
-    figures |= {f"psnr/{data.label_names[label]}": float(np.mean(values)) for label, values in sorted(by_label.items())}
-    return figures | {"codes_used_percent": 100 * float(used.mean())}
-
-
-@torch.no_grad()
-def sheet(model: EdgeAutoencoder, data: ImageSet, accelerator: Accelerator, count: int = 16) -> Image.Image:
-    """Unseen images above their reconstructions, eight to a row."""
-    model.eval()
-    images = to_images(data.images[:count], accelerator.device)
-    with accelerator.autocast():
-        decoded = to_pixels(model.decode(model.encode(images)))
-    rows = [row for first in range(0, count, 8) for row in (data.images[first : first + 8], decoded[first : first + 8])]
-    return contact_sheet(np.concatenate(rows), columns=8)

@@ -1,48 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
 
+from helpers.checkpoints import SMALL, Saved, State
 from smalti.errors import UsageError
 from smalti_train.importers import SOURCES, import_checkpoint, recognised
-from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.models.vqgan import VQGAN
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNLEASHING, TAMING = FIXTURES / "ut_vqgan_nearest_small.th", FIXTURES / "taming_vqmodel_small.ckpt"
-SMALL = VQGANConfig(
-    codes=8,
-    code_dim=6,
-    channels=32,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    attention_levels=(1,),
-    z_channels=5,
-    last_activation=True,
-    value_range=(-1.0, 1.0),
-)
-State = dict[str, Tensor]
-Saved = Callable[..., Path]
 
 
 def small(seed: int, quantizer: Literal["nearest", "gumbel"] = "nearest") -> State:
     """A state dict in taming's layout."""
     torch.manual_seed(seed)
     return VQGAN(dataclasses.replace(SMALL, quantizer=quantizer)).state_dict()
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Saved:
-    def save(held: object, name: str = "model.ckpt", **options: bool) -> Path:
-        torch.save(held, tmp_path / name, **options)
-        return tmp_path / name
-
-    return save
 
 
 def refusal(path: Path, source: str = "taming-vqgan", config: Any = None) -> str:
@@ -211,6 +188,18 @@ def test_the_other_quantizer_is_named(saved: Saved) -> None:
 )
 def test_checkpoints_of_another_system_are_recognised(path: Path, source: str, right: str) -> None:
     assert refusal(path, source).endswith(f"try the source {right}")
+
+
+def test_nothing_is_recommended_that_does_not_help(saved: Saved) -> None:
+    """A hint is for a file of something else, and not for a fault of the right one."""
+    lacking = {name: value for name, value in small(0).items() if name != "decoder.conv_out.bias"}
+    assert "try the source" not in refusal(saved(lacking))
+    both = {f"first_stage_model.{name}": value for name, value in lacking.items()} | {"transformer.x": torch.zeros(1)}
+    assert recognised(both) == "taming-net2net"
+    assert "try the source" not in refusal(saved(both))
+    assert refusal(saved(both), "unleashing-vqgan").endswith("try the source taming-net2net")
+    message = refusal(saved(small(0, "gumbel")))
+    assert message.count("taming-gumbel") == 1
 
 
 def test_nothing_is_recognised_in_strange_names() -> None:

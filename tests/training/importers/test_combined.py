@@ -1,43 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
 
+from helpers.checkpoints import SMALL, Saved, State
 from smalti.errors import UsageError
 from smalti_train.importers import import_checkpoint
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
-from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.models.vqgan import VQGAN
 
-SMALL = VQGANConfig(
-    codes=8,
-    code_dim=6,
-    channels=32,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    attention_levels=(1,),
-    z_channels=5,
-    last_activation=True,
-    value_range=(-1.0, 1.0),
-)
 PRIOR = Net2NetTransformerConfig(vocabulary=8, positions=16, grid=(4, 4), width=16, layers=2, heads=2)
-State = dict[str, Tensor]
 Kind = Literal["nearest", "gumbel"]
-Saved = Callable[..., Path]
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Saved:
-    def save(held: object, name: str = "model.ckpt", **options: bool) -> Path:
-        torch.save(held, tmp_path / name, **options)
-        return tmp_path / name
-
-    return save
 
 
 def combined(quantizer: Kind = "nearest") -> tuple[State, VQGAN, Net2NetTransformer]:

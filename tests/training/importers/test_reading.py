@@ -4,48 +4,25 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from helpers.checkpoints import SMALL, Saved, State
 from smalti.errors import MissingExtra, UsageError
 from smalti_train.importers import import_checkpoint
-from smalti_train.models.vqgan import VQGAN, VQGANConfig
-
-SMALL = VQGANConfig(
-    codes=8,
-    code_dim=6,
-    channels=32,
-    multipliers=(1, 2),
-    encoder_blocks=1,
-    attention_levels=(1,),
-    z_channels=5,
-    last_activation=True,
-    value_range=(-1.0, 1.0),
-)
-State = dict[str, Tensor]
-Saved = Callable[..., Path]
+from smalti_train.models.vqgan import VQGAN
 
 
 def small(seed: int) -> State:
     """A state dict in taming's layout."""
     torch.manual_seed(seed)
     return VQGAN(SMALL).state_dict()
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Saved:
-    def save(held: object, name: str = "model.ckpt", **options: bool) -> Path:
-        torch.save(held, tmp_path / name, **options)
-        return tmp_path / name
-
-    return save
 
 
 def refusal(path: Path) -> str:

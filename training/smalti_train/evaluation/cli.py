@@ -8,6 +8,18 @@ from typing import Annotated
 
 import typer
 
+from smalti.cli_options import (
+    ChoiceOption,
+    GuidanceOption,
+    OrderOption,
+    RemaskOption,
+    ScheduleOption,
+    StepsOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    sampling_options,
+)
 from smalti.errors import UsageError
 from smalti_train.evaluation.features import open_features
 from smalti_train.evaluation.report import evaluate, text, write
@@ -30,26 +42,37 @@ def main(
     features: Annotated[
         Path | None, typer.Option(help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Diffusion steps of the samples.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Temperature of the samples.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance of the samples.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="exact, cosine or binomial.")] = None,
-    order: Annotated[str | None, typer.Option(help="random or halton.")] = None,
+    steps: StepsOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    guidance: GuidanceOption = None,
+    schedule: ScheduleOption = None,
+    order: OrderOption = None,
+    choice_temperature: ChoiceOption = None,
+    remask: RemaskOption = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure a bundle or a run on images it has never seen, and its samples against them."""
+    """Measure a bundle or a run on images it has never seen, and its samples against them.
+
+    Where no sampler option is given, a bundle draws by its defaults, a run in 16 even steps at temperature 1.
+    """
     if per_label < 10:
         raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
-    opened = open_subject(
-        subject,
+    options = sampling_options(
         steps=steps,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         guidance=guidance,
         schedule=schedule,
         order=order,
-        precision=precision,
+        choice_temperature=choice_temperature,
+        remask=remask,
+        stride=None,
     )
+    opened = open_subject(subject, precision=precision, **options)
     network = open_features(features)  # before any work that a wrong file would waste
     where = None if root is None else str(root)
     # Labels take turns in the avatars, so this many images hold enough of each; other data sets give what they have.

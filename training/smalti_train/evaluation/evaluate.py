@@ -14,7 +14,6 @@ from smalti_train.data import ImageSet
 from smalti_train.data.progress import image_progress
 from smalti_train.evaluation.classify import fit, told_apart
 from smalti_train.evaluation.features import FeatureNetwork, cached_features
-from smalti_train.evaluation.likelihood import nll_bits
 from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, kernel_distance, nearest, prdc, psnr
 from smalti_train.evaluation.subject import Subject
 
@@ -105,11 +104,11 @@ def reconstruction_figures(
 
 
 def likelihood_figures(subject: Subject, tokens: NDArray[np.int32], labels: NDArray[np.int32]) -> dict[str, Any]:
-    """Bound on the prior's negative log-likelihood of unseen images' tokens."""
-    assert subject.denoiser is not None
+    """Negative log-likelihood, or a bound on it, that the prior gives unseen images' tokens."""
+    assert subject.bits is not None
     known = labels if subject.classes else np.zeros_like(labels)
     grids = tokens.reshape(len(tokens), -1)
-    bits = nll_bits(subject.denoiser, grids, known, subject.codes)
+    bits = subject.bits(grids, known)
     return {"images": len(tokens), "bits_per_token": bits, "bits_per_image": bits * grids.shape[1]}
 
 

@@ -1,11 +1,14 @@
-"""The bound on the negative log-likelihood, from any denoiser: a torch model or a bundle's graph."""
+"""The negative log-likelihood, or a bound on it, from whatever a sampler asks: a torch model or a bundle's graph."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smalti.absorbing import Denoiser
+from smalti.autoregressive import NextLogits
 
 Int32 = NDArray[np.int32]
 
@@ -31,10 +34,28 @@ def nll_bits(denoiser: Denoiser, tokens: Int32, labels: Int32, codes: int, seed:
         wanted = np.arange(wide) < masked[chosen, None]
         noisy = tokens[chosen].copy()
         np.put_along_axis(noisy, rows, np.where(wanted, codes, np.take_along_axis(noisy, rows, 1)), 1)
-        logits = denoiser(noisy, labels[chosen], rows).astype(np.float64)
-        peak = logits.max(-1)
-        log_total = peak + np.log(np.exp(logits - peak[..., None]).sum(-1))
-        target = np.take_along_axis(tokens[chosen], rows, 1)
-        nats = log_total - np.take_along_axis(logits, target[..., None], -1)[..., 0]
+        nats = _cross_entropy(denoiser(noisy, labels[chosen], rows), np.take_along_axis(tokens[chosen], rows, 1))
         total += float(((nats * wanted).sum(1) / masked[chosen]).sum())
     return total / count / np.log(2)
+
+
+def exact_bits(predictor: NextLogits, tokens: Int32, labels: Int32, batch: int = 16) -> float:
+    """-log2 p(tokens | labels) in bits per token, averaged over grids int32 [N, L], of a prior that draws in turn.
+
+    One call for each position, as in sampling; ``batch`` bounds what the predictor has to remember.
+    """
+    total = 0.0
+    for first in range(0, len(tokens), batch):
+        grids, under = tokens[first : first + batch], labels[first : first + batch]
+        for position in range(grids.shape[1]):
+            logits = predictor(grids[:, :position], under)
+            total += float(_cross_entropy(logits, grids[:, position]).sum())
+    return total / tokens.size / np.log(2)
+
+
+def _cross_entropy(logits: NDArray[np.floating[Any]], targets: Int32) -> NDArray[np.float64]:
+    """-log softmax(logits [..., K]) at ``targets`` [...], in nats."""
+    logits = logits.astype(np.float64)
+    peak = logits.max(-1)
+    log_total = peak + np.log(np.exp(logits - peak[..., None]).sum(-1))
+    return log_total - np.take_along_axis(logits, targets[..., None], -1)[..., 0]

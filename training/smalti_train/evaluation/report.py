@@ -27,9 +27,9 @@ def evaluate(
     """Evaluate ``subject`` on ``per_label`` unseen images and as many samples of every label.
 
     ``test`` holds twice as many unseen images per label: one half is the reference, the other half stands beside the
-    samples wherever a figure needs to be read against what real images would get. ``train`` is where copies are looked for and the
-    label classifier learns; None, or a subject that draws nothing, leaves samples out. Returns the figures as plain values
-    and sheets by name. Equal arguments give equal figures on one machine.
+    samples wherever a figure needs to be read against what real images would get. ``train`` is where copies are looked
+    for and the label classifier learns; None, or a subject that draws nothing, leaves samples out. Returns the figures
+    as plain values and sheets by name. Equal arguments give equal figures on one machine.
     """
     names = test.label_names
     chosen, others = measure.per_label(test, per_label), measure.per_label(test, per_label, per_label)

@@ -12,19 +12,32 @@ import torch
 from numpy.typing import NDArray
 
 import smalti
-from smalti.absorbing import Denoiser
 from smalti.errors import UsageError
-from smalti.settings import Options, resolve
-from smalti_train.config import AutoencoderRun, read_run
+from smalti.manifest import SCHEMA_VERSION, Latent, Manifest, Provenance, SamplerDefaults
+from smalti.sampling import draw_absorbing, draw_autoregressive
+from smalti.settings import PLAN, Options, Settings, resolve
+from smalti_train.config import PriorRun, read_run
 from smalti_train.data import ImageSet, open_dataset
+from smalti_train.evaluation.likelihood import exact_bits, nll_bits
+from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, load_autoencoder, load_prior
 from smalti_train.loop import open_split, to_images, to_pixels
-from smalti_train.tokens import load_autoencoder
-from smalti_train.train_prior import SHEET_STEPS, draw, load_prior, torch_denoiser
+from smalti_train.objectives import autoregressive_loss, bits_per_dim
+from smalti_train.sampling import SHEET_STEPS, next_logits, torch_denoiser
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 BATCH = 16
-SETTINGS = ("steps", "temperature", "guidance", "schedule", "order")
+SETTINGS = (
+    "steps",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance",
+    "schedule",
+    "order",
+    "choice_temperature",
+    "remask",
+)
 
 
 @dataclass(frozen=True)
@@ -44,30 +57,31 @@ class Subject:
     decode: Callable[[Int32], Pixels]
     draw: Callable[[Sequence[int], Sequence[str | None]], Int32] | None = None
     """Tokens for seeds and labels, one each."""
-    denoiser: Denoiser | None = None
+    bits: Callable[[Int32, Int32], float] | None = None
+    """Negative log-likelihood of grids int32 [N, L] under label indices int32 [N], in bits per token.
+
+    Exact for a prior that draws one token after the other, else a bound.
+    """
 
 
-def open_subject(
-    source: str,
-    *,
-    steps: int | None = None,
-    temperature: float | None = None,
-    guidance: float | None = None,
-    schedule: str | None = None,
-    order: str | None = None,
-    precision: str = "auto",
-) -> Subject:
-    """Open a run's folder, or else a bundle by path or name; the options say how samples are drawn."""
-    options = {"steps": steps, "temperature": temperature, "guidance": guidance, "schedule": schedule, "order": order}
+def open_subject(source: str, *, precision: str = "auto", **options: Any) -> Subject:
+    """Open a run's folder, or else a bundle by path or name.
+
+    ``options`` say how samples are drawn, by the names in ``SETTINGS``, with the meanings of
+    :class:`smalti.settings.Options`; what is left out or None is the bundle's default, and for a run 16 even steps in
+    random order at temperature 1. Raises UsageError for an option that does not exist or does not suit the prior.
+    """
     given = {name: value for name, value in options.items() if value is not None}
+    if foreign := sorted(given.keys() - set(SETTINGS)):
+        raise UsageError(f"{foreign[0]}: no such option; samples are drawn with {', '.join(SETTINGS)}")
     if not (Path(source) / "config.json").exists():
         return _bundle(source, given, precision)
     if precision != "auto":
         raise UsageError(f"precision {precision!r}: only a bundle comes in several; leave it out for a run")
     config = read_run(Path(source) / "config.json")
-    if isinstance(config, AutoencoderRun):
-        return _autoencoder_run(Path(source))
-    return _prior_run(Path(source), given)
+    if isinstance(config, PriorRun):
+        return _prior_run(Path(source), given)
+    return _autoencoder_run(Path(source))
 
 
 def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
@@ -79,22 +93,30 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
         *_, last = generator.stream(seeds=seeds, label=labels, **options)
         return last.tokens
 
+    def bits(tokens: Int32, labels: Int32) -> float:
+        if manifest.family == "autoregressive":
+            return exact_bits(generator.next_logits(), tokens, labels)
+        return nll_bits(generator.logits, tokens, labels, manifest.latent.codes)
+
     used = resolve(manifest, 1, 0, Options(**options))
     return Subject(
         name=manifest.name,
         kind="bundle",
-        settings={
-            **{name: getattr(used, name) for name in SETTINGS},
-            "precision": dict(generator.report.precision),
-        },
+        settings={**_shown(used), "precision": dict(generator.report.precision)},
         size=rows * manifest.latent.factor,
         codes=manifest.latent.codes,
         classes=manifest.classes,
         encode=lambda pixels: _batched(generator.encode, pixels),
         decode=lambda tokens: np.stack([np.asarray(image) for image in generator.decode(tokens)]),
         draw=draw_tokens,
-        denoiser=generator.logits,
+        bits=bits,
     )
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    """The settings that mean something to these samples."""
+    values = {name: getattr(settings, name) for name in SETTINGS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _autoencoder_run(path: Path) -> Subject:
@@ -102,14 +124,20 @@ def _autoencoder_run(path: Path) -> Subject:
     return _with_autoencoder(path.name, "autoencoder run", model, config.data.size, ())
 
 
-def _with_autoencoder(name: str, kind: str, model: Any, size: int, classes: tuple[str, ...], **rest: Any) -> Subject:
+def _with_autoencoder(
+    name: str, kind: str, model: Autoencoder, size: int, classes: tuple[str, ...], **rest: Any
+) -> Subject:
+    value_range = model.config.value_range
+
     @torch.no_grad()
     def encode(pixels: Pixels) -> Int32:
-        return _batched(lambda part: model.encode(to_images(part)).int().numpy(), pixels)
+        return _batched(lambda part: model.encode(to_images(part, value_range=value_range)).int().numpy(), pixels)
 
     @torch.no_grad()
     def decode(tokens: Int32) -> Pixels:
-        return _batched(lambda part: to_pixels(model.decode(torch.from_numpy(part.astype(np.int64)))), tokens)
+        return _batched(
+            lambda part: to_pixels(model.decode(torch.from_numpy(part.astype(np.int64))), value_range), tokens
+        )
 
     rest = {"settings": {}, **rest}
     return Subject(
@@ -120,18 +148,38 @@ def _with_autoencoder(name: str, kind: str, model: Any, size: int, classes: tupl
 def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     prior, config = load_prior(path)
     model, _ = load_autoencoder(path / "autoencoder")
-    classes = open_split(config.data, "validation").label_names if prior.config.classes else ()
-    defaults = {"steps": SHEET_STEPS, "temperature": 1.0, "guidance": 1.0, "schedule": "exact", "order": "random"}
-    settings = {**defaults, **options}
-    denoiser = torch_denoiser(prior)
+    classes: tuple[str, ...] = ()
+    if prior.config.classes:
+        origin = config.imported
+        classes = origin.classes if origin else open_split(config.data, "validation").label_names
+    if not isinstance(prior, AbsorbingPrior) and (foreign := [name for name in PLAN if name in options]):
+        raise UsageError(f"{path} draws its tokens one after the other, without {', '.join(foreign)}: leave that out")
+    manifest = _described(path.name, prior, model, classes)
+    no_label, mask = len(classes), prior.config.mask
+
+    def some(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
+        asked = Options(**{**options, "seeds": seeds, "label": labels})
+        settings = resolve(manifest, None, 0, asked, draw_labels=False)
+        indices = [no_label if label is None else classes.index(label) for label in settings.labels]
+        given: dict[str, Any] = {"labels": np.asarray(indices, np.int32), "no_label": no_label, "mask": mask}
+        start = np.full((len(seeds), *manifest.latent.grid), mask, np.int32)
+        if isinstance(prior, AbsorbingPrior):
+            *_, tokens = draw_absorbing(torch_denoiser(prior), start, settings, **given).grids
+        else:
+            *_, tokens = draw_autoregressive(next_logits(prior), start, settings, **given).grids
+        return tokens
 
     def draw_tokens(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
-        indices = [len(classes) if label is None else classes.index(label) for label in labels]
-        parts = [
-            draw(denoiser, prior.config, seeds[first : first + BATCH], indices[first : first + BATCH], **settings)
-            for first in range(0, len(seeds), BATCH)
-        ]
-        return np.concatenate(parts)
+        parts = range(0, len(seeds), BATCH)
+        return np.concatenate([some(seeds[i : i + BATCH], labels[i : i + BATCH]) for i in parts])
+
+    @torch.no_grad()
+    def bits(tokens: Int32, labels: Int32) -> float:
+        if isinstance(prior, AbsorbingPrior):
+            return nll_bits(torch_denoiser(prior), tokens, labels, prior.config.codes)
+        grids, known = (torch.from_numpy(part.astype(np.int64)) for part in (tokens, labels))
+        parts = zip(grids.split(BATCH), known.split(BATCH))
+        return bits_per_dim(torch.cat([autoregressive_loss(prior(part[:, :-1], label), part) for part, label in parts]))
 
     return _with_autoencoder(
         path.name,
@@ -139,9 +187,32 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
         model,
         config.data.size,
         classes,
-        settings=settings,
+        settings=_shown(resolve(manifest, 1, 0, Options(**options), draw_labels=False)),
         draw=draw_tokens,
-        denoiser=denoiser,
+        bits=bits,
+    )
+
+
+def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, ...]) -> Manifest:
+    """What a bundle of this pair would say of itself, as far as it decides how samples are drawn."""
+    if prior.config.grid is None:
+        raise UsageError(
+            f"the prior of {name} does not say how many rows and columns of tokens an image has: import it again with "
+            '"grid": [rows, columns] in its configuration'
+        )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        family="absorbing" if isinstance(prior, AbsorbingPrior) else "autoregressive",
+        licence="",
+        data_licences=(),
+        provenance=Provenance(data=""),
+        latent=Latent(grid=prior.config.grid, codes=prior.config.codes, factor=model.config.factor, halo=None),
+        classes=classes,
+        sampler=SamplerDefaults(steps=SHEET_STEPS, temperature=1.0),
+        components={},
+        weights=(),
+        certificate=(),
     )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-import zipfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import MissingExtra, UsageError
+from smalti.errors import UsageError
+from smalti_train.importers.reading import some, unpacked
 from smalti_train.models import inception_v3, vgg16
 from smalti_train.models.inception_v3 import InceptionV3
 from smalti_train.models.vgg16 import VGG16
@@ -44,7 +42,7 @@ def open_weights(path: Path) -> tuple[str, int, nn.Module, str]:
     shared_inception, shared_vgg = len(inception.keys() & tensors.keys()), len(vgg.keys() & tensors.keys())
     if not shared_inception and not shared_vgg:
         raise UsageError(
-            f"{path} holds neither Inception-v3 nor VGG16 but {_some(tensors) or 'no tensors'}. {UNDERSTOOD}"
+            f"{path} holds neither Inception-v3 nor VGG16 but {some(tensors, SHOWN) or 'no tensors'}. {UNDERSTOOD}"
         )
     if shared_inception >= shared_vgg:
         weights = _fitting(path, "Inception-v3", tensors, inception, ("AuxLogits.", "fc."))
@@ -113,21 +111,16 @@ def _fitting(
         if key in tensors and tensors[key].shape != shape
     ]
     kinds = (("lacks", lacking), ("has", foreign), ("has", wrong))
-    faults = [f"{verb} {_some(keys)}" for verb, keys in kinds if keys]
+    faults = [f"{verb} {some(keys, SHOWN)}" for verb, keys in kinds if keys]
     if faults:
         raise UsageError(f"{path} comes close to {name} but {'; '.join(faults)}. {UNDERSTOOD}")
     weights = {key: tensors[key].to(torch.float32, copy=True).contiguous() for key in shapes}
     broken = [key for key, value in weights.items() if not value.isfinite().all()]
     if broken:
-        raise UsageError(f"{path} is damaged: not every value is a finite number in {_some(broken)}. Fetch it again")
+        raise UsageError(
+            f"{path} is damaged: not every value is a finite number in {some(broken, SHOWN)}. Fetch it again"
+        )
     return weights
-
-
-def _some(keys: Iterable[str]) -> str:
-    """The first few keys, for a message; whatever a file calls them, they stay short and on one line."""
-    keys = list(keys)
-    shown = ", ".join(ascii(key[:120])[1:-1] for key in keys[:SHOWN])
-    return f"{shown} and {len(keys) - SHOWN} more" if len(keys) > SHOWN else shown
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -136,47 +129,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         if not path.is_file():
             fault = "is not a file; name the file of weights itself" if path.exists() else "does not exist"
-            raise UsageError(f"{path} {fault}. {UNDERSTOOD}")
+            raise UsageError(f"{path} {fault}")
         if suffix not in (".pth", ".pt", ".safetensors"):
-            raise UsageError(f"{path} does not end in .pth, .pt or .safetensors. {UNDERSTOOD}")
+            raise UsageError(f"{path} does not end in .pth, .pt or .safetensors")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _tensors(path, _unpacked(path, file, suffix)), digest
+            held = unpacked(path, file)
+    except UsageError as error:
+        raise UsageError(f"{error}. {UNDERSTOOD}") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}. Is the path right?") from error
-
-
-def _unpacked(path: Path, file: BinaryIO, suffix: str) -> Any:
-    """Whatever object the file holds, by loaders that run no code."""
-    try:
-        if suffix == ".safetensors":
-            from safetensors.torch import load
-
-            return load(file.read())
-        if _is_program(file):
-            raise UsageError(f"{path} is a TorchScript program; weights alone are read, no code. {UNDERSTOOD}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it loads all the same, or is refused below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise MissingExtra(f'{path} needs safetensors; pip install "smalti[train]"') from error
-    except (UsageError, OSError):
-        raise
-    except Exception as error:  # neither loader says what it raises, and damage can surface as nearly anything
-        raise UsageError(
-            f"{path} is damaged, or holds more than weights (such as a whole model, which is code and is not run): "
-            f"fetch it again, or save its state_dict() alone. {UNDERSTOOD}"
-        ) from error
-
-
-def _is_program(file: BinaryIO) -> bool:
-    program = zipfile.is_zipfile(file)
-    if program:
-        with zipfile.ZipFile(file) as archive:
-            program = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    file.seek(0)
-    return program
+    return _tensors(path, held), digest
 
 
 def _tensors(path: Path, held: Any) -> dict[str, Tensor]:
@@ -187,7 +151,7 @@ def _tensors(path: Path, held: Any) -> dict[str, Tensor]:
         raise UsageError(f"{path} holds a {type(held).__name__} and not a dictionary of weights. {UNDERSTOOD}")
     odd = [str(key) for key, value in held.items() if not isinstance(key, str) or not _is_dense(value)]
     if odd:
-        raise UsageError(f"{path} holds things that are not plain tensors of floats: {_some(odd)}. {UNDERSTOOD}")
+        raise UsageError(f"{path} holds things that are not plain tensors of floats: {some(odd, SHOWN)}. {UNDERSTOOD}")
     return held
 
 

@@ -39,6 +39,12 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "taming-net2net": Source(
+        "combined",
+        "import_taming_net2net",
+        "taming's transformer with its VQGAN",
+        ("first_stage_model.", "transformer."),
+    ),
     "unleashing-vqgan": Source(
         "autoencoders", "import_unleashing_vqgan", "paper 000's VQGAN", ("encoder.blocks.", "generator.blocks.")
     ),
@@ -48,12 +54,6 @@ SOURCES: dict[str, Source] = {
     "unleashing-autoregressive": Source(
         "priors", "import_unleashing_autoregressive", "paper 000's autoregressive twin", ("net.tok_emb.",)
     ),
-    "taming-net2net": Source(
-        "combined",
-        "import_taming_net2net",
-        "taming's transformer with its VQGAN",
-        ("first_stage_model.", "transformer."),
-    ),
     "taming-gumbel": Source(
         "autoencoders", "import_taming_gumbel", "taming's VQGAN, Gumbel quantiser", ("decoder.up.", "quantize.proj.")
     ),
@@ -61,7 +61,7 @@ SOURCES: dict[str, Source] = {
         "autoencoders", "import_taming_vqgan", "taming's VQGAN", ("decoder.up.", "quantize.embedding.")
     ),
 }
-"""Everything that can be imported, by the name a user gives."""
+"""Everything that can be imported, by the name a user gives; files of two models come before those of one."""
 
 
 def import_checkpoint(path: str | os.PathLike[str], source: str, config: Mapping[str, Any] | None = None) -> nn.Module:
@@ -82,9 +82,7 @@ def import_checkpoint(path: str | os.PathLike[str], source: str, config: Mapping
     try:
         model = SOURCES[source].load()(state, config or {})
     except UsageError as error:
-        other = recognised(state)
-        hint = "" if other in (None, source) else f". It looks like {SOURCES[other].holds}: try the source {other}"
-        raise UsageError(f"{path}: {error}{hint}") from error
+        raise UsageError(f"{path}: {error}{_hint(state, source, str(error))}") from error
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise UsageError(
             f"{path} holds sizes that cannot be built here: {str(error).partition(chr(10))[0]:.200}"
@@ -94,10 +92,19 @@ def import_checkpoint(path: str | os.PathLike[str], source: str, config: Mapping
 
 def recognised(state: Mapping[str, Tensor]) -> str | None:
     """The source whose telling names a file has, or None."""
-    for name, source in SOURCES.items():
-        if all(any(part in key for key in state) for part in source.telling):
-            return name
-    return None
+    return next((name for name in SOURCES if _tells(state, name)), None)
+
+
+def _tells(state: Mapping[str, Tensor], source: str) -> bool:
+    return all(any(part in key for key in state) for part in SOURCES[source].telling)
+
+
+def _hint(state: Mapping[str, Tensor], source: str, message: str) -> str:
+    """What the file looks like, where it is not what was asked for and the message does not say so already."""
+    other = None if _tells(state, source) else recognised(state)
+    if other is None or other in message:
+        return ""
+    return f". It looks like {SOURCES[other].holds}: try the source {other}"
 
 
 __all__ = ["SOURCES", "Source", "import_checkpoint", "recognised"]

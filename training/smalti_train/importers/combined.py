@@ -39,13 +39,14 @@ def import_taming_net2net(state: Mapping[str, Tensor], config: Mapping[str, Any]
     not fit.
     """
     known = checked_config(config, (*PRIOR_KEYS, *AUTOENCODER_KEYS))
-    for prefix in (FIRST_STAGE, PRIOR):
+    for prefix, part in ((FIRST_STAGE, "autoencoder"), (PRIOR, "prior")):
         if not any(name.startswith(prefix) for name in state):
-            raise UsageError(
-                f"has nothing below {prefix}, where taming's files with a prior have one of the two models"
-            )
+            raise UsageError(f"has nothing below {prefix}, where taming's files of both models have the {part}")
     if foreign := [name for name in state if not name.startswith((FIRST_STAGE, PRIOR, CONDITION))]:
-        raise UsageError(f"read as taming-net2net, it has the unknown {some(foreign)}")
+        raise UsageError(
+            f"read as taming-net2net, it has the unknown {some(foreign)}; its models stand below {FIRST_STAGE} and "
+            f"{PRIOR}"
+        )
     about_images = {key: known[key] for key in AUTOENCODER_KEYS if key in known}
     autoencoder = import_taming(split_off(state, FIRST_STAGE), about_images)
     about_tokens = {key: known[key] for key in PRIOR_KEYS if key in known}

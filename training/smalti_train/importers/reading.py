@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             fault = "is not a file; name the file of weights itself" if path.exists() else "does not exist"
             raise UsageError(f"{path} {fault}")
         with path.open("rb") as file:
-            held = _unpacked(path, file)
+            held = unpacked(path, file)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     try:
@@ -54,11 +54,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: {error}") from None
 
 
-def some(keys: Iterable[str]) -> str:
-    """The first few keys, for a message; whatever a file calls them, they stay short and on one line."""
+def some(keys: Iterable[str], most: int = SHOWN) -> str:
+    """The first keys, for a message; whatever a file calls them, they stay short and on one line."""
     keys = list(keys)
-    shown = ", ".join(ascii(key[:120])[1:-1] for key in keys[:SHOWN])
-    return f"{shown} and {len(keys) - SHOWN} more" if len(keys) > SHOWN else shown
+    shown = ", ".join(ascii(key[:120])[1:-1] for key in keys[:most])
+    return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown
 
 
 def split_off(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -140,8 +140,12 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
-def _unpacked(path: Path, file: BinaryIO) -> Any:
-    """Whatever object the file holds, by loaders that run no code."""
+def unpacked(path: Path, file: BinaryIO) -> Any:
+    """Whatever object a file that is open for reading holds, by loaders that run no code.
+
+    Raises UsageError for one that is damaged or holds more than weights, MissingExtra for .safetensors where that
+    package is not installed; ``path`` is for messages and its ending.
+    """
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load

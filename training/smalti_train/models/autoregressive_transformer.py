@@ -18,7 +18,12 @@ from smalti_train.models.absorbing_transformer import Attention, TokenTransforme
 
 @dataclass(frozen=True)
 class AutoregressiveTransformerConfig(TransformerConfig):
-    """Sizes of the autoregressive twin, which embeds the K codes: there is no mask."""
+    """Sizes of the autoregressive twin, which embeds the K codes and never reads a mask."""
+
+    @property
+    def mask(self) -> int:
+        """What a sampler writes where a token is still to be drawn."""
+        return self.codes
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,19 @@ class Net2NetTransformerConfig:
     dropout: float = 0.0
     unmasked: int = 0
     """Leading positions, all of them conditioning, that see each other in both directions (published as n_unmasked)."""
+    classes: int = 0
+    """Labels 0 .. classes - 1, each put before an image's tokens as the token of its own number; label ``classes``
+    stands for "no label". Without classes, token 0 starts every image."""
+
+    @property
+    def codes(self) -> int:
+        """Tokens that it predicts."""
+        return self.vocabulary
+
+    @property
+    def mask(self) -> int:
+        """What a sampler writes where a token is still to be drawn; the network never reads it."""
+        return self.vocabulary
 
 
 class Past:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smalti.errors import UsageError
 from smalti_train.models.quantizer import CosineQuantizer, Quantized
+from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 STEM = 4
 """Pixels folded into channels along each axis by the stem and unfolded by the head."""
@@ -33,6 +35,14 @@ class EdgeAutoencoderConfig:
     """Residual blocks per level of the encoder, finest first."""
     decoder_blocks: tuple[int, ...] = (1, 1, 2)
     """Residual blocks per level of the decoder, finest first."""
+    smoothing: tuple[int, ...] = ()
+    """Pixels between neighbours in each pass of the smoothing that ends the decoder
+    (``smalti_train.models.smoothing``), each less than ``factor``; none leaves it out."""
+
+    def __post_init__(self) -> None:
+        """Check what the smoothing can reach; UsageError says what is allowed."""
+        if not all(1 <= distance < self.factor for distance in self.smoothing):
+            raise UsageError(f"smoothing {self.smoothing}: distances are 1 .. {self.factor - 1} pixels")
 
     @property
     def factor(self) -> int:
@@ -40,16 +50,22 @@ class EdgeAutoencoderConfig:
         return STEM * 2 ** (len(self.channels) - 1)
 
     @property
+    def value_range(self) -> tuple[float, float]:
+        """Black and white of its images."""
+        return -1.0, 1.0
+
+    @property
     def halo(self) -> int:
         """Tokens around a tile that its decoded pixels can depend on (receptive-field radius, rounded up).
 
         Each 3x3 convolution reaches one cell further at its own resolution: one before the first block at the token
-        level, two per residual block, one in the head at the finest level.
+        level, two per residual block, one in the head at the finest level; each pass of the smoothing as many pixels as
+        it looks away.
         """
         finest = 2 ** (len(self.channels) - 1)
         cells = finest + 1  # the first convolution at the token level, the head at the finest
         cells += sum(2 * blocks * 2**level for level, blocks in enumerate(self.decoder_blocks))
-        return -(-cells // finest)
+        return -(-(STEM * cells + sum(self.smoothing)) // self.factor)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -95,6 +111,8 @@ class EdgeAutoencoder(nn.Module):
             if level:
                 decoder += [conv_bn(channels[level], 4 * channels[level - 1], kernel=1), nn.PixelShuffle(2), nn.ReLU()]
         decoder += [nn.Conv2d(channels[0], 3 * STEM**2, 3, padding=1), nn.PixelShuffle(STEM)]
+        if config.smoothing:
+            decoder.append(EdgeAwareSmoothing(config.smoothing))
         self.decoder = nn.Sequential(*decoder)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -14,15 +14,19 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencode
 
 
 def fits(smaller: EdgeAutoencoderConfig, larger: EdgeAutoencoderConfig) -> bool:
-    """Whether ``larger`` is ``smaller`` with no fewer residual blocks at any level."""
+    """Whether ``larger`` is ``smaller`` with no fewer residual blocks at any level, and perhaps a smoothing more."""
     same = dataclasses.replace(smaller, encoder_blocks=larger.encoder_blocks, decoder_blocks=larger.decoder_blocks)
+    same = same if smaller.smoothing else dataclasses.replace(same, smoothing=larger.smoothing)
     pairs = [*zip(smaller.encoder_blocks, larger.encoder_blocks, strict=False)]
     pairs += zip(smaller.decoder_blocks, larger.decoder_blocks, strict=False)
     return same == larger and all(few <= many for few, many in pairs)
 
 
 def grown(source: EdgeAutoencoder, config: EdgeAutoencoderConfig) -> dict[str, Tensor]:
-    """State dict of an autoencoder of ``config`` that computes what ``source`` does; see :func:`fits`."""
+    """State dict of an autoencoder of ``config`` that computes what ``source`` does; see :func:`fits`.
+
+    A smoothing that ``source`` lacks is added as it starts: pictures change by it, and by nothing else.
+    """
     target = EdgeAutoencoder(config)
     target.quantizer.load_state_dict(source.quantizer.state_dict())
     for old, new in ((source.encoder, target.encoder), (source.decoder, target.decoder)):

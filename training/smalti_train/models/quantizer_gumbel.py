@@ -14,9 +14,9 @@ STEPS = 160_000
 COLDEST = 1 / 16
 
 
-def gumbel_temperature(step: int) -> float:
-    """Temperature at a training step: tau = max(1/16, 1 - step / 160000)."""
-    return max(COLDEST, 1 - step / STEPS)
+def gumbel_temperature(step: int, steps: int = STEPS) -> float:
+    """Temperature at a training step: tau = max(1/16, 1 - step / ``steps``)."""
+    return max(COLDEST, 1 - step / steps)
 
 
 @dataclass
@@ -51,12 +51,19 @@ class GumbelQuantizer(nn.Module):
         return self.embed(ids).permute(0, 3, 1, 2)
 
     def forward(
-        self, z: Tensor, temperature: float = 1.0, hard: bool = False, generator: torch.Generator | None = None
+        self,
+        z: Tensor,
+        temperature: float = 1.0,
+        hard: bool = False,
+        generator: torch.Generator | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> GumbelQuantized:
         """Quantise features ``z`` (float [B, C, h, w]); ``temperature`` > 0.
 
         In training mode codes mix by softmax((logits + g) / temperature), g Gumbel noise from ``generator``; ``hard``
-        takes the greatest share alone, its gradient that of the mixture. In eval mode nothing is drawn.
+        takes the greatest share alone, its gradient that of the mixture. In eval mode nothing is drawn. ``part`` (i, n)
+        says that ``z`` is the i-th of n equal parts of a batch, for all of which noise is drawn: several processes then
+        see the noise that one would.
         """
         logits = self.proj(z).float()
         log_q = logits.log_softmax(dim=1)
@@ -65,7 +72,9 @@ class GumbelQuantizer(nn.Module):
             ids = logits.argmax(dim=1)
             return GumbelQuantized(self.lookup(ids), ids, kl)
         device = logits.device if generator is None else generator.device
-        noise = torch.empty(logits.shape, device=device).exponential_(generator=generator).log_().neg_()
+        whole = (part[1] * len(logits), *logits.shape[1:])
+        noise = torch.empty(whole, device=device).exponential_(generator=generator).log_().neg_()
+        noise = noise[part[0] * len(logits) : (part[0] + 1) * len(logits)]
         shares = ((logits + noise.to(logits.device)) / temperature).softmax(dim=1)
         ids = shares.argmax(dim=1)
         if hard:

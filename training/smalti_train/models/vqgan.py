@@ -214,15 +214,21 @@ class VQGAN(nn.Module):
         return self.decoder(self.inner(self.quantize.lookup(ids)))
 
     def forward(
-        self, images: Tensor, temperature: float = 1.0, hard: bool = False, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        temperature: float = 1.0,
+        hard: bool = False,
+        generator: torch.Generator | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> tuple[Tensor, Tensor, Quantized | GumbelQuantized]:
         """Return reconstructions, the features (float [B, D, h, w]) and their quantisation.
 
-        ``temperature``, ``hard`` and ``generator`` are the Gumbel quantiser's; the nearest code is found without them.
+        ``temperature``, ``hard``, ``generator`` and ``part`` are the Gumbel quantiser's; the nearest code is found
+        without them.
         """
         features = self.features(images)
         if isinstance(self.quantize, GumbelQuantizer):
-            quantized = self.quantize(features, temperature, hard, generator)
+            quantized = self.quantize(features, temperature, hard, generator, part)
         else:
             quantized = self.quantize(features)
         return self.decoder(self.inner(quantized.z_q)), features, quantized

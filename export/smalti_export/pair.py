@@ -1,0 +1,166 @@
+"""What is exported: an autoencoder and the prior over its tokens, and where both come from."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from smalti import manifest
+from smalti.errors import UsageError
+from smalti.manifest import Family
+from smalti_train.config import AutoencoderRun, AutoregressiveConfig, Imported, PriorRun, Run, VQGANRun
+from smalti_train.data import ImageSet
+from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_prior
+from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.released import folded
+
+OWN_LICENCE = "Apache-2.0"
+"""Of weights that were trained here."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A trained or imported autoencoder and the prior over its tokens."""
+
+    autoencoder: Autoencoder
+    autoencoder_run: AutoencoderRun | VQGANRun
+    prior: Prior
+    prior_run: PriorRun
+    steps: tuple[int, int]
+    """Training steps of the two."""
+
+    @property
+    def family(self) -> Family:
+        """How the prior draws."""
+        return "autoregressive" if isinstance(self.prior_run.model, AutoregressiveConfig) else "absorbing"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of an image; UsageError where nobody told."""
+        grid = self.prior_run.model.grid
+        if grid is None:
+            raise UsageError(
+                "this prior does not say how many rows and columns of tokens an image has: import it again with "
+                '"grid": [rows, columns] in its configuration'
+            )
+        return grid
+
+    @property
+    def halo(self) -> int | None:
+        """Tokens that a pixel can depend on around its own; None for all of them."""
+        return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder) else None
+
+    @property
+    def licence(self) -> str:
+        """Of the weights: each part's own where they are imported."""
+        origins = [_origin(run) for run in (self.prior_run, self.autoencoder_run)]
+        return "; ".join(dict.fromkeys(origin.licence if origin else OWN_LICENCE for origin in origins))
+
+
+def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
+    """Load a prior's run and its own copy of the autoencoder, or one whose decoder alone was trained further.
+
+    Raises UsageError when one is missing, when they do not fit each other, when ``decoder_from`` makes other tokens
+    than the prior has learnt, or for a prior that a bundle cannot hold.
+    """
+    prior, prior_run = load_prior(run)
+    autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
+    if decoder_from is not None:
+        other, autoencoder_run = load_autoencoder(decoder_from)
+        _check_decoder(autoencoder, other, run, decoder_from)
+        autoencoder = other
+    codes = autoencoder.config.codes
+    if prior_run.model.codes != codes:
+        raise UsageError(
+            f"the prior of {run} predicts {prior_run.model.codes} codes and its autoencoder has {codes}: "
+            "they were not made for each other"
+        )
+    if isinstance(prior_run.model, Net2NetTransformerConfig) and prior_run.model.unmasked > 1:
+        raise UsageError(
+            f"the prior of {run} starts from the {prior_run.model.unmasked} tokens of another image; a bundle's start "
+            "from a class or from nothing"
+        )
+    steps = (autoencoder_run.loop.steps, _newest_step(run))
+    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps)
+
+
+def _check_decoder(ours: Autoencoder, theirs: Autoencoder, run: Path, decoder_from: Path) -> None:
+    """Raise UsageError unless the two make the same tokens of every image."""
+    shared = ("encoder", "quantizer") if isinstance(ours, EdgeAutoencoder) else ("encoder", "quantize", "quant_conv")
+    states = (model.state_dict() for model in (ours, theirs))
+    mine, other = ({name: state[name] for name in state if name.startswith(shared)} for state in states)
+    wrong = [name for name in mine.keys() | other.keys() if name not in mine or name not in other]
+    wrong = wrong or [name for name in mine if not torch.equal(mine[name], other[name])]
+    if wrong:
+        raise UsageError(
+            f"{decoder_from} has another {min(wrong).split('.')[0]} than the prior of {run} was trained with, so its "
+            "tokens mean something else. Train the decoder alone: smalti train autoencoder --decoder-only --init "
+            f"{run / 'autoencoder'}"
+        )
+
+
+def _newest_step(run: Path) -> int:
+    return int(sorted(run.glob("checkpoint-*"))[-1].name.removeprefix("checkpoint-"))
+
+
+def released(model: Autoencoder) -> tuple[Autoencoder, dict[str, Tensor]]:
+    """A copy with nothing that could be folded, and by their names the tensors that training needs and graphs do not.
+
+    An edge autoencoder's norms fold into its convolutions; a VQGAN's look at the image and stay.
+    """
+    if isinstance(model, EdgeAutoencoder):
+        return folded(model)
+    model = copy.deepcopy(model).eval()
+    head = {name: value.half() for name, value in model.state_dict().items() if name.startswith("decoder.logsigma.")}
+    return model, head
+
+
+def data_licences(pair: Pair, images: ImageSet) -> tuple[manifest.LicenceRecord, ...]:
+    """Terms of the training data: those of the images, unless all of the weights come from elsewhere."""
+    if pair.prior_run.imported is not None:
+        return ()
+    fields = manifest.LicenceRecord.__struct_fields__
+    return tuple(
+        manifest.LicenceRecord(**{name: getattr(licence, name) for name in fields}) for licence in images.licences
+    )
+
+
+def class_names(pair: Pair, images: ImageSet) -> tuple[str, ...]:
+    """Names of the prior's classes; none where it knows none."""
+    if not pair.prior_run.model.classes:
+        return ()
+    return images.label_names if pair.prior_run.imported is None else pair.prior_run.imported.classes
+
+
+def provenance(pair: Pair) -> manifest.Provenance:
+    """Data, steps and files that the weights come from, and the versions that exported them."""
+    data, imported = pair.prior_run.data, pair.prior_run.imported
+    packages = ("smalti", "torch", "onnx", "onnxscript", "onnxruntime")
+    return manifest.Provenance(
+        data=f"{data.name}, {data.size}x{data.size} pixels, train split, seed {data.seed}"
+        if imported is None
+        else f"that of {imported.source}; figures were measured on {data.name}, {data.size}x{data.size} pixels",
+        training={
+            "preset": pair.prior_run.preset,
+            **_history(pair.autoencoder_run, "autoencoder", pair.steps[0]),
+            **_history(pair.prior_run, "prior", pair.steps[1]),
+        },
+        versions={package: metadata.version(package) for package in packages},
+    )
+
+
+def _history(run: Run, part: str, steps: int) -> dict[str, str | int]:
+    if (origin := _origin(run)) is not None:
+        return {f"{part}_source": origin.source, f"{part}_file": origin.file, f"{part}_sha256": origin.sha256}
+    figures: dict[str, str | int] = {f"{part}_steps": steps, f"{part}_batch": run.loop.batch}
+    return {**figures, "prior_objective": run.objective} if isinstance(run, PriorRun) else figures
+
+
+def _origin(run: Run) -> Imported | None:
+    return None if isinstance(run, AutoencoderRun) else run.imported

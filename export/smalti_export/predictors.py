@@ -1,0 +1,140 @@
+"""The parity of predictors, which draw one token after the other: what to feed them and what to compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smalti import autoregressive
+from smalti.predictor import Graph, next_logits
+from smalti_export.ranges import Feed
+from smalti_kernels import sample
+
+EACH = 16
+"""Draws from each predicted distribution: there is one per call, and one draw of it would tell little."""
+BATCH = 16
+"""Grids given to the graph at once in whole runs."""
+
+
+def torch_graph(graph: torch.nn.Module) -> Graph:
+    """Run a wrapped torch model with several outputs as if it were a graph; inputs in the order given."""
+
+    @torch.no_grad()
+    def run(inputs: Any) -> list[NDArray[Any]]:
+        return [output.numpy() for output in graph(*(torch.from_numpy(np.array(value)) for value in inputs.values()))]
+
+    return run
+
+
+def prefix_feeds(
+    tokens: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    start: int,
+    past: tuple[int, int, int],
+    batches: int,
+    batch: int,
+) -> list[Feed]:
+    """Inputs of a predictor: the beginnings of real grids (integers [N, L]), two lengths per batch, read at once.
+
+    Lengths are spread over the whole grid in the first half of the list as in the second. ``past`` is twice the layers,
+    the heads and d.
+    """
+    length, count = tokens.shape[1], 2 * batches
+    lengths = [index * length // count for index in (*range(0, count, 2), *range(1, count, 2))]
+    feeds: list[Feed] = []
+    for index, before in enumerate(lengths):
+        chosen = (np.arange(batch) + index // 2 * batch) % len(tokens)
+        first = np.full((batch, 1), start, np.int32)
+        feeds.append(
+            {
+                "tokens": np.concatenate([first, tokens[chosen, :before].astype(np.int32)], axis=1),
+                "labels": labels[chosen].astype(np.int32),
+                "past": np.zeros((past[0], batch, past[1], 0, past[2]), np.float32),
+            }
+        )
+    return feeds
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How tokens are drawn where predictors are compared: the bundle's own defaults."""
+
+    grid: tuple[int, int]
+    codes: int
+    classes: int
+    past: tuple[int, int, int]
+    """Twice the layers, the heads and d."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    grids: int = 16
+    """Whole runs, labels in turn, seeds 0, 1, ..."""
+
+    def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
+        """Tokens (int32 [grids, h*w]) of whole runs, step by step as the runtime makes them."""
+        *_, tokens = autoregressive.run(
+            next_logits(graph, self.codes, self.past, BATCH),
+            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
+            mask=self.codes,
+            seeds=range(self.grids),
+            labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
+            width=self.grid[1],
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+        return tokens
+
+    def draws(self, logits: NDArray[np.float32], seed: int) -> NDArray[np.int32]:
+        """``EACH`` tokens from every row of logits [n, K], at the same noise for the same ``seed``.
+
+        From all tokens: near the edge of ``top_k`` the least error of one logit would change many draws at once.
+        """
+        rows = np.repeat(logits, EACH, axis=0)
+        return sample(
+            rows,
+            np.full((len(rows), 1), self.codes, np.int32),
+            sample=np.arange(len(rows)),
+            position=np.zeros(len(rows), np.int64),
+            seeds=np.arange(len(rows)) + 100_000 * seed,
+            step=0,
+            width=1,
+            temperature=self.temperature,
+        ).tokens[:, 0]
+
+
+class PredictorReference:
+    """A torch model's answers on real inputs, computed once and compared with every variant."""
+
+    def __init__(self, graph: Graph, feeds: list[Feed], turns: Turns) -> None:
+        self.feeds, self.turns = feeds, turns
+        self.logits = [graph(feed)[0] for feed in feeds]
+        self.runs = turns.whole_runs(graph)
+
+
+def compare_predictors(reference: PredictorReference, variant: Graph) -> dict[str, float]:
+    """Measure a predictor on the beginnings of real grids and on whole runs; the figures are those of denoisers.
+
+    ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
+    draws of the next token at equal noise; ``grid_agreement``: of the tokens of whole runs.
+    """
+    error, spread, same, drawn = 0.0, 0.0, 0, 0
+    turns = reference.turns
+    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
+        found = variant(feed)[0]
+        error = max(error, float(np.abs(expected - found).max()))
+        spread = max(spread, float(expected.std()))
+        draws = [turns.draws(logits, index) for logits in (expected, found)]
+        same += int((draws[0] == draws[1]).sum())
+        drawn += len(draws[0])
+    return {
+        "logit_error": error / spread,
+        "draw_agreement": same / drawn,
+        "draws": float(drawn),
+        "grid_agreement": float((reference.runs == turns.whole_runs(variant)).mean()),
+        "grids": float(turns.grids),
+    }

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smalti_export.predictors import EACH, PredictorReference, Turns, compare_predictors, prefix_feeds
+
+CODES, PAST = 5, (2, 1, 1)
+TURNS = Turns(grid=(2, 3), codes=CODES, classes=2, past=PAST, grids=4)
+TABLE = np.random.default_rng(0).normal(size=(3, 7, CODES)).astype(np.float32)
+
+
+def graph(scale: float = 1.0):
+    """A predictor as a table: logits by label and by how many tokens were read; it keeps nothing but their number."""
+
+    def run(inputs: Any) -> list[np.ndarray]:
+        tokens, labels, past = inputs["tokens"], inputs["labels"], inputs["past"]
+        read = past.shape[3] + tokens.shape[1]
+        present = np.zeros((2, len(tokens), 1, read, 1), np.float32)
+        return [TABLE[labels, read] * np.float32(scale), present]
+
+    return run
+
+
+def feeds() -> list[dict[str, Any]]:
+    tokens = np.random.default_rng(1).integers(0, CODES, (12, 6))
+    return prefix_feeds(tokens, np.arange(12) % 2, CODES, PAST, batches=3, batch=4)
+
+
+def test_feeds_are_beginnings_of_every_length_in_both_halves() -> None:
+    made = feeds()
+    assert [feed["tokens"].shape for feed in made] == [(4, 1), (4, 3), (4, 5), (4, 2), (4, 4), (4, 6)]
+    for feed in made:
+        assert (feed["tokens"][:, 0] == CODES).all()
+        assert (feed["tokens"][:, 1:] < CODES).all()
+        assert feed["tokens"].dtype == feed["labels"].dtype == np.int32
+        assert feed["past"].shape == (2, 4, 1, 0, 1)
+
+
+def test_a_predictor_agrees_with_itself() -> None:
+    reference = PredictorReference(graph(), feeds(), TURNS)
+    figures = compare_predictors(reference, graph())
+    assert figures == {
+        "logit_error": 0,
+        "draw_agreement": 1,
+        "draws": 6 * 4 * EACH,
+        "grid_agreement": 1,
+        "grids": 4,
+    }
+
+
+def test_predictors_that_differ_draw_differently() -> None:
+    reference = PredictorReference(graph(), feeds(), TURNS)
+    close, far = (compare_predictors(reference, graph(scale)) for scale in (1.02, -1.0))
+    assert 0.9 < close["draw_agreement"] <= 1
+    assert far["draw_agreement"] < 0.6
+    assert far["grid_agreement"] < 0.7
+    spread = max(TABLE[feed["labels"], feed["tokens"].shape[1]].std() for feed in feeds())
+    greatest = max(np.abs(TABLE[feed["labels"], feed["tokens"].shape[1]]).max() for feed in feeds())
+    assert far["logit_error"] == pytest.approx(2 * greatest / spread, rel=1e-5)
+
+
+def test_draws_follow_the_defaults_of_the_bundle() -> None:
+    greedy = Turns((2, 3), CODES, 2, PAST, top_k=1, grids=4).whole_runs(graph())
+    assert np.array_equal(greedy, TABLE[[0, 1, 0, 1]][:, 1:].argmax(2))
+    logits = np.tile(np.array([[3.0, 2.0, 1.0, 0.0, -1.0]], np.float32), (200, 1))
+    warm, cold = (Turns((2, 3), CODES, 2, PAST, temperature=value).draws(logits, 0) for value in (1.0, 0.2))
+    assert (cold == 0).mean() > 0.98
+    assert 0.5 < (warm == 0).mean() < 0.8

@@ -1,0 +1,139 @@
+"""What one training step shows a prior of either family, what it costs, and how well unseen tokens are predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.config import AutoregressiveConfig, PriorConfig, PriorRun
+from smalti_train.loading import Prior
+from smalti_train.loop import share
+from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.objectives import (
+    absorb,
+    absorb_exactly,
+    absorbing_loss,
+    autoregressive_loss,
+    bits_per_dim,
+    stratified_times,
+)
+from smalti_train.time_sampling import ImportanceTimes
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One row per sample."""
+
+    tokens: Tensor
+    """int64 [B, L]: what is to be predicted."""
+    shown: Tensor
+    """int64, what the prior sees: [B, L] partly masked, or [B, L - 1] where it draws one token after the other."""
+    labels: Tensor
+    """int64 [B]: ``classes`` where the label is left out, 0 where the prior knows none."""
+    times: Tensor
+    """int64 [B] in 1 .. L: how much is masked; 0 where nothing is."""
+    weights: Tensor
+    """float32 [B]: 1 / (L * chance of the time), times the loss."""
+
+    def share(self, accelerator: Accelerator) -> Lesson:
+        """The rows of this process, on its device."""
+        parts = (share(accelerator, getattr(self, field.name)) for field in fields(self))
+        return Lesson(*(part.to(accelerator.device) for part in parts))
+
+
+def lesson(
+    config: PriorRun, tokens: Tensor, labels: Tensor, noise: torch.Generator, history: ImportanceTimes | None = None
+) -> Lesson:
+    """Draw what a whole batch is shown, of clean ``tokens`` int64 [B, L] under ``labels`` int64 [B].
+
+    ``history`` draws the times where they are drawn by importance.
+    """
+    count, length = tokens.shape
+    shown, times, weights = tokens[:, :-1], torch.zeros(count, dtype=torch.int64), torch.ones(count)
+    if not isinstance(config.model, AutoregressiveConfig):
+        if history is None:
+            times = stratified_times(count, length, noise)
+        else:
+            times, weights = history.draw(count, noise)
+        hide = absorb if config.masking == "random" else absorb_exactly
+        shown = hide(tokens, times, length, config.model.mask, noise)
+    if config.model.classes:
+        unlabelled = torch.rand(count, generator=noise) < config.label_dropout
+        labels = labels.masked_fill(unlabelled, config.model.classes)
+    else:
+        labels = torch.zeros_like(labels)
+    return Lesson(tokens, shown, labels, times, weights)
+
+
+def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
+    """Loss of every sample (float [B], nats per token), before its weight, from logits float [B, L, K]."""
+    if isinstance(config.model, AutoregressiveConfig):
+        return autoregressive_loss(logits, shown.tokens)
+    masked = shown.shown == config.model.mask
+    return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Prior,
+    tokens: NDArray[np.int16],
+    labels: NDArray[np.int32],
+    accelerator: Accelerator,
+    batch: int = 64,
+) -> float:
+    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension.
+
+    It is exact for autoregressive priors. For the others it is a bound (paper 000 eq. 6), whatever the objective and
+    the masking in training: times are stratified over each batch and masks are the same at every call, so that two
+    figures differ by the weights alone.
+    """
+    model.eval()
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    found: list[Tensor] = []
+    length = tokens.shape[1] * tokens.shape[2]
+    for first in range(0, len(tokens), batch):
+        clean = torch.from_numpy(tokens[first : first + batch].reshape(-1, length).astype(np.int64))
+        label = torch.from_numpy(labels[first : first + batch].astype(np.int64)) * (config.classes > 0)
+        if isinstance(config, AutoregressiveConfig):
+            clean, label = clean.to(accelerator.device), label.to(accelerator.device)
+            with accelerator.autocast():
+                logits = model(clean[:, :-1], label)
+            found.append(autoregressive_loss(logits, clean).cpu())
+            continue
+        times = stratified_times(len(clean), length, generator)
+        # Samples without a mask count, as nothing: forcing one on them would raise the bound.
+        noisy = absorb(clean, times, length, config.mask, generator, at_least=0)
+        clean, noisy, label = (part.to(accelerator.device) for part in (clean, noisy, label))
+        with accelerator.autocast():
+            logits = model(noisy, label)
+        found.append(absorbing_loss(logits, clean, noisy == config.mask, times, length, "elbo").cpu())
+    return bits_per_dim(torch.cat(found))
+
+
+def check_fit(model: PriorConfig, codes: int, side: int) -> None:
+    """Raise UsageError unless a prior fits an autoencoder's ``codes`` on ``side`` x ``side`` tokens."""
+    if model.codes != codes or model.grid != (side, side):
+        grid = "an unknown number of" if model.grid is None else "x".join(map(str, model.grid))
+        raise UsageError(
+            f"the prior predicts {model.codes} codes on {grid} tokens, and the autoencoder makes {codes} codes on "
+            f"{side}x{side}: they come from different presets"
+        )
+    if codes > np.iinfo(np.int16).max:
+        raise UsageError(f"{codes} codes are more than the {np.iinfo(np.int16).max} that tokens on disk can have")
+    if isinstance(model, Net2NetTransformerConfig) and model.positions < side * side:
+        raise UsageError(f"{model.positions} positions are too few to read a label and {side * side} tokens but one")
+
+
+def check_labels(model: PriorConfig, labels: int) -> None:
+    """Raise UsageError unless a prior knows as many classes as the data have ``labels``, or none."""
+    if model.classes not in (0, labels):
+        raise UsageError(f"the prior has {model.classes} classes and the data {labels}")
+    if isinstance(model, Net2NetTransformerConfig) and model.classes >= model.vocabulary:
+        raise UsageError(f"{model.classes} labels, and no label, are read as tokens; there are only {model.vocabulary}")

@@ -1,0 +1,82 @@
+"""Models from their configurations, and trained models from the folders of their runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from smalti.errors import UsageError
+from smalti_train.config import AutoencoderRun, PriorConfig, PriorRun, VQGANRun, read_run
+from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
+from smalti_train.models.autoregressive_transformer import (
+    AutoregressiveTransformer,
+    AutoregressiveTransformerConfig,
+    Net2NetTransformer,
+    Net2NetTransformerConfig,
+)
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
+from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.run import RunFolder
+from smalti_train.unfilled import unfilled
+
+Autoencoder = EdgeAutoencoder | VQGAN
+"""Has ``encode(images) -> ids``, ``decode(ids) -> images``, and ``config`` with ``codes, factor, value_range``."""
+AbsorbingPrior = HourglassPrior | AbsorbingTransformer
+"""Called with masked tokens, labels and rows; ``config`` has ``codes, grid, classes, mask``."""
+AutoregressivePrior = AutoregressiveTransformer | Net2NetTransformer
+"""Called with tokens, labels and the past; ``config`` has ``codes, grid, classes, mask``."""
+Prior = AbsorbingPrior | AutoregressivePrior
+
+
+def build_autoencoder(config: EdgeAutoencoderConfig | VQGANConfig) -> Autoencoder:
+    """Build an untrained autoencoder of these sizes."""
+    return EdgeAutoencoder(config) if isinstance(config, EdgeAutoencoderConfig) else VQGAN(config)
+
+
+def build_prior(config: PriorConfig) -> Prior:
+    """Build an untrained prior of these sizes."""
+    match config:
+        case HourglassPriorConfig():
+            return HourglassPrior(config)
+        case AbsorbingTransformerConfig():
+            return AbsorbingTransformer(config)
+        case AutoregressiveTransformerConfig():
+            return AutoregressiveTransformer(config)
+        case Net2NetTransformerConfig():
+            return Net2NetTransformer(config)
+
+
+def load_autoencoder(path: Path) -> tuple[Autoencoder, AutoencoderRun | VQGANRun]:
+    """Load an autoencoder in eval mode from its run's newest checkpoint, or from a prior's copy of one.
+
+    Where a run averages its weights (a VQGAN's does), the averages are loaded. Raises UsageError when there are no
+    weights or the run is of another kind.
+    """
+    config = read_run(path / "config.json")
+    if isinstance(config, PriorRun):
+        raise UsageError(f"{path} is the run of a prior; an autoencoder's run is needed here")
+    model = build_autoencoder(config.model)
+    copy = path / "model.safetensors"
+    if copy.exists():
+        model.load_state_dict(load_file(copy))
+    elif (saved := RunFolder(path).latest()) is not None:
+        model.load_state_dict(saved[0].get("ema", saved[0]["model"]))
+    else:
+        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train autoencoder' write one first")
+    return model.eval(), config
+
+
+def load_prior(path: Path) -> tuple[Prior, PriorRun]:
+    """Load the averaged weights of a run's newest checkpoint, in eval mode; UsageError when there are none."""
+    config = read_run(path / "config.json")
+    if not isinstance(config, PriorRun):
+        raise UsageError(f"{path} is the run of an autoencoder; a prior's run is needed here")
+    saved = RunFolder(path).latest()
+    if saved is None:
+        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train prior' write one first")
+    with unfilled():  # published priors are large: no time for values that are about to be replaced
+        model = build_prior(config.model)
+    model.load_state_dict(saved[0]["ema"], assign=True)
+    return model.eval(), config
