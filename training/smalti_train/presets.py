@@ -55,7 +55,7 @@ AUTOENCODERS: dict[str, AutoencoderRun | VQGANRun] = {
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.5),
         decoder_only=True,
     ),
-    # Paper 000's VQGAN at a size that two cores train: an eighth of the width, images of 64 pixels on 8x8 tokens.
+    # Paper 000's VQGAN at a size that two cores train: a quarter of the width, images of 64 pixels on 8x8 tokens.
     "avatars-64-vqgan": VQGANRun(
         preset="avatars-64-vqgan",
         model=VQGANConfig(
@@ -78,7 +78,9 @@ AUTOENCODERS: dict[str, AutoencoderRun | VQGANRun] = {
     ),
     "tiny": AutoencoderRun(
         preset="tiny",
-        model=EdgeAutoencoderConfig(codes=64, code_dim=8, channels=(16, 32, 32), decoder_blocks=(1, 1, 1)),
+        model=EdgeAutoencoderConfig(
+            codes=64, code_dim=8, channels=(16, 32, 32), decoder_blocks=(1, 1, 1), smoothing=(1, 2, 1)
+        ),
         data=TINY,
         optimizer=OptimizerConfig(lr=2e-3, warmup=20),
         loop=TINY_LOOP,

@@ -2,7 +2,7 @@
 
 A bundle's ``*.safetensors`` hold a model's tensors under their names here, linear weights transposed (``name^T``),
 since that is how graphs use them. Beside the folded convolutions stand the norms they were folded from, four numbers
-per channel, so that training can go on from a bundle as it can from a run.
+per channel, and the smoothing's ranges, so that training can go on from a bundle as it can from a run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from smalti_train.config import AutoencoderRun, PriorRun, Run, differences
 from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown
+from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.unfilled import unfilled
 
 TRANSPOSED = "^T"
@@ -30,7 +31,10 @@ TRANSPOSED = "^T"
 
 
 def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
-    """Copy of an autoencoder with unit-length codes and no batch norms, and the norms' tensors by their old names."""
+    """Copy of an autoencoder with unit-length codes and no batch norms, and what a graph of it no longer shows.
+
+    That is the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
+    """
     model = copy.deepcopy(model).eval()
     norms = {
         f"{name}.{key}": value.clone()
@@ -38,6 +42,11 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
         if isinstance(module, nn.BatchNorm2d)
         for key, value in module.state_dict().items()
         if key != "num_batches_tracked"
+    }
+    hidden = norms | {
+        f"{name}.sharpness": module.sharpness.detach().clone()
+        for name, module in model.named_modules()
+        if isinstance(module, EdgeAwareSmoothing)
     }
     for module in list(model.modules()):
         match list(module.children()):
@@ -47,7 +56,7 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
                 pass
     with torch.no_grad():
         model.quantizer.codebook.copy_(F.normalize(model.quantizer.codebook, dim=1))
-    return model, norms
+    return model, hidden
 
 
 def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,96 @@
+"""Samples of a prior's run, drawn once for each setting, and how they compare with unseen images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claims.common import Bench, Row, features
+from smalti_train.evaluation.evaluate import draw
+from smalti_train.evaluation.metrics import frechet_distance, kernel_distance, prdc
+from smalti_train.evaluation.subject import open_subject
+
+NEIGHBOURS = 3
+"""k of precision, recall, density and coverage, as in the paper."""
+
+
+def _drawn(bench: Bench, run: Path, options: dict[str, Any]) -> tuple[NDArray[np.uint8], float]:
+    """Samples (uint8 [N, H, W, 3], label by label) and the seconds that each took, from the disk if drawn before."""
+    name = "-".join([run.name, *(f"{key}-{value}" for key, value in sorted(options.items()))])
+    path = bench.work / "samples" / f"{name}.npz"
+    if not path.exists():
+        started = time.perf_counter()
+        images = draw(open_subject(str(run), **options), bench.unseen(), bench.scale.per_label, 0).images
+        seconds = (time.perf_counter() - started) / len(images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".partial").open("wb") as file:
+            np.savez(file, images=images, seconds=seconds)
+        path.with_suffix(".partial").replace(path)
+    with np.load(path, allow_pickle=False) as held:
+        return held["images"], float(held["seconds"])
+
+
+def measured(bench: Bench, run: Path, options: dict[str, Any]) -> Row:
+    """The row of ``samples.json`` of one run and setting: the same seeds and labels for all."""
+
+    def measure() -> Row:
+        images, seconds = _drawn(bench, run, options)
+        ours, (theirs, others) = features(images), bench.real_features
+        return {
+            "samples": len(images),
+            "fid_style": frechet_distance(theirs, ours),
+            "fid_style_real_against_real": frechet_distance(theirs, others),
+            "kid_style": kernel_distance(theirs, ours),
+            **prdc(theirs, ours, NEIGHBOURS)._asdict(),
+            **{f"{key}_real": value for key, value in prdc(theirs, others, NEIGHBOURS)._asdict().items()},
+            "seconds_per_image": seconds,
+        }
+
+    return bench.row("samples", {"run": run.name, **options}, measure)
+
+
+def strip(bench: Bench, run: Path, options: dict[str, Any], rows: int = 1) -> NDArray[np.uint8]:
+    """The first samples of each of the eight labels, ``rows`` of them, row by row."""
+    images, _ = _drawn(bench, run, options)
+    by_label = images.reshape(8, -1, *images.shape[1:])
+    return by_label[:, :rows].swapaxes(0, 1).reshape(-1, *images.shape[1:])
+
+
+def table3(bench: Bench, run: Path) -> None:
+    """Samples in fewer and fewer steps."""
+    strips: list[NDArray[np.uint8]] = []
+    for fraction in bench.scale.fractions:
+        options = {"steps": bench.scale.steps(fraction)}
+        bench.row(
+            "table3",
+            {"of_256": fraction, **options},
+            lambda options=options: _part(measured(bench, run, options), "fid_style", "kid_style", "seconds_per_image"),
+        )
+        strips.append(strip(bench, run, options))
+    bench.save_sheet("table3", np.concatenate(strips), 8)
+
+
+def table1(bench: Bench, run: Path) -> None:
+    """Samples at several temperatures, one step for each token."""
+    strips: list[NDArray[np.uint8]] = []
+    figures = ("fid_style", "fid_style_real_against_real", "precision", "recall", "density", "coverage")
+    real = tuple(f"{name}_real" for name in figures[2:])
+    for temperature in bench.scale.temperatures:
+        options: dict[str, Any] = {"steps": bench.scale.tokens}
+        if temperature != 1.0:  # the run's own, for which table 4 has drawn already
+            options["temperature"] = temperature
+        bench.row(
+            "table1",
+            {"temperature": temperature},
+            lambda options=options: _part(measured(bench, run, options), *figures, *real),
+        )
+        strips.append(strip(bench, run, options))
+    bench.save_sheet("table1", np.concatenate(strips), 8)
+
+
+def _part(row: Row, *names: str) -> Row:
+    return {name: row[name] for name in names}

@@ -1,0 +1,77 @@
+"""Paper 000's claims, repeated small: ``python bench/paper_000.py COMMAND``.
+
+Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
+is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
+order, with minutes on two cores of a server without AMX (estimated from one core's seconds per image):
+
+    table5     43    VQGAN without its discriminator (15), then four variants with it (26); reconstructions
+    figure5    53    five priors: reweighted and ELBO with two seeds each, MLM with one
+    table4     29    two autoregressive priors; 640 samples from each of four runs
+    table3      8    640 samples at 50, 100, 150, 200 and 256 steps of 256 (13 .. 64 of 64)
+    table1     12    640 samples at three more temperatures
+    figure4     5    export; canvases up to three times as wide, inpainting
+    bits        4    the log-sigma head, 5-bit images
+    report      0
+    all       154    all of these
+
+What is scaled down, and why: images are avatars (DiceBear, synthetic) of 64x64 in place of photographs of 256x256, for
+two cores; the VQGAN is 32 channels wide where the paper's is 128, with f = 8 and 512 codes, so 8x8 tokens; the
+transformer has 6 layers 256 wide (5M parameters, the paper's has 77M) and knows the eight labels; trainings have some
+hundreds of steps where the paper's have a million, and figures are taken over 640 samples, not 50,000. So that few
+steps suffice, the VQGAN's codebook is fitted by k-means halfway (see ``claims.autoencoders``), and table 5's variants
+go on from one warm start, on 2000 images, so that a discriminator sees them several times and could overfit.
+Distances are FID-style (EffNet-Lite0): they compare with each other and with nothing published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from claims import autoencoders, canvases, plots, priors, samples, tables
+from claims.common import FULL, TINY, Bench
+
+
+def report(bench: Bench) -> None:
+    """Write ``tables.md`` and the plots."""
+    for path in (*plots.draw_all(bench), tables.report(bench)):
+        print(path)
+
+
+COMMANDS: dict[str, tuple[int, str, Callable[[Bench], None]]] = {
+    "table5": (43, "ablation of DiffAugment and of lambda's clamp", autoencoders.table5),
+    "figure5": (53, "validation bounds of the reweighted, the plain and the MLM objective", priors.figure5),
+    "table4": (29, "absorbing against autoregressive", priors.table4),
+    "table3": (8, "samples in fewer steps", lambda bench: samples.table3(bench, priors.best(bench))),
+    "table1": (12, "samples at other temperatures", lambda bench: samples.table1(bench, priors.best(bench))),
+    "figure4": (5, "larger canvases and inpainting", lambda b: canvases.figure4(b, lambda: priors.best(b))),
+    "bits": (4, "bits per dimension of pixels", lambda bench: autoencoders.bits(bench, priors.best(bench))),
+    "report": (0, "tables and plots of what was measured", report),
+}
+"""Minutes on two cores where the commands before it have run, what it is, and what does it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command, or all in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/paper-000"), help="folder of the trainings")
+    parser.add_argument("--results", type=Path, default=Path("bench/results/paper-000"))
+    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="command", required=True)
+    for name, (minutes, what, _) in COMMANDS.items():
+        about = f"{what}; about {minutes} minutes" if minutes else what
+        verbs.add_parser(name, help=about, description=about)
+    verbs.add_parser("all", help="all of these in order")
+    options = parser.parse_args(arguments)
+    bench = Bench(TINY if options.tiny else FULL, options.work, options.results)
+    for name, (_, _, command) in COMMANDS.items():
+        if options.command in (name, "all"):
+            started = time.perf_counter()
+            command(bench)
+            print(f"{name}: done in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
