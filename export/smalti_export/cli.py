@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from smalti.cli_options import remask_value
 from smalti.errors import ParityError
 from smalti.manifest import SamplerDefaults
 from smalti.schedule import check
@@ -25,7 +26,11 @@ def export(
     temperature: Annotated[float, typer.Option(min=0.01, max=100, help="Default temperature.")] = 1.0,
     guidance: Annotated[float, typer.Option(min=0, max=100, help="Default guidance; 1 is none.")] = 1.0,
     schedule: Annotated[str, typer.Option(help="Default tokens per step: exact, cosine or binomial.")] = "cosine",
-    order: Annotated[str, typer.Option(help="Default order: random or halton.")] = "halton",
+    order: Annotated[str, typer.Option(help="Default order: random, halton or confidence.")] = "halton",
+    choice_temperature: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Default chance in order confidence.")
+    ] = 4.5,
+    remask: Annotated[str, typer.Option(help="Default of how much is drawn again: 0 to 1, or mlm.")] = "0",
     top_k: Annotated[int, typer.Option(min=0, help="Default number of likeliest tokens to draw from; 0 is all.")] = 0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Default share of the probability to draw from.")] = 1.0,
     decoder_from: Annotated[Path | None, typer.Option(help="Run that trained the decoder further.")] = None,
@@ -34,13 +39,16 @@ def export(
 
     Exits with 6 when a variant misses its tolerance; that variant is left out of the bundle.
     """
-    check(steps, schedule, order)
+    again = remask_value(remask)
+    check(steps, schedule, order, again)  # pyright: ignore[reportArgumentType] - a text is mlm
     defaults = SamplerDefaults(
         steps=steps,
         temperature=temperature,
         guidance=guidance,
         schedule=schedule,  # pyright: ignore[reportArgumentType] - checked above
         order=order,  # pyright: ignore[reportArgumentType] - checked above
+        choice_temperature=choice_temperature,
+        remask=again,  # pyright: ignore[reportArgumentType] - checked above
         top_k=top_k,
         top_p=top_p,
     )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from smalti.backend import Session
 from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Role, SamplerDefaults
-from smalti.schedule import Order
 from smalti_export.pair import Pair, released
 from smalti_export.parity import (
     Drawing,
@@ -95,11 +94,7 @@ def make_figures(pair: Pair, images: ImageSet, defaults: SamplerDefaults) -> Fig
         feeds[role] = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         return Figures(pair, feeds, turns)
     feeds[role] = masked_feeds(grids, labels, config.mask, config.classes, len(tokens), batch)
-    # Confidence would have to be computed for every grid; what is compared are draws, and any order will do for them.
-    order: Order = "random" if defaults.order == "confidence" else defaults.order
-    drawing = Drawing(
-        pair.grid, config.codes, config.classes, defaults.steps, defaults.temperature, defaults.schedule, order
-    )
+    drawing = Drawing(pair.grid, config.codes, config.classes, defaults)
     return Figures(pair, feeds, drawing)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti import absorbing
-from smalti.manifest import Precision, Role
-from smalti.schedule import Counts, Order, make_schedule
+from smalti.manifest import Precision, Role, SamplerDefaults
+from smalti.sampling import draw_absorbing
+from smalti.settings import Settings
 from smalti_export.quantize import Feed
 from smalti_kernels import sample
 
@@ -81,25 +81,26 @@ class Drawing:
     grid: tuple[int, int]
     codes: int
     classes: int
-    steps: int
-    temperature: float
-    schedule: Counts = "exact"
-    order: Order = "random"
+    defaults: SamplerDefaults
     grids: int = 16
     """Whole runs, labels in turn, seeds 0, 1, ..."""
 
     def whole_runs(self, run: Run) -> NDArray[np.int32]:
-        """Tokens (int32 [grids, h*w]) of whole runs."""
-        labels = (np.arange(self.grids) % max(1, self.classes)).astype(np.int32)
-        *_, tokens = absorbing.run(
-            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
-            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
-            make_schedule(range(self.grids), self.grid, self.steps, self.schedule, self.order),
-            seeds=range(self.grids),
-            labels=labels,
-            width=self.grid[1],
-            temperature=self.temperature,
+        """Tokens (int32 [grids, h, w]) of whole runs."""
+        height, width = self.grid
+        defaults = {name: getattr(self.defaults, name) for name in self.defaults.__struct_fields__}
+        settings = Settings(
+            seeds=tuple(range(self.grids)), labels=(None,) * self.grids, size=(width, height), stride=None, **defaults
         )
+        drawn = draw_absorbing(
+            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
+            np.full((self.grids, height, width), self.codes, np.int32),
+            settings,
+            labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
+            no_label=self.classes,
+            mask=self.codes,
+        )
+        *_, tokens = drawn.grids
         return tokens
 
 
@@ -138,7 +139,7 @@ def compare_denoisers(reference: Reference, variant: Run) -> dict[str, float]:
                 seeds=np.arange(len(feed["tokens"])) + 1000 * index,
                 step=0,
                 width=drawing.grid[1],
-                temperature=drawing.temperature,
+                temperature=drawing.defaults.temperature,
             ).tokens[which, positions]
             for logits in (expected, found)
         ]

@@ -47,11 +47,12 @@ def sampling_options(
 
     Only texts are read here; values are checked where they are used. Raises UsageError for a text that says nothing.
     """
-    given = {**locals(), "remask": _remask(remask), "size": _size(size)}
+    given = {**locals(), "remask": remask_value(remask), "size": _size(size)}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _remask(text: str | None) -> float | str | None:
+def remask_value(text: str | None) -> float | str | None:
+    """Read what ``--remask`` says: a number, or mlm. Raises UsageError for anything else."""
     if text is None or text == "mlm":
         return text
     try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from smalti.manifest import SamplerDefaults
 from smalti_export.parity import (
     TOLERANCES,
     Drawing,
@@ -14,7 +15,7 @@ from smalti_export.parity import (
     missed,
 )
 
-DRAWING = Drawing(grid=(2, 3), codes=5, classes=2, steps=3, temperature=1.0, grids=4)
+DRAWING = Drawing(grid=(2, 3), codes=5, classes=2, defaults=SamplerDefaults(steps=3, temperature=1.0), grids=4)
 
 
 def test_errors_have_upper_bounds_and_everything_else_lower_ones() -> None:
@@ -104,3 +105,28 @@ def test_denoisers_that_differ_draw_differently() -> None:
     assert 0.9 < close["draw_agreement"] <= 1
     assert far["draw_agreement"] < 0.7
     assert far["grid_agreement"] < 0.7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"order": "confidence"}, {"remask": "mlm"}, {"schedule": "binomial"}, {"guidance": 2.0}, {"top_k": 1}],
+    ids=lambda changes: " ".join(changes) or "plain",
+)
+def test_whole_runs_follow_every_default(changes: dict) -> None:
+    asked: list[np.ndarray] = []
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 5)).astype(np.float32)
+
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        asked.append(inputs["labels"])
+        return table[inputs["rows"]] * (1 + inputs["labels"])[:, None, None]  # surer of some labels than of others
+
+    drawing = Drawing((2, 3), 5, 2, SamplerDefaults(steps=3, temperature=1.0, **changes), grids=64)
+    tokens = drawing.whole_runs(run)
+    assert tokens.shape == (64, 2, 3)
+    assert 0 <= tokens.min() <= tokens.max() < 5
+    assert (2 in np.concatenate(asked)) == ("guidance" in changes)
+    likeliest = (tokens.reshape(64, 6) == table.argmax(1)).mean()
+    assert (likeliest == 1) == ("top_k" in changes)
+    plain = Drawing((2, 3), 5, 2, SamplerDefaults(steps=3, temperature=1.0), grids=64).whole_runs(run)
+    assert np.array_equal(plain, tokens) == (not changes)
