@@ -119,7 +119,8 @@ def test_whole_runs_follow_every_default(changes: dict) -> None:
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         asked.append(inputs["labels"])
-        return table[inputs["rows"]] * np.float32(1 + inputs["labels"])[:, None, None]  # surer of some labels than of others
+        surer = np.float32(1 + inputs["labels"])[:, None, None]  # of some labels than of others
+        return table[inputs["rows"]] * surer
 
     drawing = Drawing((2, 3), 5, 2, SamplerDefaults(steps=3, temperature=1.0, **changes), grids=64)
     tokens = drawing.whole_runs(run)
