@@ -70,9 +70,9 @@ def _prior(config: PriorRun, **loop: Any) -> PriorRun:
 
 FULL = Scale(
     vqgan=AUTOENCODERS["avatars-64-vqgan"],  # pyright: ignore[reportArgumentType]
-    absorbing=_prior(PRIORS["avatars-64-transformer"], steps=800, evaluate_every=50, sheet_every=800),
-    autoregressive=_prior(PRIORS["avatars-64-autoregressive"], steps=800, evaluate_every=50, sheet_every=800),
-    warm_steps=(900, 1100),
+    absorbing=_prior(PRIORS["avatars-64-transformer"], steps=700, evaluate_every=50, sheet_every=700),
+    autoregressive=_prior(PRIORS["avatars-64-autoregressive"], steps=700, evaluate_every=50, sheet_every=700),
+    warm_steps=(800, 1000),
     judged_steps=600,
     judged_images=2000,
     head_steps=500,

@@ -16,7 +16,7 @@ def draw_all(bench: Bench) -> list[Path]:
     except ImportError:
         raise SystemExit('plots need matplotlib: pip install -e ".[bench]"') from None
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "paper-000"
+    matplotlib.rcParams |= {"svg.hashsalt": "paper-000", "svg.fonttype": "none"}
     drawn: list[Path] = []
     for name, plot in {"figure5": curves, "table4": curves, "table3": steps, "table1": heat, "table5": judges}.items():
         if rows := bench.rows(name):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.table_predictor import autoregressive_bundle
 from smalti.cli import main
 from smalti.errors import UsageError
 from smalti_train.evaluation.evaluate import by_label, per_label
@@ -72,21 +73,70 @@ def test_runs_are_measured_too(tiny_runs, capsys):
     assert code == 0
     autoencoder = json.loads(out)
     assert "samples" not in autoencoder
-    code, out, _ = run(capsys, tiny_runs[1], *FEW, "--json", "--steps", 2)
+    options = ("--steps", 2, "--order", "confidence", "--choice-temperature", 1.5, "--top-p", 0.9)
+    code, out, _ = run(capsys, tiny_runs[1], *FEW, "--json", *options)
     assert code == 0
     prior = json.loads(out)
+    asked = {"steps": 2, "order": "confidence", "choice_temperature": 1.5, "top_p": 0.9}
+    assert prior["subject"]["settings"].items() >= asked.items()
     assert prior["reconstruction"] == autoencoder["reconstruction"], "the prior's run keeps the same autoencoder"
     assert prior["samples"]["images"] == 80
 
 
-def test_a_run_and_its_bundle_agree(tiny_runs, tiny_bundle):
-    run_, bundle = open_subject(str(tiny_runs[1]), steps=8), open_subject(str(tiny_bundle), precision="fp32", steps=8)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"order": "confidence", "schedule": "cosine"},
+        {"remask": 0.5},
+        {"remask": "mlm"},
+        {"top_k": 3},
+        {"top_p": 0.5},
+    ],
+    ids=str,
+)
+def test_a_run_and_its_bundle_agree(tiny_runs, tiny_bundle, options):
+    options = {"steps": 8, **options}
+    run_, bundle = (
+        open_subject(str(tiny_runs[1]), **options),
+        open_subject(str(tiny_bundle), precision="fp32", **options),
+    )
     images = data_of("avatars", 64, 160, None).images[:16]
     assert (run_.encode(images) == bundle.encode(images)).mean() > 0.98
     seeds, labels = range(8), list(bundle.classes)
     assert run_.draw is not None
     assert bundle.draw is not None
-    assert (run_.draw(seeds, labels) == bundle.draw(seeds, labels)).mean() > 0.9
+    drawn = run_.draw(seeds, labels)
+    assert (drawn == bundle.draw(seeds, labels)).mean() > 0.9
+    plain = open_subject(str(tiny_runs[1]), steps=8).draw
+    assert plain is not None
+    assert np.array_equal(drawn, plain(seeds, labels)) == (options == {"steps": 8}), "every option says something"
+
+
+def test_a_bundle_that_draws_in_turn_is_measured_exactly(tiny_bundle, tmp_path):
+    table = autoregressive_bundle(tiny_bundle, tmp_path / "tiny-ar")
+    subject = open_subject(str(tmp_path / "tiny-ar"), top_k=5)
+    assert subject.settings["top_k"] == 5
+    assert not {"steps", "order", "remask"} & subject.settings.keys(), "they mean nothing here"
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, table.codes, (19, table.length)).astype(np.int32)
+    labels = np.arange(19, dtype=np.int32) % 8
+    nats = 0.0
+    for position in range(table.length):
+        logits = table(tokens[:, :position], labels).astype(np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        nats -= np.log(chances[np.arange(19), tokens[:, position]]).sum()
+    assert subject.bits is not None
+    assert subject.bits(tokens, labels) == pytest.approx(nats / tokens.size / np.log(2), rel=1e-5)
+    assert subject.draw is not None
+    assert subject.draw([3, 4], ["planets", "lorelei"]).shape == (2, 4, 4)
+    with pytest.raises(UsageError, match="steps"):
+        open_subject(str(tmp_path / "tiny-ar"), steps=4)
+
+
+def test_an_option_that_does_not_exist_is_named(tiny_runs):
+    with pytest.raises(UsageError, match="stride: no such option"):
+        open_subject(str(tiny_runs[1]), stride=2)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +145,8 @@ def test_a_run_and_its_bundle_agree(tiny_runs, tiny_bundle):
         (["nowhere"], 3, "nowhere"),
         (["avatars-256", "--per-label", 5], 2, "at least 10"),
         (["avatars-256", "--order", "raster"], 2, "allowed are random, halton and confidence"),
+        (["avatars-256", "--remask", "often"], 2, "allowed are 0 .. 1 and mlm"),
+        (["avatars-256", "--top-p", 0], 2, "top_p 0"),
         (["avatars-256", "--data", "faces"], 2, "allowed are avatars"),
         (["avatars-256", "--features", "missing.pth"], 2, "missing.pth"),
     ],

@@ -1,4 +1,4 @@
-"""``bench/paper_000.py`` at a size that says nothing: every command runs, skips what is done, and rows become tables."""
+"""``bench/paper_000.py`` at a size that says nothing: all commands run, skip what is done, and rows become tables."""
 
 from __future__ import annotations
 

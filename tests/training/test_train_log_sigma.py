@@ -39,7 +39,10 @@ def vqgan(small_vqgan: VQGANRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def head(vqgan: Path) -> Path:
     """A head trained for ten steps by the command."""
     path = vqgan.parent / "head"
-    assert command("--run", path, "--autoencoder", vqgan, "--steps", 10, "--batch", 4, "--lr", 0.02) == 0
+    assert (
+        command("--run", path, "--autoencoder", vqgan, "--steps", 10, "--batch", 4, "--lr", 0.02, "--precision", "fp32")
+        == 0
+    )
     return path
 
 
@@ -58,7 +61,7 @@ def test_the_head_learns_and_nothing_else_changes(vqgan: Path, head: Path) -> No
     unseen = open_split(config.data, "validation")
     learnt, started = (pixel_nats(model, unseen, 5, 32) for model in (after, fresh))
     assert learnt.shape == (32,)
-    assert learnt.mean() < 0.9 * started.mean()
+    assert learnt.mean() < 0.95 * started.mean()
     assert torch.equal(learnt, pixel_nats(after, unseen, 5, 32))
 
 

@@ -93,7 +93,8 @@ def text(figures: dict[str, Any]) -> str:
     if "samples" in figures:
         likelihood, part = figures["likelihood"], figures["samples"]
         parts.append(f"## {part['images']} samples at {_settings(figures['subject']['settings'])}")
-        lines = [f"bound on the negative log-likelihood: {likelihood['bits_per_token']:.3f} bits per token"]
+        bits = f"{likelihood['bits_per_token']:.3f} bits per token"
+        lines = [f"negative log-likelihood (a bound where the prior is absorbing): {bits}"]
         parts.append(_bullets([*lines, *_distance_lines(part, made)]))
         coverage = part["coverage"]
         rows = [
