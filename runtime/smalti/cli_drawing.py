@@ -29,6 +29,7 @@ from smalti.cli_options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    check_png,
     sampling_options,
 )
 from smalti.errors import BundleError, OutputError, UsageError
@@ -181,9 +182,7 @@ def inpaint(
     threads: ThreadsOption = None,
 ) -> None:
     """Repaint a part of an image; the other pixels stay as they are."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"output {output}: name a file that ends in .png")
-    check_writable(output)
+    check_png(output)
     pixels, white = open_image(image), open_image(mask)
     options = sampling_options(
         steps=steps,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from smalti.errors import UsageError
+from smalti.images import check_writable
 
 BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle; the embedded one by default.")]
 ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto or cpu.")]
@@ -27,6 +29,13 @@ SizeOption = Annotated[str | None, typer.Option(help="Pixels, such as 512x256; t
 StrideOption = Annotated[
     int | None, typer.Option(help="Tokens between windows where the size is not the bundle's own.")
 ]
+
+
+def check_png(output: Path) -> None:
+    """Raise UsageError or OutputError unless ``output`` is a PNG that can be written, before any work for it."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"output {output}: name a file that ends in .png")
+    check_writable(output)
 
 
 def sampling_options(

@@ -14,7 +14,7 @@ from smalti import __version__
 from smalti.bench import measure
 from smalti.cli import LAZY
 from smalti.cli_drawing import generate, inpaint
-from smalti.cli_options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption
+from smalti.cli_options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
 from smalti.errors import UsageError
 from smalti.generator import load
 from smalti.images import check_writable, contact_sheet, open_image, save_png, write_whole
@@ -72,9 +72,7 @@ def decode(
     threads: ThreadsOption = None,
 ) -> None:
     """Turn tokens into images, of any size."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"output {output}: name a file that ends in .png")
-    check_writable(output)
+    check_png(output)
     try:
         grids = np.load(tokens, allow_pickle=False)
     except FileNotFoundError:

@@ -23,12 +23,13 @@ from smalti_export.parity import TOLERANCES, missed, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.config import DataConfig
 from smalti_train.data.avatars import STYLES
+from smalti_train.loading import load_prior
 from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import folded
 from smalti_train.tokens import load_autoencoder
 from smalti_train.train_autoencoder import train_autoencoder
-from smalti_train.train_prior import load_prior, train_prior
+from smalti_train.train_prior import train_prior
 
 PRECISIONS = {"encoder": ("fp32", "fp16"), "decoder": ("fp32", "fp16", "int8"), "denoiser": ("fp32", "fp16", "int8")}
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from smalti.bundle import open_bundle
 from smalti.manifest import Precision, Role
 from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
+from smalti_train.loading import load_prior
 from smalti_train.released import TRANSPOSED, folded
 from smalti_train.tokens import load_autoencoder
-from smalti_train.train_prior import load_prior
 
 ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
 BOTH = pytest.mark.parametrize("precision", ["fp32", "fp16"])

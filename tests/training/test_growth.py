@@ -65,15 +65,24 @@ def test_a_run_starts_from_a_shallower_run_and_refuses_a_deeper_one(tiny_runs):
         initial_weights(tiny_runs[0], fewer)
 
 
-def test_a_smoothing_is_added_to_what_the_decoder_computes():
+@pytest.mark.parametrize("before", [(), (2,), (1, 4)])
+def test_a_longer_smoothing_is_put_behind_what_the_decoder_computes(before):
     torch.manual_seed(0)
-    small, config = EdgeAutoencoder(SMALL), deeper(smoothing=(1, 4))
-    assert fits(SMALL, config)
-    assert not fits(config, SMALL)
+    small, config = EdgeAutoencoder(deeper(smoothing=before)), deeper(smoothing=(1, 4))
+    if before:
+        small.decoder[-1].sharpness.data.mul_(0.5)
+    assert fits(small.config, config)
+    assert before == (1, 4) or not fits(config, small.config)
     large = EdgeAutoencoder(config)
     large.load_state_dict(grown(small, config))
     ids = torch.randint(16, (1, 3, 3))
     with torch.no_grad():
-        plain, smooth = small.eval().decode(ids), large.eval().decode(ids)
-        assert torch.equal(smooth, large.decoder[-1](plain))
-        assert not torch.equal(smooth, plain)
+        smoothed = large.eval().decoder[-1](without_smoothing(small).decode(ids))
+        assert torch.equal(large.decode(ids), smoothed)
+        assert torch.equal(large.decode(ids), small.eval().decode(ids)) == (before == (1, 4))
+
+
+def without_smoothing(model: EdgeAutoencoder) -> EdgeAutoencoder:
+    bare = EdgeAutoencoder(dataclasses.replace(model.config, smoothing=()))
+    bare.load_state_dict({name: value for name, value in model.state_dict().items() if "sharpness" not in name})
+    return bare.eval()

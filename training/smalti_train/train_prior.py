@@ -15,7 +15,6 @@ from smalti.images import contact_sheet
 from smalti_train.config import PriorRun
 from smalti_train.lessons import check_fit, check_labels, evaluate, lesson, losses
 from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, build_prior
-from smalti_train.loading import load_prior as load_prior
 from smalti_train.loop import (
     Reporter,
     batch_indices,

@@ -11,28 +11,30 @@ import dataclasses
 from torch import Tensor, nn
 
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig, ResidualBlock
+from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 
 def fits(smaller: EdgeAutoencoderConfig, larger: EdgeAutoencoderConfig) -> bool:
-    """Whether ``larger`` is ``smaller`` with no fewer residual blocks at any level, and perhaps a smoothing more."""
-    same = dataclasses.replace(smaller, encoder_blocks=larger.encoder_blocks, decoder_blocks=larger.decoder_blocks)
-    same = same if smaller.smoothing else dataclasses.replace(same, smoothing=larger.smoothing)
+    """Whether ``larger`` is ``smaller`` with no fewer residual blocks or passes of smoothing, at no other size."""
+    blocks = {name: getattr(larger, name) for name in ("encoder_blocks", "decoder_blocks", "smoothing")}
     pairs = [*zip(smaller.encoder_blocks, larger.encoder_blocks, strict=False)]
     pairs += zip(smaller.decoder_blocks, larger.decoder_blocks, strict=False)
-    return same == larger and all(few <= many for few, many in pairs)
+    pairs.append((len(smaller.smoothing), len(larger.smoothing)))
+    return dataclasses.replace(smaller, **blocks) == larger and all(few <= many for few, many in pairs)
 
 
 def grown(source: EdgeAutoencoder, config: EdgeAutoencoderConfig) -> dict[str, Tensor]:
     """State dict of an autoencoder of ``config`` that computes what ``source`` does; see :func:`fits`.
 
-    A smoothing that ``source`` lacks is added as it starts: pictures change by it, and by nothing else.
+    A smoothing other than that of ``source`` starts anew: pictures change by it, and by nothing else.
     """
     target = EdgeAutoencoder(config)
     target.quantizer.load_state_dict(source.quantizer.state_dict())
     for old, new in ((source.encoder, target.encoder), (source.decoder, target.decoder)):
         places = _places(new)
         for place, module in _places(old).items():
-            places[place].load_state_dict(module.state_dict())
+            if not isinstance(module, EdgeAwareSmoothing) or source.config.smoothing == config.smoothing:
+                places[place].load_state_dict(module.state_dict())
     return target.state_dict()
 
 

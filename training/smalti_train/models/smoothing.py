@@ -20,7 +20,7 @@ class EdgeAwareSmoothing(nn.Module):
     """Mix every pixel with its two neighbours at the distance of each pass along each axis, weighted by likeness.
 
     The weight of a neighbour is max(0, 1 - |difference|^2 / range^2) (Epanechnikov's kernel), and the pixel's own is 1.
-    Rows and columns take turns, which costs a quarter of looking at all eight neighbours at once. Neighbours outside
+    Rows and columns take turns, which takes half as many comparisons as all eight neighbours at once. Those outside
     the canvas have no weight. Computed in fp32 whatever the model's type: one level of 255 is finer than bf16 holds.
     """
 
