@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {"steps": 24, "temperature": 0.9, "guidance": 1.0, "sched
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "steps": [
         {"steps": steps, "schedule": schedule, "order": order}
-        for schedule, order in (("exact", "random"), ("cosine", "random"), ("cosine", "halton"))
+        for schedule, order in (("exact", "random"), ("cosine", "halton"))
         for steps in (4, 8, 16, 24, 32, 64, 128)
     ],
     "temperature": [{"temperature": value} for value in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
