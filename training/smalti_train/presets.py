@@ -47,7 +47,7 @@ AUTOENCODERS: dict[str, AutoencoderRun | VQGANRun] = {
     "avatars-256-decoder": AutoencoderRun(
         preset="avatars-256-decoder",
         model=EdgeAutoencoderConfig(
-            encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=(1, 2, 4, 8, 4, 2, 1)
+            encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
         ),
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=5e-4, warmup=50),
