@@ -7,6 +7,7 @@ and an argmax, which every runtime does fast, and norms cannot drift until most 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,13 @@ class Quantized:
     """Scalar: the same distance, pulling features to codes (eq. 5, third term; beta belongs here)."""
 
 
+def full_precision(z: Tensor) -> AbstractContextManager[None]:
+    """Leave autocast where it is on: bf16 cannot tell the likest of many codes from its neighbours."""
+    kind = z.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
 class CosineQuantizer(nn.Module):
     """Maps float [B, D, h, w] to the most similar of K unit-length codes."""
 
@@ -42,7 +50,8 @@ class CosineQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (int64 [B, h, w]) of the codes most similar to features ``z`` (float [B, D, h, w])."""
         # The features' own length does not change which code wins, so it is not divided out.
-        similarity = torch.einsum("bdhw,kd->bhwk", z, F.normalize(self.codebook, dim=1))
+        with full_precision(z):
+            similarity = torch.einsum("bdhw,kd->bhwk", z.float(), F.normalize(self.codebook, dim=1))
         return similarity.argmax(dim=-1)
 
     def lookup(self, ids: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti_train.models.quantizer import Quantized
+from smalti_train.models.quantizer import Quantized, full_precision
 
 
 class NearestQuantizer(nn.Module):
@@ -21,7 +21,8 @@ class NearestQuantizer(nn.Module):
         """Ids (int64 [B, h, w]) of the codes nearest to features ``z`` (float [B, D, h, w])."""
         codes = self.embedding.weight
         # |z - c|^2 without |z|^2, which is the same for every code.
-        distances = codes.square().sum(1) - 2 * torch.einsum("bdhw,kd->bhwk", z, codes)
+        with full_precision(z):
+            distances = codes.square().sum(1) - 2 * torch.einsum("bdhw,kd->bhwk", z.float(), codes)
         return distances.argmin(dim=-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
