@@ -100,6 +100,8 @@ def ask(
 
 def fill_masked(tokens: Int32, codes: int) -> Int32:
     """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
+    if not (tokens == codes).any():  # as in every step of a prior that knows no mask
+        return tokens.copy()
     if tokens.shape[2] > tokens.shape[1]:  # the work below grows with the square of the width
         return fill_masked(tokens.transpose(0, 2, 1), codes).transpose(0, 2, 1)
     _, height, width = tokens.shape

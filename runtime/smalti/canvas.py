@@ -58,6 +58,17 @@ def window_starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(first, last, stride), last]
 
 
+def at_least_a_window(start: Int32, window: tuple[int, int], mask: int) -> tuple[Int32, tuple[slice, ...]]:
+    """Grids ``start`` (int32 [N, h, w]) in the middle of ``mask`` up to the size of ``window``, and where they are.
+
+    That is how a prior without a mask token draws a canvas smaller than its window: as a part of a larger one.
+    """
+    margins = [max(0, side - own) for side, own in zip(window, start.shape[1:])]
+    sides = [(margin // 2, margin - margin // 2) for margin in margins]
+    inside = tuple(slice(before, before + own) for (before, _), own in zip(sides, start.shape[1:]))
+    return np.pad(start, [(0, 0), *sides], constant_values=mask), (slice(None), *inside)
+
+
 def canvas_denoiser(
     denoiser: Denoiser,
     canvas: tuple[int, int],
@@ -80,8 +91,8 @@ def canvas_denoiser(
         window: rows and columns of a grid it was trained on.
         stride: step from one window to the next, 1 .. the window's side: of both axes, or (down, right). 1 takes every
             window, as eq. 8 is written; with half a window each position is seen by about four.
-        mask: the mask token. It stands outside a canvas that is smaller than the window along an axis; None refuses
-            such canvases.
+        mask: the mask token. It stands outside a canvas that is smaller than the window along an axis; None, for a
+            prior that knows no such token, refuses such canvases (see :func:`at_least_a_window`).
         batch: windows per call of ``denoiser``.
 
     Returns:

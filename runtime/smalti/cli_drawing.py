@@ -15,10 +15,13 @@ from smalti.bundle import Bundle, embedded_bundles, open_bundle
 from smalti.cli_options import (
     BundleOption,
     ChoiceOption,
+    FinalTemperatureOption,
     GuidanceOption,
     JsonOption,
+    MinStepsOption,
     OrderOption,
     PrecisionOption,
+    ProportionOption,
     ProviderOption,
     RemaskOption,
     ScheduleOption,
@@ -35,6 +38,7 @@ from smalti.cli_options import (
 from smalti.errors import BundleError, OutputError, UsageError
 from smalti.generator import Generator, load
 from smalti.images import Recipe, check_folder, check_writable, contact_sheet, open_image, read_recipe, save_png
+from smalti.plans import PLAN
 from smalti.result import Result
 
 
@@ -47,6 +51,7 @@ def generate(
     ] = None,
     steps: StepsOption = None,
     temperature: TemperatureOption = None,
+    final_temperature: FinalTemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     guidance: GuidanceOption = None,
@@ -54,6 +59,8 @@ def generate(
     order: OrderOption = None,
     choice_temperature: ChoiceOption = None,
     remask: RemaskOption = None,
+    proportion: ProportionOption = None,
+    min_steps: MinStepsOption = None,
     size: SizeOption = None,
     stride: StrideOption = None,
     columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
@@ -83,6 +90,9 @@ def generate(
         choice_temperature=choice_temperature,
         remask=remask,
         stride=stride,
+        final_temperature=final_temperature,
+        proportion=proportion,
+        min_steps=min_steps,
         size=size,
     )
     if replay is not None:
@@ -117,8 +127,8 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
             f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
         )
     generator = load(opened, provider, _precision(recipe, opened), threads)
-    names = ("steps", "temperature", "top_k", "top_p", "guidance", "schedule", "order", "choice_temperature", "remask")
-    options: dict[str, Any] = {name: getattr(recipe, name) for name in (*names, "size", "stride")}
+    names = ("temperature", "top_k", "top_p", "guidance", "size", *PLAN)
+    options: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
     return generator, result, recipe.columns
 
@@ -167,6 +177,7 @@ def inpaint(
     label: Annotated[str | None, typer.Option(help="Label. [default: none, the image says what it is]")] = None,
     steps: StepsOption = None,
     temperature: TemperatureOption = None,
+    final_temperature: FinalTemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     guidance: GuidanceOption = None,
@@ -174,6 +185,8 @@ def inpaint(
     order: OrderOption = None,
     choice_temperature: ChoiceOption = None,
     remask: RemaskOption = None,
+    proportion: ProportionOption = None,
+    min_steps: MinStepsOption = None,
     stride: StrideOption = None,
     columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
     bundle: BundleOption = None,
@@ -195,6 +208,9 @@ def inpaint(
         choice_temperature=choice_temperature,
         remask=remask,
         stride=stride,
+        final_temperature=final_temperature,
+        proportion=proportion,
+        min_steps=min_steps,
     )
     generator = load(bundle, provider, precision, threads)
     result = generator.inpaint(pixels, white, count, seed, label=label, **options)

@@ -16,8 +16,15 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
-StepsOption = Annotated[int | None, typer.Option(help="Diffusion steps, 1 or more.")]
+StepsOption = Annotated[int | None, typer.Option(help="Steps, 1 or more.")]
 TemperatureOption = Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")]
+FinalTemperatureOption = Annotated[
+    float | None, typer.Option(help="SUNDAE: temperature of the last step, to which it goes from --temperature.")
+]
+ProportionOption = Annotated[
+    str | None, typer.Option(help="SUNDAE: share drawn anew per step, such as 0.5, or 0.8:0.3 from first to last.")
+]
+MinStepsOption = Annotated[int | None, typer.Option(help="SUNDAE: steps before unchanged images are frozen.")]
 TopKOption = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0: from all.")]
 TopPOption = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this share; 1: from all.")]
 GuidanceOption = Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")]
@@ -50,13 +57,16 @@ def sampling_options(
     choice_temperature: float | None,
     remask: str | None,
     stride: int | None,
+    final_temperature: float | None,
+    proportion: str | None,
+    min_steps: int | None,
     size: str | None = None,
 ) -> dict[str, Any]:
     """Those of the options that were given, as :class:`smalti.settings.Options` has them.
 
     Only texts are read here; values are checked where they are used. Raises UsageError for a text that says nothing.
     """
-    given = {**locals(), "remask": remask_value(remask), "size": _size(size)}
+    given = {**locals(), "remask": remask_value(remask), "proportion": _proportion(proportion), "size": _size(size)}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -68,6 +78,18 @@ def remask_value(text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         raise UsageError(f"remask {text!r}: allowed are 0 .. 1 and mlm") from None
+
+
+def _proportion(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    try:
+        return float(first), float(last if colon else first)
+    except ValueError:
+        raise UsageError(
+            f"proportion {text!r}: a number above 0 and at most 1 is needed, or two such as 0.8:0.3"
+        ) from None
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from smalti import grey
 from smalti.autoregressive import NextLogits
 from smalti.backend import (
     OnnxSession,
@@ -23,22 +25,20 @@ from smalti.backend import (
     runtime_version,
 )
 from smalti.bundle import Bundle, open_bundle
-from smalti.canvas import canvas_denoiser
+from smalti.canvas import at_least_a_window, canvas_denoiser
+from smalti.codec import Encode, check_tokens, decode_images, encode_images
 from smalti.errors import BundleError, UsageError
-from smalti.images import to_array
 from smalti.inpainting import Picture, check_pair, paste, patches
 from smalti.manifest import PRIORS, Role
 from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
-from smalti.sampling import draw_absorbing, draw_autoregressive
+from smalti.sampling import Run, draw_absorbing, draw_autoregressive, draw_sundae
 from smalti.settings import Options, Settings, resolve
-from smalti.tiles import decode_tiled
+from smalti.tiles import Decode
 
 Int32 = NDArray[np.int32]
 NETWORK_BATCH = 16
 """Grids sent through the prior at once, which bounds its memory whatever the count."""
-DECODE_TOKENS = 4096
-"""Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
 
 
 def load(
@@ -83,7 +83,7 @@ class Generator:
         self._sessions: dict[Role, OnnxSession] = {}
         self._lock = threading.Lock()
         self._session(PRIORS[self.manifest.family])
-        self._session("decoder")
+        self._decoder()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,16 +102,16 @@ class Generator:
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
         in any batch. The options are those of :class:`smalti.settings.Options`: ``seeds``, ``label``, ``steps``,
         ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
-        ``remask``, ``size``, ``stride``.
+        ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``size``, ``stride``.
 
-        Raises UsageError for an option or a value outside these.
+        Raises UsageError for an option or a value outside these, or one that the bundle's family does not have.
         """
         started = time.perf_counter()
         settings = resolve(self.manifest, count, seed, options)
         return self._finish(self._masked(settings), settings, started)
 
     def stream(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Iterator[Step]:
-        """Draw images as :meth:`generate` does, giving the grids after every network call.
+        """Draw images as :meth:`generate` does, giving the grids after every network call, or step.
 
         Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
         """
@@ -125,9 +125,9 @@ class Generator:
 
         ``image`` and ``mask`` are PIL images or arrays of one size, whose sides are multiples of the bundle's factor:
         uint8 [H, W, 3] and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be
-        repainted (paper 003, section 4.4); the others are those of the image, and condition the draw: all of them in an
-        absorbing bundle, in an autoregressive one those before it in raster order. Where no ``label`` is given, the
-        image says what it is. Options as for :meth:`generate`; ``stride`` is read for images larger than the bundle's.
+        repainted (paper 003, section 3.6); the others are those of the image, and condition the draw: all of them, but
+        in an autoregressive bundle only those before it in raster order. Where no ``label`` is given, the image says
+        what it is. Options as for :meth:`generate`; ``stride`` is read for images larger than the bundle's.
 
         Painting beyond an image's edge is repainting a larger one::
 
@@ -157,24 +157,7 @@ class Generator:
 
         Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit.
         """
-        if "encoder" not in self.manifest.components:
-            raise BundleError(f"{self.bundle.path} has no encoder")
-        if isinstance(images, Image.Image):
-            raise UsageError("encode takes a list of images; put the one in brackets")
-        factor, halo = self.manifest.latent.factor, self.manifest.latent.halo
-        arrays = [to_array(image) for image in images]
-        if not arrays or any(array.shape != arrays[0].shape for array in arrays):
-            raise UsageError("encode takes one or more images, all of one size")
-        height, width, _ = arrays[0].shape
-        if height % factor or width % factor or not height or not width:
-            near = [max(1, round(side / factor)) * factor for side in (width, height)]
-            raise UsageError(
-                f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
-            )
-        batch = 1 if halo is None else max(1, DECODE_TOKENS * factor**2 // (height * width))  # see _decode
-        encoder = self._session("encoder")
-        parts = [encoder({"images": np.stack(arrays[i : i + batch])})[0] for i in range(0, len(arrays), batch)]
-        return np.concatenate(parts)
+        return encode_images(self._encoder(), images, self.manifest.latent)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
         """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w.
@@ -184,26 +167,17 @@ class Generator:
 
         Raises UsageError for another shape or tokens outside the codebook.
         """
-        grids = np.asarray(tokens)
-        grids = grids[None] if grids.ndim == 2 else grids
-        codes = self.manifest.latent.codes
-        if grids.ndim != 3 or grids.dtype.kind not in "iu" or not grids.size:
-            raise UsageError(
-                f"tokens must be integers [N, h, w] with no side empty; got {grids.dtype} {list(grids.shape)}"
-            )
-        if grids.min() < 0 or grids.max() >= codes:
-            raise UsageError(f"tokens must be 0 .. {codes - 1}; got {grids.min()} .. {grids.max()}")
-        return self._decode(grids.astype(np.int32), Timings())
+        return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings())
 
     def logits(self, tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
         """Ask the prior itself: float32 [N, R, K], what it expects at raster positions ``rows`` (int32 [N, R]).
 
-        ``tokens`` int32 [N, h*w], K where masked; ``labels`` int32 [N], an index into :attr:`labels`, or their number
-        for none. Sampling, likelihoods and confidence all start here.
+        ``tokens`` int32 [N, h*w], K where an absorbing bundle has a mask; ``labels`` int32 [N], an index into
+        :attr:`labels`, or their number for none. Sampling, likelihoods and confidence all start here.
 
         Raises UsageError for an autoregressive bundle, of which :meth:`next_logits` asks.
         """
-        if self.manifest.family != "absorbing":
+        if PRIORS[self.manifest.family] != "denoiser":
             raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
         denoiser = self._session("denoiser")
         parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
@@ -215,7 +189,7 @@ class Generator:
 
         What is returned remembers what it read, for one run at a time: see :func:`smalti.predictor.next_logits`.
 
-        Raises UsageError for an absorbing bundle, of which :meth:`logits` asks.
+        Raises UsageError for a bundle of another family, of which :meth:`logits` asks.
         """
         if self.manifest.family != "autoregressive":
             raise UsageError(f"bundle {self.manifest.name} predicts many tokens at once: use logits")
@@ -238,39 +212,57 @@ class Generator:
 
     def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
         """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
-        latent, no_label = self.manifest.latent, len(self.labels)
-        _, height, width = start.shape
-        indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
-        labels = np.asarray(indices, np.int32)
-        if self.manifest.family == "autoregressive":
-            predictor = timings.timed(self.next_logits())
-            run = draw_autoregressive(predictor, start, settings, labels=labels, no_label=no_label, mask=latent.codes)
-        else:
-            stride = min(latent.grid) if settings.stride is None else settings.stride
-            windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride, mask=latent.codes)
-            denoiser = timings.timed(windows)
-            run = draw_absorbing(denoiser, start, settings, labels=labels, no_label=no_label, mask=latent.codes)
-        for index in range(run.calls):
+        run, codes = self._run(start, settings, timings), self.manifest.latent.codes
+        index = 0
+        while True:
             started, before = time.perf_counter(), timings.network
-            grids = next(run.grids)
+            grids = next(run.grids, None)
             timings.draw += time.perf_counter() - started - (timings.network - before)
-            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), latent.codes)
+            if grids is None:
+                return
+            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), codes)
+            index += 1
+
+    def _run(self, start: Int32, settings: Settings, timings: Timings) -> Run:
+        latent, family, no_label = self.manifest.latent, self.manifest.family, len(self.labels)
+        indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
+        given: dict[str, Any] = {"labels": np.asarray(indices, np.int32), "no_label": no_label, "mask": latent.codes}
+        if family == "autoregressive":
+            return draw_autoregressive(timings.timed(self.next_logits()), start, settings, **given)
+        stride = min(latent.grid) if settings.stride is None else settings.stride
+        if family == "absorbing":
+            _, height, width = start.shape
+            windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride, mask=latent.codes)
+            return draw_absorbing(timings.timed(windows), start, settings, **given)
+        whole, inside = at_least_a_window(start, latent.grid, latent.codes)
+        _, height, width = whole.shape
+        windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride)
+        run = draw_sundae(timings.timed(windows), whole, settings, **given)
+        return replace(run, grids=(grids[inside] for grids in run.grids))
+
+    def _encoder(self) -> Encode:
+        """What turns pixels (uint8 [N, H, W, 3]) into tokens (int32 [N, h, w])."""
+        if self.manifest.latent.pixels:
+            return partial(grey.to_tokens, codes=self.manifest.latent.codes)
+        if "encoder" not in self.manifest.components:
+            raise BundleError(f"{self.bundle.path} has no encoder")
+        session = self._session("encoder")
+        return lambda pixels: session({"images": pixels})[0]
+
+    def _decoder(self) -> Decode:
+        """What turns tokens (int32 [N, h, w]) into pixels (uint8 [N, H, W, 3])."""
+        if self.manifest.latent.pixels:
+            return partial(grey.to_pixels, codes=self.manifest.latent.codes)
+        session = self._session("decoder")
+        return lambda tokens: session({"tokens": tokens})[0]
 
     def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
-        latent = self.manifest.latent
-        decoder = self._session("decoder")
+        decoder = self._decoder()
 
         def decode(part: Int32) -> NDArray[np.uint8]:
             started = time.perf_counter()
-            (pixels,) = decoder({"tokens": part})
+            pixels = decoder(part)
             timings.decoder += time.perf_counter() - started
             return pixels
 
-        # A decoder that takes canvases whole is a large one, for which one at a time is enough.
-        each = 1 if latent.halo is None else max(1, DECODE_TOKENS // (tokens.shape[1] * tokens.shape[2]))
-        batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
-        return [
-            Image.fromarray(image)
-            for batch in batches
-            for image in decode_tiled(decode, batch, latent.factor, latent.halo)
-        ]
+        return decode_images(decode, tokens, self.manifest.latent)

@@ -45,6 +45,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     size: tuple[int, int] | None = None
     """Width and height of each image in pixels; None, in files of smalti 0.1.0, is the bundle's own."""
     stride: int | None = None
+    final_temperature: float | None = None
+    proportion: tuple[float, float] | None = None
+    min_steps: int | None = None
     precision: dict[str, str]
     provider: str
     columns: int

@@ -17,10 +17,11 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["denoiser", "predictor", "decoder", "encoder"]
-Family = Literal["absorbing", "autoregressive"]
-PRIORS: dict[Family, Role] = {"absorbing": "denoiser", "autoregressive": "predictor"}
+Family = Literal["absorbing", "autoregressive", "sundae"]
+PRIORS: dict[Family, Role] = {"absorbing": "denoiser", "autoregressive": "predictor", "sundae": "denoiser"}
 """The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,20 +70,26 @@ class Latent(_Record, frozen=True, kw_only=True):
     grid: tuple[Positive, Positive]
     """Rows and columns the prior was trained on."""
     codes: Positive
-    """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token."""
+    """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token. A prior of the
+    family sundae knows no other token."""
     factor: Positive
     """Pixels per token along each axis."""
     halo: Annotated[int, msgspec.Meta(ge=0)] | None
     """Tokens around a tile that its decoded pixels can depend on; None: on the whole canvas (norms or attention that
     span the image), which is then decoded in one piece."""
+    pixels: Literal["grey"] | None = None
+    """"grey": a token is the grey level of one pixel (:mod:`smalti.grey`), and the bundle has neither decoder nor
+    encoder; None: those two components stand between tokens and pixels."""
 
 
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """How samples are drawn unless the caller says otherwise."""
 
     steps: int
-    """Of absorbing bundles; so are schedule, order, choice_temperature and remask."""
+    """Of bundles that draw many tokens at a time; schedule, order, choice_temperature and remask are of absorbing ones
+    only, and final_temperature, proportion and min_steps of those of the family sundae."""
     temperature: float
+    """Of the first step, where it changes."""
     guidance: float = 1.0
     schedule: Literal["exact", "cosine", "binomial"] = "exact"
     order: Literal["random", "halton", "confidence"] = "random"
@@ -94,6 +101,12 @@ class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """0: from all tokens."""
     top_p: float = 1.0
     """1: from all tokens."""
+    final_temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 0.7
+    """Of the last step."""
+    proportion: tuple[Share, Share] = (0.5, 0.5)
+    """Chance of each token to be drawn anew, at the first step and at the last."""
+    min_steps: Annotated[int, msgspec.Meta(ge=0)] = 10
+    """Steps before the first at which an unchanged sample is frozen."""
 
 
 class LicenceRecord(_Record, frozen=True, kw_only=True):
@@ -195,8 +208,28 @@ def _check(manifest: Manifest, where: str) -> None:
             if missing := set(variant.weights) - names:
                 raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
     prior = PRIORS[manifest.family]
-    if missing := {prior, "decoder"} - set(manifest.components):
+    needed: list[Role] = [prior] if manifest.latent.pixels else [prior, "decoder"]
+    if missing := set(needed) - set(manifest.components):
         raise BundleError(
             f"{where}: the bundle has no {' and no '.join(sorted(missing))}; one of the family {manifest.family} has "
-            f"a {prior} and a decoder"
+            f"a {' and a '.join(needed)}"
+        )
+    if manifest.latent.pixels:
+        _check_grey(manifest, where)
+
+
+def _check_grey(manifest: Manifest, where: str) -> None:
+    """Raise BundleError unless tokens can be the grey levels of pixels."""
+    latent = manifest.latent
+    if latent.factor != 1 or latent.halo != 0:
+        raise BundleError(
+            f"{where}: with latent.pixels grey a token is one pixel, so that latent.factor is 1 and latent.halo is 0; "
+            f"here they are {latent.factor} and {latent.halo}"
+        )
+    if not 2 <= latent.codes <= 256:
+        raise BundleError(f"{where}: latent.codes is {latent.codes}; with latent.pixels grey there are 2 .. 256 levels")
+    if surplus := sorted({"decoder", "encoder"} & set(manifest.components)):
+        raise BundleError(
+            f"{where}: components has {' and '.join(surplus)}; with latent.pixels grey tokens are pixels already, and "
+            "nothing stands in between"
         )

@@ -102,6 +102,9 @@ class Result:
             remask=settings.remask,
             size=settings.size,
             stride=settings.stride,
+            final_temperature=settings.final_temperature,
+            proportion=settings.proportion,
+            min_steps=settings.min_steps,
             precision=dict(self.report.precision),
             provider=self.report.actual,
             columns=columns,
@@ -110,11 +113,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """One network call of :meth:`Generator.stream`."""
+    """One network call of :meth:`Generator.stream`, or one step where tokens are drawn again and again."""
 
     index: int
     """0 .. total - 1."""
     total: int
+    """How many there are; in a bundle of the family sundae the most there can be, for a run ends as soon as all its
+    samples are frozen."""
     tokens: Int32
     """int32 [N, h, w]; K where a token is still masked, or masked again."""
     settings: Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti import absorbing, autoregressive, confidence
+from smalti import absorbing, autoregressive, confidence, sundae
 from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.errors import UsageError
@@ -24,9 +24,16 @@ class Run:
     """A run that is laid out: nothing is drawn before its grids are asked for."""
 
     calls: int
-    """How often the network will be asked."""
+    """How many grids there are, one for each call of the network. Of the family sundae, one for each step, and the most
+    there can be: the run may end sooner. A step that draws nothing makes no call, one of many positions makes several.
+    """
     grids: Iterator[Int32]
-    """int32 [N, h, w] after each call, ``mask`` where a token is still to be drawn."""
+    """int32 [N, h, w], ``mask`` where a token is still to be drawn."""
+
+
+def _foreign(settings: Settings) -> UsageError:
+    whose = "an autoregressive" if settings.steps is None else "a SUNDAE" if settings.proportion else "an absorbing"
+    return UsageError(f"these settings are of {whose} run; resolve them for this bundle")
 
 
 def draw_absorbing(
@@ -47,7 +54,7 @@ def draw_absorbing(
     """
     steps, schedule, order, remask = settings.steps, settings.schedule, settings.order, settings.remask
     if steps is None or schedule is None or order is None or remask is None:
-        raise UsageError("these settings are of an autoregressive run; resolve them for this bundle")
+        raise _foreign(settings)
     count, height, width = start.shape
     tokens, grid = start.reshape(count, -1), (height, width)
     wanted = tokens == mask
@@ -122,3 +129,42 @@ def draw_autoregressive(
     )
     calls = int(np.count_nonzero((tokens == mask).sum(axis=0)))
     return Run(calls, (tokens.reshape(start.shape) for tokens in grids))
+
+
+def draw_sundae(
+    denoiser: Denoiser,
+    start: Int32,
+    settings: Settings,
+    *,
+    labels: Int32,
+    no_label: int,
+    mask: int,
+) -> Run:
+    """Lay out how the masked tokens of grids ``start`` (int32 [N, h, w]) are drawn by a SUNDAE prior (paper 003).
+
+    The arguments are those of :func:`draw_absorbing`. ``mask`` is the number of codes; where it stands, which may be
+    elsewhere in each grid, a uniform random token is put before the network is asked, for the prior knows no mask, and
+    only there tokens change.
+
+    Raises UsageError when the settings are those of another family.
+    """
+    steps, final, proportion = settings.steps, settings.final_temperature, settings.proportion
+    if steps is None or final is None or proportion is None or settings.min_steps is None:
+        raise _foreign(settings)
+    count, height, width = start.shape
+    tokens = start.reshape(count, -1)
+    free = tokens == mask
+    grids = sundae.run(
+        denoiser,
+        np.where(free, sundae.start_tokens(settings.seeds, (height, width), mask), tokens),
+        sundae.annealing(steps, (settings.temperature, final), proportion, settings.min_steps),
+        seeds=settings.seeds,
+        labels=labels,
+        width=width,
+        free=free,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        guidance=settings.guidance,
+        no_label=no_label,
+    )
+    return Run(steps if free.any() else 0, (tokens.reshape(start.shape) for tokens in grids))

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, SupportsIndex, TypedDict
+from typing import Any, TypedDict
 
 from smalti.canvas import canvas_size
-from smalti.confidence import MAX_CHOICE_TEMPERATURE
 from smalti.errors import UsageError
 from smalti.manifest import Manifest
-from smalti.schedule import Counts, Order, Remask, check
+from smalti.plans import PLAN as PLAN
+from smalti.plans import number, plan, whole
+from smalti.schedule import Counts, Order, Remask
 from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
 
 MAX_SEED = 2**64 - 1
-PLAN = ("steps", "schedule", "order", "choice_temperature", "remask", "stride")
-"""Settings of absorbing runs only."""
 
 
 class Options(TypedDict, total=False):
     """How to draw; what is left out, or None, is the bundle's own default.
 
-    A bundle of the family "autoregressive" draws one token after the other in raster order: it takes no ``steps``,
-    ``schedule``, ``order``, ``choice_temperature``, ``remask`` or ``stride``, and only its own ``size``.
+    Which options there are depends on the bundle's family. ``schedule``, ``order``, ``choice_temperature`` and
+    ``remask`` are of "absorbing" ones; ``final_temperature``, ``proportion`` and ``min_steps`` of "sundae" ones; an
+    "autoregressive" one draws one token after the other in raster order, and takes none of these, no ``steps``, no
+    ``stride``, and only its own ``size``.
     """
 
     seeds: Sequence[int] | None
@@ -36,9 +34,9 @@ class Options(TypedDict, total=False):
     label: Label | Sequence[Label]
     """A label, by name or index, for all images, or one for each; None lets each seed draw its own."""
     steps: int | None
-    """Diffusion steps, at least 1."""
+    """Steps of the diffusion, or of unrolled denoising, at least 1."""
     temperature: float | None
-    """0.01 .. 100; lower is tamer."""
+    """0.01 .. 100; lower is tamer. In a "sundae" bundle that of the first step."""
     top_k: int | None
     """Draw from the k likeliest tokens only; 0: from all."""
     top_p: float | None
@@ -53,6 +51,15 @@ class Options(TypedDict, total=False):
     """0 .. 1e6, with order "confidence": how much chance there is in it (see :func:`smalti.confidence.run`)."""
     remask: Remask | None
     """0 .. 1 or "mlm": how much of what was drawn is drawn again (see :mod:`smalti.remasking`)."""
+    final_temperature: float | None
+    """0.01 .. 100, of the last step; in between it changes linearly. By default the bundle's own, or the first step's
+    where that is lower."""
+    proportion: float | tuple[float, float] | None
+    """Above 0, at most 1: chance of each token to be drawn anew at each step; two numbers are the first step's and the
+    last's. Under 20 steps it is 1 (paper 003, section 3.5)."""
+    min_steps: int | None
+    """At least 0: steps before the first at which an image whose tokens did not change is frozen (see
+    :func:`smalti.sundae.run`); as many as ``steps`` freeze none."""
     size: tuple[int, int] | None
     """Width and height in pixels, multiples of the bundle's factor; other than the bundle's own, windows are mixed."""
     stride: int | None
@@ -81,6 +88,10 @@ class Settings:
     size: tuple[int, int]
     """Width and height in pixels."""
     stride: int | None
+    final_temperature: float | None = None
+    proportion: tuple[float, float] | None = None
+    """At the first step and at the last."""
+    min_steps: int | None = None
 
 
 def resolve(
@@ -102,9 +113,10 @@ def resolve(
     if len(labels) != len(seeds):
         raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
     size = canvas_size(asked.get("size"), manifest.latent)
-    plan = (_no_plan if manifest.family == "autoregressive" else _plan)(asked, size, manifest)
-    top_k = _whole("top_k", asked.get("top_k", default.top_k))
-    top_p = _number("top_p", asked.get("top_p", default.top_p), 0, 1)
+    temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
+    planned = plan(asked, temperature, size, manifest)
+    top_k = whole("top_k", asked.get("top_k", default.top_k))
+    top_p = number("top_p", asked.get("top_p", default.top_p), 0, 1)
     if top_k < 0:
         raise UsageError(f"top_k {top_k}: allowed are 0 (all tokens) and more")
     if not top_p:
@@ -113,68 +125,18 @@ def resolve(
     return Settings(
         seeds=tuple(seeds),
         labels=names,
-        temperature=_number("temperature", asked.get("temperature", default.temperature), 0.01, 100),
+        temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        guidance=_number("guidance", asked.get("guidance", default.guidance), 0, 100),
+        guidance=number("guidance", asked.get("guidance", default.guidance), 0, 100),
         size=size,
-        **plan,
+        **planned,
     )
-
-
-def _plan(asked: dict[str, Any], size: tuple[int, int], manifest: Manifest) -> dict[str, Any]:
-    """Settings that lay out an absorbing run."""
-    default, grid = manifest.sampler, manifest.latent.grid
-    steps = _whole("steps", asked.get("steps", default.steps))
-    schedule, order, remask = asked.get("schedule", default.schedule), asked.get("order"), asked.get("remask")
-    if order is None:
-        # Defaults give way to what was asked for, where they do not go together.
-        order = "random" if schedule == "binomial" or (default.order == "confidence" and remask) else default.order
-    if remask is None:
-        remask = 0.0 if order == "confidence" else default.remask
-    check(steps, schedule, order, remask)
-    heat = asked.get("choice_temperature")
-    if heat is not None and order != "confidence":
-        raise UsageError(f"choice_temperature {heat}: it belongs to order confidence, and this order is {order}")
-    heat = _number(
-        "choice_temperature", default.choice_temperature if heat is None else heat, 0, MAX_CHOICE_TEMPERATURE
-    )
-    stride = _whole("stride", asked.get("stride", max(1, min(grid) // 2)))
-    if not 1 <= stride <= min(grid):
-        raise UsageError(f"stride {stride}: allowed are 1 .. {min(grid)} tokens; more would leave gaps between windows")
-    return {
-        "steps": steps,
-        "schedule": schedule,
-        "order": order,
-        "choice_temperature": heat if order == "confidence" else None,
-        "remask": remask if isinstance(remask, str) else float(remask),
-        "stride": None if size == canvas_size(None, manifest.latent) else stride,
-    }
-
-
-def _no_plan(asked: dict[str, Any], size: tuple[int, int], manifest: Manifest) -> dict[str, Any]:
-    """What has no meaning in an autoregressive run; UsageError when it was asked for."""
-    if given := [name for name in PLAN if name in asked]:
-        raise UsageError(
-            f"{', '.join(given)}: bundle {manifest.name} draws one token after the other in raster order, and knows no "
-            "such choice; leave it out"
-        )
-    own = canvas_size(None, manifest.latent)
-    if size != own:
-        raise UsageError(f"size {size[0]}x{size[1]}: bundle {manifest.name} draws images of {own[0]}x{own[1]} only")
-    return dict.fromkeys(PLAN)
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    number = float(value) if isinstance(value, numbers.Real) else math.nan
-    if not least <= number <= most:
-        raise UsageError(f"{name} {value}: allowed are {least:g} .. {most:g}")
-    return number
 
 
 def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:
     if seeds is None:
-        count, seed = 1 if count is None else _whole("count", count), _whole("seed", seed)
+        count, seed = 1 if count is None else whole("count", count), whole("seed", seed)
         if count < 1:
             raise UsageError(f"count {count}: at least 1 image")
         seeds = range(seed, seed + count)
@@ -182,17 +144,10 @@ def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[in
         raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
     elif len(seeds) == 0:
         raise UsageError("seeds is empty: at least 1 image")
-    whole = [_whole("seed", value) for value in seeds]
-    if bad := [value for value in whole if not 0 <= value <= MAX_SEED]:
+    exact = [whole("seed", value) for value in seeds]
+    if bad := [value for value in exact if not 0 <= value <= MAX_SEED]:
         raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
-    return whole
-
-
-def _whole(name: str, value: SupportsIndex) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name} {value!r}: a whole number is needed") from None
+    return exact
 
 
 def _label_name(label: Label, seed: int, classes: tuple[str, ...], draw: bool) -> str | None:

@@ -1,0 +1,45 @@
+"""Pixels as tokens (paper 003, section 4.2): each grey level is a code, so that no graph stands between the two.
+
+Of K codes, token t is the grey value round(255 t / (K - 1)); with K = 256 it is the value itself.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Pixels = NDArray[np.uint8]
+
+LUMINANCE = (19595, 38470, 7471)
+"""Weights of red, green and blue in units of 2^-16 (ITU-R BT.601, as Pillow has them): they add up to 2^16."""
+
+
+def to_pixels(tokens: Int32, codes: int) -> Pixels:
+    """Grey pixels (uint8 [N, h, w, 3], the three values equal) of tokens int32 [N, h, w], 0 .. codes - 1."""
+    return np.repeat(_levels(codes)[tokens][..., None], 3, axis=3)
+
+
+def to_tokens(pixels: Pixels, codes: int) -> Int32:
+    """Tokens (int32 [N, H, W], 0 .. codes - 1) of pixels uint8 [N, H, W, 3]: the level nearest to their luminance.
+
+    The darker of two levels that are equally near. What :func:`to_pixels` made comes back as it was.
+    """
+    red, green, blue = (pixels[..., channel].astype(np.uint32) * weight for channel, weight in enumerate(LUMINANCE))
+    return _nearest(codes)[(red + green + blue + (1 << 15)) >> 16]
+
+
+@cache
+def _levels(codes: int) -> Pixels:
+    """Grey value of each token: uint8 [K], rounded half up."""
+    token = np.arange(codes)
+    return ((2 * 255 * token + codes - 1) // (2 * (codes - 1))).astype(np.uint8)
+
+
+@cache
+def _nearest(codes: int) -> Int32:
+    """Token whose grey value is nearest to each value: int32 [256]."""
+    distance = np.abs(np.arange(256)[:, None] - _levels(codes).astype(np.int64))
+    return distance.argmin(axis=1).astype(np.int32)
