@@ -1,0 +1,130 @@
+"""Paper 004's published prior as our own: a Lightning checkpoint of VQ-DDM, its U-Net and its noise schedule.
+
+The file holds the network twice, as ``_nn.`` and inside the diffusion as ``_denoising._denoise_fn.``, and beside it the
+schedule as buffers. Which of the two cosine schedules they are is found out by comparing all of their values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
+from smalti_train.importers.reading import some
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, ScheduleKind
+from smalti_train.multinomial import cosine_schedule
+from smalti_train.unfilled import unfilled
+
+CONFIG_KEYS = ("grid",)
+"""What a user may say about the prior: rows and columns of tokens, which no weight of a U-Net tells."""
+NETWORKS = ("_nn.", "_denoising._denoise_fn.")
+"""Below either stand all weights of the network, in published files below both."""
+DIFFUSION = "_denoising."
+SCHEDULE = ("log_alpha", "log_1_min_alpha", "log_cumprod_alpha", "log_1_min_cumprod_alpha")
+"""Buffers of the schedule below ``DIFFUSION``: float [T] each."""
+HISTORIES = ("Lt_history", "Lt_count")
+"""Losses by time that the published training kept there: float [T] each."""
+
+
+def import_vqddm(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> MultinomialUNet:
+    """VQ-DDM's released prior, in eval mode.
+
+    ``config`` may hold ``grid`` [h, w] (16x16 by default, as published). The steps and the schedule are read off the
+    buffers; a file of the network alone is taken for one with the published ones (4000 steps, ``released``). The losses
+    by time are left out. Outputs are x0_hat's logits as they are, as in all published configurations: for a network
+    trained by eq. 23, replace ``parameterisation`` in the model's config. Raises UsageError for what does not fit, for
+    a schedule that is neither of the two, and where the two copies of the network differ.
+    """
+    known = checked_config(config, CONFIG_KEYS)
+    present = [prefix for prefix in NETWORKS if any(name.startswith(prefix) for name in state)] or [""]
+    published = Published(shapes_of(state), present[0])
+    buffers = Published(shapes_of(state), DIFFUSION)
+    buffers.shapes = {name: buffers.shapes[name] for name in (*SCHEDULE, *HISTORIES) if name in buffers.shapes}
+    sizes = vqddm_config(published, known.get("grid", MultinomialUNetConfig.grid))
+    if buffers.shapes:
+        sizes = dataclasses.replace(sizes, steps=buffers.size(*((name, 0) for name in buffers.shapes)))
+    with unfilled():  # no time lost on values that are about to be loaded
+        model = MultinomialUNet(sizes)
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    layout: Layout = {present[0] + name: Slot(shape, name) for name, shape in own.items()}
+    layout |= {prefix + name: Slot(shape, None) for prefix in present[1:] for name, shape in own.items()}
+    times = (*SCHEDULE, *(name for name in HISTORIES if name in buffers.shapes)) if buffers.shapes else ()
+    layout |= {DIFFUSION + name: Slot((sizes.steps,), None) for name in times}
+    weights = fitted(state, layout, "vqddm")
+    _check_copies(state, present, own)
+    if buffers.shapes:
+        model.config = dataclasses.replace(sizes, schedule=recognised_schedule(state, DIFFUSION))
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def vqddm_config(published: Published, grid: tuple[int, int]) -> MultinomialUNetConfig:
+    """Sizes of a network for ``grid`` [h, w] tokens, by what most of its tensors say; the diffusion is the published.
+
+    Raises UsageError where the file lacks what tells a size, or holds sizes that are no U-Net's.
+    """
+    levels = len(published.members("downs"))
+    blocks = sum("mlp" in parts for parts in published.members("downs.0").values())
+    if not levels or not blocks:
+        raise UsageError(f"has no residual blocks: there is nothing like {published.prefix}downs.0.0.mlp.1.weight")
+    width = published.size(
+        ("embedding.weight", 1), ("mlp.0.weight", 1), ("mlp.2.weight", 0), ("mlp.2.bias", 0), ("final_conv.1.weight", 1)
+    )
+    widths = [
+        published.size(
+            *((f"downs.{level}.0.{part}", 0) for part in ("mlp.1.bias", "block1.block.0.bias", "mlp.1.weight"))
+        )
+        for level in range(levels)
+    ]
+    return MultinomialUNetConfig(
+        codes=published.size(("embedding.weight", 0), ("final_conv.1.weight", 0), ("final_conv.1.bias", 0)),
+        grid=grid,
+        width=width,
+        multipliers=published.multipliers(widths, width, "embedding.weight"),
+        blocks=blocks,
+    )
+
+
+def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> ScheduleKind:
+    """Which cosine schedule the four buffers below ``prefix`` (float [T] each) hold, to their precision.
+
+    Raises UsageError for another one, saying where it departs from the released.
+    """
+    tables = {name: state[prefix + name] for name in SCHEDULE}
+    steps = len(tables[SCHEDULE[0]])
+    off: dict[ScheduleKind, list[str]] = {}
+    for kind in ("released", "printed"):
+        wanted = cosine_schedule(steps, kind)
+        off[kind] = []
+        for name, found in tables.items():
+            # The two differ by a factor of two, so that half precision is enough to tell them apart.
+            tolerance = max(1e-4, 4 * torch.finfo(found.dtype).eps if found.is_floating_point() else 0.0)
+            right = torch.isclose(found.double(), getattr(wanted, name), rtol=tolerance, atol=1e-6)
+            if wrong := (~right).nonzero().flatten().tolist():
+                t = wrong[0]
+                off[kind].append(
+                    f"{prefix}{name} is {float(found[t]):.6g} at t = {t} where {float(getattr(wanted, name)[t]):.6g} "
+                    "belongs"
+                )
+        if not off[kind]:
+            return kind
+    raise UsageError(
+        f"its noise is neither the released nor the printed cosine schedule of {steps} steps ({off['released'][0]} in "
+        "the released one): models of other schedules cannot be imported"
+    )
+
+
+def _check_copies(state: Mapping[str, Tensor], prefixes: list[str], names: Mapping[str, object]) -> None:
+    """Raise UsageError where two copies of the network are not one and the same."""
+    for other in prefixes[1:]:
+        differing = [name for name in names if not torch.equal(state[prefixes[0] + name], state[other + name])]
+        if differing:
+            raise UsageError(
+                f"holds two different networks, below {prefixes[0]} and {other} ({some(differing)}): save the wanted "
+                "one alone"
+            )

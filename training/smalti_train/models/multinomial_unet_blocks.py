@@ -1,0 +1,147 @@
+"""What the U-Net of paper 004 is built of: time embedding, residual blocks and the attention between them.
+
+Modules nest as they do in the published code, so that parameters carry the names of published checkpoints. Unless said
+otherwise a module takes float [B, C, h, w] to the same shape.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 8
+"""Groups of every norm; channels are multiples of it."""
+HEADS, HEAD_DIM = 4, 32
+"""Of every attention, whatever its channels."""
+TIME_SPAN = 4000
+"""Steps that the time embedding was made for; other numbers of steps are stretched over the same range."""
+
+
+def time_embedding(times: Tensor, steps: int, width: int) -> Tensor:
+    """Sines and cosines (float32 [B, width]) of ``times`` (int64 [B] in 0 .. steps - 1); ``width`` even, from 4.
+
+    Wavelengths grow geometrically by a factor of 10,000 in all, as in Vaswani et al. 2017.
+    """
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=times.device) * (-math.log(10_000) / (half - 1)))
+    angles = (times * (TIME_SPAN / steps))[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+class ConvBlock(nn.Module):
+    """mish(norm(conv(x))): float [B, inputs, h, w] to [B, outputs, h, w]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(GROUPS, outputs), nn.Mish())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return self.block(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with the time in between, beside x (or a 1x1 convolution of it where the channels change)."""
+
+    def __init__(self, inputs: int, outputs: int, times: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(times, outputs))
+        self.block1 = ConvBlock(inputs, outputs)
+        self.block2 = ConvBlock(outputs, outputs)
+        self.res_conv = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Float [B, inputs, h, w] and what stands for the time, float [B, times], to [B, outputs, h, w]."""
+        y = self.block1(x) + self.mlp(time)[:, :, None, None]
+        return self.block2(y) + self.res_conv(x)
+
+
+class Attention(nn.Module):
+    """Positions looking at each other; subclasses say how."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_qkv = nn.Conv2d(channels, 3 * HEADS * HEAD_DIM, 1, bias=False)
+        self.to_out = nn.Conv2d(HEADS * HEAD_DIM, channels, 1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Float [B, HEADS, HEAD_DIM, n] each to the same shape."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        q, k, v = self.to_qkv(x).unflatten(1, (3, HEADS, HEAD_DIM)).flatten(4).unbind(1)
+        return self.to_out(self.mix(q, k, v).flatten(1, 2).unflatten(2, x.shape[2:]))
+
+
+class LinearAttention(Attention):
+    """Attention without a matrix of all pairs, as released (Shen et al. 2018): keys share a softmax over positions.
+
+    Queries are neither scaled nor normalised.
+    """
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Sum the values by the keys once, then read the sums by every query."""
+        sums = v @ k.softmax(dim=-1).transpose(2, 3)  # [B, HEADS, of values, of keys]
+        return sums @ q
+
+
+class FullAttention(Attention):
+    """Attention of all pairs of positions, as printed (Vaswani et al. 2017)."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax of scaled products over all positions."""
+        q, k, v = (part.transpose(2, 3) for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
+
+
+class ReZero(nn.Module):
+    """g * fn(x), g starting at zero: a block that starts as nothing (Bachlechner et al. 2020)."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.zeros(1))
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply."""
+        return self.g * self.fn(x)
+
+
+class Skip(nn.Module):
+    """x + fn(x)."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply."""
+        return x + self.fn(x)
+
+
+class Downsample(nn.Module):
+    """Halve the size by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [B, C, h, w] (h, w even) to [B, C, h/2, w/2]."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double the size by a transposed convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [B, C, h, w] to [B, C, 2h, 2w]."""
+        return self.conv(x)
