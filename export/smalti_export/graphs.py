@@ -32,7 +32,10 @@ class GraphSpec:
 
 
 def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
-    """Give the signature of every component of a pair; sizes given by name are free."""
+    """Give the signature of every component of a pair; sizes given by name are free.
+
+    Raises UsageError for a prior of which nobody told for how many tokens it is.
+    """
 
     def spec(name: str, dtype: str, *shape: str | int) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)  # pyright: ignore[reportArgumentType]
@@ -52,6 +55,8 @@ def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
         )
         logits = spec("logits", "float32", "n", prior.codes)
         specs["predictor"] = GraphSpec((spec("tokens", "int32", "n", "k"), labels, past), (logits, present))
+    elif prior.grid is None:
+        raise UsageError('the prior does not say how many rows and columns of tokens an image has: give it a "grid"')
     else:
         grids = spec("tokens", "int32", "n", prior.grid[0] * prior.grid[1])
         logits = spec("logits", "float32", "n", "r", prior.codes)

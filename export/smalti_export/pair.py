@@ -13,11 +13,21 @@ from torch import Tensor
 from smalti import manifest
 from smalti.errors import UsageError
 from smalti.manifest import Family
-from smalti_train.config import AutoencoderRun, AutoregressiveConfig, Imported, PriorRun, Run, VQGANRun
+from smalti_train.config import (
+    AutoencoderRun,
+    AutoregressiveConfig,
+    CodecRun,
+    Imported,
+    PixelRun,
+    PriorRun,
+    Run,
+)
 from smalti_train.data import ImageSet
 from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_prior
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.pixels import PixelCodes
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.released import folded
 
 OWN_LICENCE = "Apache-2.0"
@@ -29,11 +39,11 @@ class Pair:
     """A trained or imported autoencoder and the prior over its tokens."""
 
     autoencoder: Autoencoder
-    autoencoder_run: AutoencoderRun | VQGANRun
+    autoencoder_run: CodecRun
     prior: Prior
     prior_run: PriorRun
     steps: tuple[int, int]
-    """Training steps of the two."""
+    """Training steps of the two; pixels have none."""
 
     @property
     def family(self) -> Family:
@@ -54,7 +64,7 @@ class Pair:
     @property
     def halo(self) -> int | None:
         """Tokens that a pixel can depend on around its own; None for all of them."""
-        return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder) else None
+        return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder | PixelCodes) else None
 
     @property
     def licence(self) -> str:
@@ -86,7 +96,12 @@ def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
             f"the prior of {run} starts from the {prior_run.model.unmasked} tokens of another image; a bundle's start "
             "from a class or from nothing"
         )
-    steps = (autoencoder_run.loop.steps, _newest_step(run))
+    if isinstance(prior_run.model, SundaeTransformerConfig):
+        raise UsageError(
+            f"the prior of {run} is a SUNDAE prior, of which no bundles are made so far: draw and measure with 'smalti "
+            "evaluate', or use it from Python"
+        )
+    steps = (0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps, _newest_step(run))
     return Pair(autoencoder, autoencoder_run, prior, prior_run, steps)
 
 
@@ -158,9 +173,11 @@ def provenance(pair: Pair) -> manifest.Provenance:
 def _history(run: Run, part: str, steps: int) -> dict[str, str | int]:
     if (origin := _origin(run)) is not None:
         return {f"{part}_source": origin.source, f"{part}_file": origin.file, f"{part}_sha256": origin.sha256}
+    if isinstance(run, PixelRun):
+        return {}
     figures: dict[str, str | int] = {f"{part}_steps": steps, f"{part}_batch": run.loop.batch}
     return {**figures, "prior_objective": run.objective} if isinstance(run, PriorRun) else figures
 
 
 def _origin(run: Run) -> Imported | None:
-    return None if isinstance(run, AutoencoderRun) else run.imported
+    return None if isinstance(run, AutoencoderRun | PixelRun) else run.imported

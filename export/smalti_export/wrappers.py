@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.errors import UsageError
 from smalti.manifest import Role
 from smalti_train.loading import Autoencoder, Prior
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, Block
@@ -22,7 +23,9 @@ from smalti_train.models.autoregressive_transformer import (
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.hourglass_prior import HourglassPrior
+from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
+from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
 
 
@@ -107,7 +110,7 @@ class VQGANDecoderGraph(nn.Module):
 class DenoiserGraph(nn.Module):
     """int32 tokens [N, L], labels [N] and rows [N, R] to fp32 logits [N, R, K]; the head sees the rows alone."""
 
-    def __init__(self, model: HourglassPrior | AbsorbingTransformer) -> None:
+    def __init__(self, model: HourglassPrior | AbsorbingTransformer | SundaeTransformer) -> None:
         super().__init__()
         self.model = model
 
@@ -160,9 +163,9 @@ class PredictorGraph(nn.Module):
 
 
 def wrap(role: Role, model: Autoencoder | Prior) -> nn.Module:
-    """Give the module, in eval mode, whose forward is the component's graph."""
+    """Give the module, in eval mode, whose forward is the component's graph; UsageError for one that needs none."""
     match model:
-        case HourglassPrior() | AbsorbingTransformer():
+        case HourglassPrior() | AbsorbingTransformer() | SundaeTransformer():
             graph = DenoiserGraph(model)
         case AutoregressiveTransformer() | Net2NetTransformer():
             graph = PredictorGraph(model)
@@ -170,4 +173,6 @@ def wrap(role: Role, model: Autoencoder | Prior) -> nn.Module:
             graph = VQGANEncoderGraph(model) if role == "encoder" else VQGANDecoderGraph(model)
         case EdgeAutoencoder():
             graph = EncoderGraph(model) if role == "encoder" else DecoderGraph(model)
+        case PixelCodes():
+            raise UsageError(f"pixels are tokens already: there is no graph of their {role}")
     return graph.eval()

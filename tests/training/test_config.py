@@ -19,6 +19,7 @@ from smalti_train.config import (
     Run,
     VQGANRun,
     differences,
+    own_objective,
     prior_kind,
     read_run,
     to_json,
@@ -33,11 +34,10 @@ from smalti_train.run import RunFolder
 from smalti_train.unfilled import unfilled
 
 EVERY = [*AUTOENCODERS.values(), *PRIORS.values()]
-AUTOREGRESSIVE = (AutoregressiveTransformerConfig, Net2NetTransformerConfig)
 
 
 def prior_run(model: PriorConfig, **changes: object) -> PriorRun:
-    objective = "autoregressive" if isinstance(model, AUTOREGRESSIVE) else "reweighted"
+    objective = own_objective(model) or "reweighted"
     return PriorRun("some", model, **{"objective": objective, **changes})
 
 

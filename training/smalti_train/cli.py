@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args
 
@@ -11,7 +11,18 @@ import typer
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import EFFNET_LITE0, AnyRun, Masking, Objective, Precision, Run, Times, VQGANRun
+from smalti_train.config import (
+    EFFNET_LITE0,
+    AnyRun,
+    DataConfig,
+    Masking,
+    Objective,
+    PixelRun,
+    Precision,
+    Run,
+    Times,
+    VQGANRun,
+)
 from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
@@ -67,7 +78,11 @@ def autoencoder(
     perceptual_heads: Annotated[Path | None, typer.Option(help="LPIPS's file of linear heads over VGG16.")] = None,
 ) -> None:
     """Train an autoencoder: images to tokens and back. The preset says which kind."""
-    config = _resolve(_preset(AUTOENCODERS, preset), steps, batch, lr, precision, compile, seed, data, root)
+    chosen = _preset(AUTOENCODERS, preset)
+    if isinstance(chosen, PixelRun):
+        given = (steps, batch, lr, precision, compile, seed, init, decoder_only, perceptual, perceptual_heads)
+        return _pixels(dataclasses.replace(chosen, data=_where(chosen.data, data, root)), run, given)
+    config = _resolve(chosen, steps, batch, lr, precision, compile, seed, data, root)
     if isinstance(config, VQGANRun):
         if decoder_only:
             raise UsageError(f"--decoder-only: {preset} is a VQGAN, which trains as a whole; leave it out")
@@ -99,17 +114,21 @@ def prior(
     data: DataOption = None,
     root: RootOption = None,
     init: InitOption = None,
-    objective: Annotated[str | None, typer.Option(help="reweighted, elbo or mlm.")] = None,
+    objective: Annotated[str | None, typer.Option(help="reweighted, elbo or mlm, for priors that fill masks.")] = None,
     masking: Annotated[str | None, typer.Option(help="random, or fixed: as many tokens as the time says.")] = None,
     times: Annotated[str | None, typer.Option(help="uniform, or importance: by the losses seen.")] = None,
+    unrolls: Annotated[
+        int | None, typer.Option(help="How often a SUNDAE prior corrects what it drew, in each step.")
+    ] = None,
 ) -> None:
-    """Train a prior over an autoencoder's tokens, absorbing or autoregressive as the preset says."""
+    """Train a prior over an autoencoder's tokens: absorbing, autoregressive or SUNDAE, as the preset says."""
     config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
     chosen = {"objective": objective, "masking": masking, "times": times}
     for (name, value), kind in zip(chosen.items(), (Objective, Masking, Times)):
         if value is not None and value not in get_args(kind):
             raise UsageError(f"{name} {value!r}: allowed are {', '.join(get_args(kind))}")
-    config = dataclasses.replace(config, **{name: value for name, value in chosen.items() if value is not None})
+    changed = {**chosen, "unrolls": unrolls}
+    config = dataclasses.replace(config, **{name: value for name, value in changed.items() if value is not None})
     # Published priors of no classes stay so, whatever the folders of the images are called.
     if (data is not None or root is not None) and config.model.classes:
         names = open_split(config.data, "train").label_names
@@ -137,6 +156,19 @@ def log_sigma(
         raise UsageError(f"{autoencoder} is no VQGAN, and no other autoencoder has a probabilistic head")
     config = _resolve(head_run(trained, bits), steps, batch, lr, precision, None, seed, data, root)
     train_log_sigma(config, run, autoencoder)
+
+
+def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
+    """Write the run of pixels, which need no training; UsageError for options of one."""
+    if any(value is not None for value in training):
+        raise UsageError(f"{config.preset} takes pixels as tokens, and nothing is trained: give --run alone")
+    folder = RunFolder(run)
+    try:
+        folder.open(config)
+        folder.keep_config(config)
+    finally:
+        folder.close()
+    typer.echo(f"{run}: pixels are the tokens of {config.preset}, so nothing was trained; name it with --autoencoder")
 
 
 def _start(init: str | None, run: Path, config: Run) -> dict[str, Tensor] | None:
@@ -177,5 +209,10 @@ def _resolve(
         config.loop, **changed(steps=steps, batch=batch, precision=precision, compile=compile, seed=seed)
     )
     optimizer = dataclasses.replace(config.optimizer, **changed(lr=lr))
-    where = dataclasses.replace(config.data, **changed(name=data, root=None if root is None else str(root.resolve())))
-    return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=where)
+    return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=_where(config.data, data, root))
+
+
+def _where(config: DataConfig, data: str | None, root: Path | None) -> DataConfig:
+    """Other images, or others of the same kind."""
+    config = config if data is None else dataclasses.replace(config, name=data)
+    return config if root is None else dataclasses.replace(config, root=str(root.resolve()))

@@ -20,18 +20,23 @@ from smalti_train.models.autoregressive_transformer import AutoregressiveTransfo
 from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.quantizer_gumbel import STEPS as GUMBEL_STEPS
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Objective = Literal["reweighted", "elbo", "mlm", "autoregressive"]
+Objective = Literal["reweighted", "elbo", "mlm", "autoregressive", "sundae"]
 Masking = Literal["random", "fixed"]
 Times = Literal["uniform", "importance"]
 AbsorbingConfig = HourglassPriorConfig | AbsorbingTransformerConfig
 """Priors that fill a masked grid in any order."""
 AutoregressiveConfig = AutoregressiveTransformerConfig | Net2NetTransformerConfig
 """Priors that draw one token after the other."""
-PriorConfig = AbsorbingConfig | AutoregressiveConfig
+PriorConfig = AbsorbingConfig | AutoregressiveConfig | SundaeTransformerConfig
+"""The last corrects grids whose tokens are all drawn already (paper 003)."""
+UNROLLS = 2
+"""How often SUNDAE's training lets a prior correct what it drew itself, unless told otherwise."""
 EFFNET_LITE0 = "effnet-lite0"
 """The perceptual network that needs no file."""
 
@@ -182,6 +187,15 @@ class VQGANRun:
 
 
 @dataclass(frozen=True)
+class PixelRun:
+    """Grey pixels in place of an autoencoder's tokens: a folder like that of a run, though nothing was trained."""
+
+    preset: str
+    model: PixelCodesConfig = field(default_factory=PixelCodesConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
 class PriorRun:
     """Everything that decides a prior's training."""
 
@@ -192,7 +206,10 @@ class PriorRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     objective: Objective = "reweighted"
-    """See ``smalti_train.objectives``; ``autoregressive`` for priors that are, the others for those that are not."""
+    """See ``smalti_train.objectives``; ``autoregressive`` for priors that are, ``sundae`` for those that correct, the
+    others for those that fill a masked grid."""
+    unrolls: int = UNROLLS
+    """How often ``sundae`` corrects a grid in one step, each time what it drew before; 3 for more diversity."""
     masking: Masking = "random"
     """Mask each token with chance t / T, or a ``fixed`` number of them, round(t / T * tokens)."""
     times: Times = "uniform"
@@ -208,23 +225,36 @@ class PriorRun:
 
     def __post_init__(self) -> None:
         """Check that the objective is one for the model; UsageError says which are."""
-        autoregressive = isinstance(self.model, AutoregressiveConfig)
-        if autoregressive != (self.objective == "autoregressive"):
-            allowed = "is autoregressive alone" if autoregressive else "are reweighted, elbo and mlm"
+        own = own_objective(self.model)
+        if own != (self.objective if self.objective in ("autoregressive", "sundae") else None):
+            allowed = "are reweighted, elbo and mlm" if own is None else f"is {own} alone"
             raise UsageError(
                 f"objective {self.objective!r} is not for a prior of kind {prior_kind(self.model)!r}: allowed {allowed}"
             )
-        if autoregressive and (self.masking, self.times) != ("random", "uniform"):
+        if own is not None and (self.masking, self.times) != ("random", "uniform"):
             raise UsageError(
-                f"masking {self.masking!r} and times {self.times!r}: an autoregressive prior masks nothing and knows "
-                "no times; leave --masking and --times out"
+                f"masking {self.masking!r} and times {self.times!r}: a prior of kind {prior_kind(self.model)!r} masks "
+                "nothing and knows no such times; leave --masking and --times out"
             )
+        if self.unrolls < 1 or (self.unrolls != UNROLLS and own != "sundae"):
+            allowed = (
+                "at least 1 is needed" if own == "sundae" else "only objective sundae unrolls; leave --unrolls out"
+            )
+            raise UsageError(f"unrolls {self.unrolls}: {allowed}")
 
 
-Run = AutoencoderRun | VQGANRun | PriorRun
-AnyRun = TypeVar("AnyRun", bound=Run)
+TrainedRun = AutoencoderRun | VQGANRun | PriorRun
+CodecRun = AutoencoderRun | VQGANRun | PixelRun
+"""Runs of what turns images into tokens and back."""
+Run = TrainedRun | PixelRun
+AnyRun = TypeVar("AnyRun", bound=TrainedRun)
 
-RUN_KINDS: dict[str, type[Run]] = {"autoencoder": AutoencoderRun, "vqgan": VQGANRun, "prior": PriorRun}
+RUN_KINDS: dict[str, type[Run]] = {
+    "autoencoder": AutoencoderRun,
+    "vqgan": VQGANRun,
+    "pixels": PixelRun,
+    "prior": PriorRun,
+}
 """Runs by what their file calls them."""
 
 PRIOR_KINDS: dict[str, type[PriorConfig]] = {
@@ -232,6 +262,7 @@ PRIOR_KINDS: dict[str, type[PriorConfig]] = {
     "absorbing-transformer": AbsorbingTransformerConfig,
     "autoregressive-transformer": AutoregressiveTransformerConfig,
     "net2net": Net2NetTransformerConfig,
+    "sundae": SundaeTransformerConfig,
 }
 """Sizes of priors by what a run's file calls them."""
 
@@ -239,6 +270,13 @@ PRIOR_KINDS: dict[str, type[PriorConfig]] = {
 def prior_kind(model: PriorConfig) -> str:
     """What a run's file calls a prior of these sizes."""
     return next(name for name, kind in PRIOR_KINDS.items() if type(model) is kind)
+
+
+def own_objective(model: PriorConfig) -> Literal["autoregressive", "sundae"] | None:
+    """The one objective of priors that mask nothing; None for those that have a choice."""
+    if isinstance(model, SundaeTransformerConfig):
+        return "sundae"
+    return "autoregressive" if isinstance(model, AutoregressiveConfig) else None
 
 
 def to_json(run: Run) -> bytes:

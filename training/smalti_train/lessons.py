@@ -1,7 +1,8 @@
-"""What one training step shows a prior of either family, what it costs, and how well unseen tokens are predicted."""
+"""What one training step shows a prior of any family, what it costs, and how well unseen tokens are predicted."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,18 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import AutoregressiveConfig, PriorConfig, PriorRun
+from smalti_train.config import UNROLLS, AutoregressiveConfig, PriorConfig, PriorRun
 from smalti_train.loading import Prior
 from smalti_train.loop import share
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.objectives import (
     absorb,
     absorb_exactly,
     absorbing_loss,
     autoregressive_loss,
     bits_per_dim,
+    stratified,
     stratified_times,
 )
+from smalti_train.sundae_objective import corrupt, unrolled_losses
 from smalti_train.time_sampling import ImportanceTimes
 
 
@@ -33,13 +37,16 @@ class Lesson:
     tokens: Tensor
     """int64 [B, L]: what is to be predicted."""
     shown: Tensor
-    """int64, what the prior sees: [B, L] partly masked, or [B, L - 1] where it draws one token after the other."""
+    """int64, what the prior sees: [B, L] partly masked or corrupted, or [B, L - 1] where it draws one token after the
+    other."""
     labels: Tensor
     """int64 [B]: ``classes`` where the label is left out, 0 where the prior knows none."""
     times: Tensor
     """int64 [B] in 1 .. L: how much is masked; 0 where nothing is."""
     weights: Tensor
     """float32 [B]: 1 / (L * chance of the time), times the loss."""
+    uniforms: Tensor
+    """float32 [B, T - 1, L] in 0 .. 1: what SUNDAE's later unrolls are drawn by; T is 1 for other priors."""
 
     def share(self, accelerator: Accelerator) -> Lesson:
         """The rows of this process, on its device."""
@@ -56,7 +63,11 @@ def lesson(
     """
     count, length = tokens.shape
     shown, times, weights = tokens[:, :-1], torch.zeros(count, dtype=torch.int64), torch.ones(count)
-    if not isinstance(config.model, AutoregressiveConfig):
+    uniforms = torch.empty(count, 0, length)
+    if isinstance(config.model, SundaeTransformerConfig):
+        shown = corrupt(tokens, stratified(count, noise), config.model.codes, noise)
+        uniforms = torch.rand(count, config.unrolls - 1, length, generator=noise)
+    elif not isinstance(config.model, AutoregressiveConfig):
         if history is None:
             times = stratified_times(count, length, noise)
         else:
@@ -68,15 +79,37 @@ def lesson(
         labels = labels.masked_fill(unlabelled, config.model.classes)
     else:
         labels = torch.zeros_like(labels)
-    return Lesson(tokens, shown, labels, times, weights)
+    return Lesson(tokens, shown, labels, times, weights, uniforms)
 
 
 def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
-    """Loss of every sample (float [B], nats per token), before its weight, from logits float [B, L, K]."""
+    """Loss of every sample (float [B], nats per token), before its weight, from logits float [B, L, K].
+
+    For priors that are asked once per step; see :func:`loss_parts`.
+    """
     if isinstance(config.model, AutoregressiveConfig):
         return autoregressive_loss(logits, shown.tokens)
     masked = shown.shown == config.model.mask
     return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
+
+
+def loss_parts(config: PriorRun, predict: Callable[[Tensor, Tensor], Tensor], shown: Lesson) -> Iterator[Tensor]:
+    """The loss of every sample (float [B], nats per token, before its weight) in parts that add up to it.
+
+    ``predict`` maps what is shown and labels to logits float [B, L, K]. There is one part, or with SUNDAE one for each
+    unroll. No gradient passes from one to another, so each may go backward before the next is asked for.
+    """
+    if isinstance(config.model, SundaeTransformerConfig):
+        yield from unrolled_losses(
+            lambda grids: predict(grids, shown.labels), shown.tokens, shown.shown, shown.uniforms
+        )
+    else:
+        yield losses(config, predict(shown.shown, shown.labels), shown)
+
+
+def figure(model: PriorConfig) -> str:
+    """What :func:`evaluate` measures."""
+    return "unrolled_bits_per_token" if isinstance(model, SundaeTransformerConfig) else "bits_per_dim"
 
 
 @torch.no_grad()
@@ -87,11 +120,13 @@ def evaluate(
     accelerator: Accelerator,
     batch: int = 64,
 ) -> float:
-    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension.
+    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension, or its stand-in.
 
-    It is exact for autoregressive priors. For the others it is a bound (paper 000 eq. 6), whatever the objective and
-    the masking in training: times are stratified over each batch and masks are the same at every call, so that two
-    figures differ by the weights alone.
+    It is exact for autoregressive priors. For absorbing ones it is a bound (paper 000 eq. 6), whatever the objective
+    and the masking in training. A SUNDAE prior offers no figure of that kind: here it is the cross-entropy of its
+    training, in bits per token, averaged over two unrolls and over all rates of corruption, and no bound on anything.
+    Times, rates, masks and random tokens are the same at every call, so that two figures differ by the weights alone
+    (and for SUNDAE by what is drawn from them in between).
     """
     model.eval()
     config = model.config
@@ -107,6 +142,11 @@ def evaluate(
                 logits = model(clean[:, :-1], label)
             found.append(autoregressive_loss(logits, clean).cpu())
             continue
+        if isinstance(config, SundaeTransformerConfig):
+            noisy = corrupt(clean, stratified(len(clean), generator), config.codes, generator)
+            uniforms = torch.rand(len(clean), UNROLLS - 1, length, generator=generator)
+            found.append(_unrolled(model, clean, noisy, uniforms, label, accelerator))
+            continue
         times = stratified_times(len(clean), length, generator)
         # Samples without a mask count, as nothing: forcing one on them would raise the bound.
         noisy = absorb(clean, times, length, config.mask, generator, at_least=0)
@@ -115,6 +155,19 @@ def evaluate(
             logits = model(noisy, label)
         found.append(absorbing_loss(logits, clean, noisy == config.mask, times, length, "elbo").cpu())
     return bits_per_dim(torch.cat(found))
+
+
+def _unrolled(
+    model: Prior, clean: Tensor, noisy: Tensor, uniforms: Tensor, label: Tensor, accelerator: Accelerator
+) -> Tensor:
+    """Mean cross-entropy of the unrolls (float [B], nats per token), on the CPU."""
+    clean, noisy, uniforms, label = (part.to(accelerator.device) for part in (clean, noisy, uniforms, label))
+
+    def predict(grids: Tensor) -> Tensor:
+        with accelerator.autocast():
+            return model(grids, label)
+
+    return torch.stack(list(unrolled_losses(predict, clean, noisy, uniforms))).sum(0).cpu()
 
 
 def check_fit(model: PriorConfig, codes: int, side: int) -> None:

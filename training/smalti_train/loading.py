@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from smalti.errors import UsageError
-from smalti_train.config import AutoencoderRun, PriorConfig, PriorRun, VQGANRun, read_run
+from smalti_train.config import CodecRun, PixelRun, PriorConfig, PriorRun, read_run
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
@@ -17,22 +17,32 @@ from smalti_train.models.autoregressive_transformer import (
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
+from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
+from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.run import RunFolder
 from smalti_train.unfilled import unfilled
 
-Autoencoder = EdgeAutoencoder | VQGAN
+Autoencoder = EdgeAutoencoder | VQGAN | PixelCodes
 """Has ``encode(images) -> ids``, ``decode(ids) -> images``, and ``config`` with ``codes, factor, value_range``."""
 AbsorbingPrior = HourglassPrior | AbsorbingTransformer
 """Called with masked tokens, labels and rows; ``config`` has ``codes, grid, classes, mask``."""
 AutoregressivePrior = AutoregressiveTransformer | Net2NetTransformer
 """Called with tokens, labels and the past; ``config`` has ``codes, grid, classes, mask``."""
-Prior = AbsorbingPrior | AutoregressivePrior
+SundaePrior = SundaeTransformer
+"""Called with tokens, labels and rows; ``config`` has ``codes, grid, classes, mask``."""
+Prior = AbsorbingPrior | AutoregressivePrior | SundaePrior
 
 
-def build_autoencoder(config: EdgeAutoencoderConfig | VQGANConfig) -> Autoencoder:
+def build_autoencoder(config: EdgeAutoencoderConfig | VQGANConfig | PixelCodesConfig) -> Autoencoder:
     """Build an untrained autoencoder of these sizes."""
-    return EdgeAutoencoder(config) if isinstance(config, EdgeAutoencoderConfig) else VQGAN(config)
+    match config:
+        case EdgeAutoencoderConfig():
+            return EdgeAutoencoder(config)
+        case VQGANConfig():
+            return VQGAN(config)
+        case PixelCodesConfig():
+            return PixelCodes(config)
 
 
 def build_prior(config: PriorConfig) -> Prior:
@@ -46,19 +56,23 @@ def build_prior(config: PriorConfig) -> Prior:
             return AutoregressiveTransformer(config)
         case Net2NetTransformerConfig():
             return Net2NetTransformer(config)
+        case SundaeTransformerConfig():
+            return SundaeTransformer(config)
 
 
-def load_autoencoder(path: Path) -> tuple[Autoencoder, AutoencoderRun | VQGANRun]:
+def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
     """Load an autoencoder in eval mode from its run's newest checkpoint, or from a prior's copy of one.
 
-    Where a run averages its weights (a VQGAN's does), the averages are loaded. Raises UsageError when there are no
-    weights or the run is of another kind.
+    Where a run averages its weights (a VQGAN's does), the averages are loaded; pixels have no weights. Raises
+    UsageError when there should be some and are none, or the run is of another kind.
     """
     config = read_run(path / "config.json")
     if isinstance(config, PriorRun):
         raise UsageError(f"{path} is the run of a prior; an autoencoder's run is needed here")
     model = build_autoencoder(config.model)
     copy = path / "model.safetensors"
+    if isinstance(config, PixelRun):
+        return model.eval(), config
     if copy.exists():
         model.load_state_dict(load_file(copy))
     elif (saved := RunFolder(path).latest()) is not None:

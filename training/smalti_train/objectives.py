@@ -17,14 +17,18 @@ from smalti.errors import UsageError
 from smalti_train.config import Objective
 
 
-def stratified_times(count: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Draw times t (int64 [count], 1 .. steps), one from each of ``count`` equal strata, in random order.
+def stratified(count: int, generator: torch.Generator) -> Tensor:
+    """Draw numbers (float32 [count], 0 .. 1), one from each of ``count`` equal strata, in random order.
 
     Each is uniform by itself; together they cover the range, so that a batch's loss varies less from step to step.
     """
     offsets = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
-    times = (offsets * steps).long().clamp(max=steps - 1) + 1
-    return times[torch.randperm(count, generator=generator)]
+    return offsets[torch.randperm(count, generator=generator)]
+
+
+def stratified_times(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Draw times t (int64 [count], 1 .. steps), :func:`stratified`."""
+    return (stratified(count, generator) * steps).long().clamp(max=steps - 1) + 1
 
 
 def absorb(
@@ -70,10 +74,11 @@ def absorbing_loss(
     * ``elbo``: eq. 6's 1 / t; averaged over uniform t and multiplied by T it bounds the negative log-likelihood.
     * ``mlm``: the mean over masked tokens, as in masked language models; weights nothing by time.
 
-    Raises UsageError for ``autoregressive``, which is :func:`autoregressive_loss`.
+    Raises UsageError for ``autoregressive``, which is :func:`autoregressive_loss`, and for ``sundae``, which is
+    ``smalti_train.sundae_objective``.
     """
-    if kind == "autoregressive":
-        raise UsageError("the autoregressive objective masks nothing; see autoregressive_loss")
+    if kind in ("autoregressive", "sundae"):
+        raise UsageError(f"the {kind} objective masks nothing; see autoregressive_loss and sundae_objective")
     losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").masked_fill(~masked, 0).sum(1)
     if kind == "mlm":
         return losses / masked.sum(1).clamp(min=1)

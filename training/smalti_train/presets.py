@@ -8,33 +8,39 @@ from smalti_train.adversarial import VQGANLossConfig
 from smalti_train.config import (
     AutoencoderLossConfig,
     AutoencoderRun,
-    AutoregressiveConfig,
+    CodecRun,
     DataConfig,
     LoopConfig,
     Objective,
     OptimizerConfig,
+    PixelRun,
     PriorConfig,
     PriorRun,
     VQGANRun,
+    own_objective,
 )
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.recipes import RECIPE_AUTOENCODERS, RECIPE_PRIORS
+from smalti_train.recipes_sundae import SUNDAE_AUTOENCODERS, SUNDAE_PRIORS
 
 AVATARS_256 = DataConfig(name="avatars", size=256, train_count=24000, validation_count=1024)
 
 AVATARS_64 = DataConfig(name="avatars", size=64, train_count=24000, validation_count=1024)
+
+FASHION_MNIST = DataConfig(name="fashion-mnist", size=28)
 
 TINY = DataConfig(name="avatars", size=64, train_count=512, validation_count=128)
 """Enough to see every part work, in a minute or two on a laptop; not enough for pictures worth keeping."""
 
 TINY_LOOP = LoopConfig(steps=200, batch=16, checkpoint_every=50, evaluate_every=100, sheet_every=100)
 
-AUTOENCODERS: dict[str, AutoencoderRun | VQGANRun] = {
+AUTOENCODERS: dict[str, CodecRun] = {
     "avatars-256": AutoencoderRun(
         preset="avatars-256",
         model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3)),
@@ -104,12 +110,15 @@ AUTOENCODERS: dict[str, AutoencoderRun | VQGANRun] = {
         ema=0.98,
         ema_every=1,
     ),
+    # Nothing to train: every grey level is a token.
+    "fashion-mnist-sundae": PixelRun(preset="fashion-mnist-sundae", data=FASHION_MNIST),
     **RECIPE_AUTOENCODERS,
+    **SUNDAE_AUTOENCODERS,
 }
 
 
 def _objective(model: PriorConfig) -> Objective:
-    return "autoregressive" if isinstance(model, AutoregressiveConfig) else "reweighted"
+    return own_objective(model) or "reweighted"
 
 
 def _avatars(preset: str, model: PriorConfig) -> PriorRun:
@@ -176,5 +185,28 @@ PRIORS: dict[str, PriorRun] = {
         "tiny-net2net",
         Net2NetTransformerConfig(vocabulary=64, positions=16, grid=(4, 4), classes=8, width=32, layers=2, heads=2),
     ),
+    "avatars-256-sundae": _avatars(
+        "avatars-256-sundae",
+        SundaeTransformerConfig(codes=1024, grid=(16, 16), classes=8, width=320, heads=5, depth=(1, 6, 1), places=True),
+    ),
+    # Pixel by pixel, class by class (paper 003, section 4.2), on the tokens of the autoencoder preset of this name.
+    "fashion-mnist-sundae": PriorRun(
+        preset="fashion-mnist-sundae",
+        model=SundaeTransformerConfig(
+            codes=256, grid=(28, 28), classes=10, width=128, heads=2, depth=(1, (2, 6, 2), 1), places=True
+        ),
+        objective="sundae",
+        data=FASHION_MNIST,
+        optimizer=OptimizerConfig(lr=1e-3, warmup=100, final_lr=0.05, weight_decay=0.01),
+        loop=LoopConfig(steps=1800, batch=16, checkpoint_every=100, evaluate_every=600, sheet_every=300),
+        ema=0.995,
+    ),
+    "tiny-sundae": _tiny(
+        "tiny-sundae",
+        SundaeTransformerConfig(
+            codes=64, grid=(4, 4), classes=8, width=32, heads=2, head_dim=16, depth=(1, 1, 1), places=True
+        ),
+    ),
     **RECIPE_PRIORS,
+    **SUNDAE_PRIORS,
 }

@@ -10,21 +10,25 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from smalti import absorbing, autoregressive
+from smalti import absorbing, autoregressive, sundae
 from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.errors import UsageError
 from smalti.schedule import Counts, Order, make_schedule
 from smalti_train.config import AbsorbingConfig, AutoregressiveConfig
-from smalti_train.loading import AbsorbingPrior, AutoregressivePrior
+from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, SundaePrior
 from smalti_train.models.autoregressive_transformer import Past
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 
 SHEET_STEPS = 16
 Int32 = NDArray[np.int32]
 
 
-def torch_denoiser(model: AbsorbingPrior, accelerator: Accelerator | None = None) -> Denoiser:
-    """Let ``smalti.absorbing.run`` ask a torch model, in eval mode, in the accelerator's precision or else in fp32."""
+def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator | None = None) -> Denoiser:
+    """Let ``smalti.absorbing.run`` and ``smalti.sundae.run`` ask a torch model, in eval mode.
+
+    It computes in the accelerator's precision, or else in fp32.
+    """
     model.eval()
     device = next(model.parameters()).device
 
@@ -107,9 +111,7 @@ def draw_in_turn(
     guidance: float = 1.0,
 ) -> Int32:
     """Draw tokens (int32 [N, h, w]) of an autoregressive prior, one call each; ``labels`` as in :func:`draw`."""
-    if config.grid is None:
-        raise UsageError("this prior does not say how many rows and columns of tokens an image has: give it a grid")
-    height, width = config.grid
+    height, width = _known_grid(config.grid)
     *_, tokens = autoregressive.run(
         predictor,
         np.full((len(seeds), height * width), config.mask, np.int32),
@@ -122,3 +124,43 @@ def draw_in_turn(
         no_label=config.classes,
     )
     return tokens.reshape(-1, height, width)
+
+
+def draw_sundae(
+    denoiser: Denoiser,
+    config: SundaeTransformerConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    *,
+    steps: int = SHEET_STEPS,
+    temperature: tuple[float, float] = (1.0, 0.7),
+    proportion: tuple[float, float] = (0.5, 0.5),
+    min_steps: int = 10,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
+) -> Int32:
+    """Draw tokens (int32 [N, h, w]) of a SUNDAE prior; ``labels`` as in :func:`draw`, the rest as in ``smalti.sundae``.
+
+    Raises UsageError for a prior that does not know its grid.
+    """
+    height, width = _known_grid(config.grid)
+    *_, tokens = sundae.run(
+        denoiser,
+        sundae.start_tokens(seeds, (height, width), config.codes),
+        sundae.annealing(steps, temperature, proportion, min_steps),
+        seeds=seeds,
+        labels=np.asarray(labels, np.int32),
+        width=width,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        no_label=config.classes,
+    )
+    return tokens.reshape(-1, height, width)
+
+
+def _known_grid(grid: tuple[int, int] | None) -> tuple[int, int]:
+    if grid is None:
+        raise UsageError("this prior does not say how many rows and columns of tokens an image has: give it a grid")
+    return grid

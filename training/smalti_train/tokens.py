@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import AutoencoderRun, VQGANRun, differences, to_json
+from smalti_train.config import CodecRun, differences, to_json
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.progress import image_progress
 from smalti_train.loading import Autoencoder, load_autoencoder
@@ -20,7 +20,7 @@ from smalti_train.loop import to_images
 from smalti_train.run import replace_file
 
 
-def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, AutoencoderRun | VQGANRun]:
+def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, CodecRun]:
     """Load the autoencoder of a prior's run: that of the run ``source``, or the copy made when the prior's run began.
 
     Raises UsageError when there is neither, or when ``source`` no longer is what the run began with.
@@ -41,7 +41,7 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, Autoe
     return model, config
 
 
-def keep_autoencoder(run: Path, model: Autoencoder, config: AutoencoderRun | VQGANRun) -> None:
+def keep_autoencoder(run: Path, model: Autoencoder, config: CodecRun) -> None:
     """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
 
     A copy made before is left alone. Raises OutputError when it cannot be written.
@@ -61,15 +61,18 @@ def keep_autoencoder(run: Path, model: Autoencoder, config: AutoencoderRun | VQG
 def encode_images(
     model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str, batch: int = 64
 ) -> NDArray[np.int16]:
-    """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set."""
+    """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set.
+
+    In fp32 whatever the run's precision: bf16 picks another code for one patch in nine (avatars-256), and a prior that
+    learns from such tokens expects others than those that a bundle's encoder gives.
+    """
     parts: list[NDArray[np.int16]] = []
     model.to(accelerator.device)
     with image_progress(title, len(data) * (1 + flip), enabled=accelerator.is_main_process) as tick:
         for mirrored in (False, True)[: 1 + flip]:
             for first in range(0, len(data), batch):
                 images = to_images(data.images[first : first + batch], accelerator.device, model.config.value_range)
-                with accelerator.autocast():
-                    ids = model.encode(images.flip(3) if mirrored else images)
+                ids = model.encode(images.flip(3) if mirrored else images)
                 parts.append(ids.cpu().numpy().astype(np.int16))
                 for _ in range(len(images)):
                     tick()

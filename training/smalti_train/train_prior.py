@@ -1,4 +1,4 @@
-"""Train a prior over an autoencoder's tokens: absorbing diffusion (paper 000) or its autoregressive baselines."""
+"""Train a prior over an autoencoder's tokens: absorbing diffusion (paper 000), its baselines, or SUNDAE (paper 003)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from smalti.images import contact_sheet
 from smalti_train.config import PriorRun
-from smalti_train.lessons import check_fit, check_labels, evaluate, lesson, losses
-from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, build_prior
+from smalti_train.lessons import check_fit, check_labels, evaluate, figure, lesson, loss_parts
+from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, SundaePrior, build_prior
 from smalti_train.loop import (
     Reporter,
     batch_indices,
@@ -29,12 +29,13 @@ from smalti_train.loop import (
     to_pixels,
 )
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
-from smalti_train.sampling import draw, draw_in_turn, next_logits, torch_denoiser
+from smalti_train.sampling import draw, draw_in_turn, draw_sundae, next_logits, torch_denoiser
 from smalti_train.time_sampling import ImportanceTimes
 from smalti_train.tokens import cached_tokens, find_autoencoder, keep_autoencoder
 from smalti_train.watch import LossWatch
 
 SHEET_ROWS = 4
+UNITS = {"bits_per_dim": "bits/dim", "unrolled_bits_per_token": "bits/token, unrolled"}
 
 
 def train_prior(
@@ -123,27 +124,29 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
             own = whole.share(accelerator)
 
             wrapped.train()
-            each = losses(config, wrapped(own.shown, own.labels), own)
+            each = torch.zeros(len(own.tokens), device=accelerator.device)
+            for part in loss_parts(config, wrapped, own):
+                accelerator.backward((own.weights * part).mean())
+                each += part.detach()
             loss = (own.weights * each).mean()
-            accelerator.backward(loss)
             if config.optimizer.clip:
                 accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             optimizer.step()
             optimizer.zero_grad()
             ema.update_parameters(model)
             if history is not None:
-                history.update(whole.times, torch.as_tensor(accelerator.gather(each.detach())))
+                history.update(whole.times, torch.as_tensor(accelerator.gather(each)))
             step += 1
             watch(step, loss)
 
             if step % 10 == 0 or step == loop.steps:
-                mean = float(accelerator.reduce(loss.detach(), reduction="mean"))  # pyright: ignore[reportArgumentType]
+                mean = float(accelerator.reduce(loss, reduction="mean"))  # pyright: ignore[reportArgumentType]
                 accelerator.log({"train/loss": mean, "lr": lr}, step=step)
                 report(step, {"loss": mean})
             if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
                 bits = evaluate(averaged(ema), unseen, validation.labels, accelerator)
-                accelerator.log({"validation/bits_per_dim": bits}, step=step)
-                report.say(f"step {step}: validation {bits:.3f} bits/dim")
+                accelerator.log({f"validation/{figure(config.model)}": bits}, step=step)
+                report.say(f"step {step}: validation {bits:.3f} {UNITS[figure(config.model)]}")
             if accelerator.is_main_process and (step % loop.sheet_every == 0 or step == loop.steps):
                 folder.save_sheet(step, sheet(averaged(ema), codec, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
@@ -171,6 +174,8 @@ def sheet(model: Prior, codec: Autoencoder, accelerator: Accelerator) -> Image.I
     labels = [i % columns for i in range(count)] if model.config.classes else [0] * count
     if isinstance(model, AbsorbingPrior):
         tokens = draw(torch_denoiser(model, accelerator), model.config, range(count), labels)
+    elif isinstance(model, SundaePrior):
+        tokens = draw_sundae(torch_denoiser(model, accelerator), model.config, range(count), labels)
     else:
         tokens = draw_in_turn(next_logits(model, accelerator), model.config, range(count), labels)
     images = codec.decode(torch.from_numpy(tokens.astype(np.int64)).to(accelerator.device))

@@ -10,8 +10,11 @@ import typer
 
 from smalti.cli_options import (
     ChoiceOption,
+    FinalTemperatureOption,
     GuidanceOption,
+    MinStepsOption,
     OrderOption,
+    ProportionOption,
     RemaskOption,
     ScheduleOption,
     StepsOption,
@@ -51,6 +54,9 @@ def main(
     order: OrderOption = None,
     choice_temperature: ChoiceOption = None,
     remask: RemaskOption = None,
+    final_temperature: FinalTemperatureOption = None,
+    proportion: ProportionOption = None,
+    min_steps: MinStepsOption = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -70,6 +76,9 @@ def main(
         order=order,
         choice_temperature=choice_temperature,
         remask=remask,
+        final_temperature=final_temperature,
+        proportion=proportion,
+        min_steps=min_steps,
         stride=None,
     )
     opened = open_subject(subject, precision=precision, **options)

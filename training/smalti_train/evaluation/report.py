@@ -47,8 +47,9 @@ def evaluate(
     sheets = {"reconstructions": _pairs(images, decoded, labels, len(names))}
     if subject.draw is None or train is None:
         return figures, sheets
-    _say("likelihood")
-    figures["likelihood"] = measure.likelihood_figures(subject, tokens, labels)
+    if subject.bits is not None:
+        _say("likelihood")
+        figures["likelihood"] = measure.likelihood_figures(subject, tokens, labels)
     drawn = measure.draw(subject, test, per_label, seed)
     _say("features of samples")
     features = network(drawn.images)
@@ -91,10 +92,12 @@ def text(figures: dict[str, Any]) -> str:
     )
     parts.append(_bullets([f"codebook usage: {part['codebook_usage_percent']:.1f} %", *_distance_lines(part, made)]))
     if "samples" in figures:
-        likelihood, part = figures["likelihood"], figures["samples"]
+        part = figures["samples"]
         parts.append(f"## {part['images']} samples at {_settings(figures['subject']['settings'])}")
-        bits = f"{likelihood['bits_per_token']:.3f} bits per token"
-        lines = [f"negative log-likelihood (a bound where the prior is absorbing): {bits}"]
+        lines: list[str] = []
+        if "likelihood" in figures:
+            bits = f"{figures['likelihood']['bits_per_token']:.3f} bits per token"
+            lines = [f"negative log-likelihood (a bound where the prior is absorbing): {bits}"]
         parts.append(_bullets([*lines, *_distance_lines(part, made)]))
         coverage = part["coverage"]
         rows = [

@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 import smalti
 from smalti.errors import UsageError
-from smalti.manifest import SCHEMA_VERSION, Latent, Manifest, Provenance, SamplerDefaults
-from smalti.sampling import draw_absorbing, draw_autoregressive
+from smalti.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Provenance, SamplerDefaults
+from smalti.sampling import draw_absorbing, draw_autoregressive, draw_sundae
 from smalti.settings import PLAN, Options, Settings, resolve
 from smalti_train.config import PriorRun, read_run
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.likelihood import exact_bits, nll_bits
-from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, load_autoencoder, load_prior
+from smalti_train.loading import (
+    AbsorbingPrior,
+    Autoencoder,
+    AutoregressivePrior,
+    Prior,
+    SundaePrior,
+    load_autoencoder,
+    load_prior,
+)
 from smalti_train.loop import open_split, to_images, to_pixels
 from smalti_train.objectives import autoregressive_loss, bits_per_dim
 from smalti_train.sampling import SHEET_STEPS, next_logits, torch_denoiser
@@ -37,6 +45,9 @@ SETTINGS = (
     "order",
     "choice_temperature",
     "remask",
+    "final_temperature",
+    "proportion",
+    "min_steps",
 )
 
 
@@ -60,7 +71,7 @@ class Subject:
     bits: Callable[[Int32, Int32], float] | None = None
     """Negative log-likelihood of grids int32 [N, L] under label indices int32 [N], in bits per token.
 
-    Exact for a prior that draws one token after the other, else a bound.
+    Exact for a prior that draws one token after the other, else a bound; None where there is none, as for SUNDAE.
     """
 
 
@@ -69,7 +80,8 @@ def open_subject(source: str, *, precision: str = "auto", **options: Any) -> Sub
 
     ``options`` say how samples are drawn, by the names in ``SETTINGS``, with the meanings of
     :class:`smalti.settings.Options`; what is left out or None is the bundle's default, and for a run 16 even steps in
-    random order at temperature 1. Raises UsageError for an option that does not exist or does not suit the prior.
+    random order at temperature 1 (which falls to 0.7 in a SUNDAE run). Raises UsageError for an option that does not
+    exist or does not suit the prior.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if foreign := sorted(given.keys() - set(SETTINGS)):
@@ -109,7 +121,7 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
         encode=lambda pixels: _batched(generator.encode, pixels),
         decode=lambda tokens: np.stack([np.asarray(image) for image in generator.decode(tokens)]),
         draw=draw_tokens,
-        bits=bits,
+        bits=None if manifest.family == "sundae" else bits,
     )
 
 
@@ -152,7 +164,7 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     if prior.config.classes:
         origin = config.imported
         classes = origin.classes if origin else open_split(config.data, "validation").label_names
-    if not isinstance(prior, AbsorbingPrior) and (foreign := [name for name in PLAN if name in options]):
+    if isinstance(prior, AutoregressivePrior) and (foreign := [name for name in PLAN if name in options]):
         raise UsageError(f"{path} draws its tokens one after the other, without {', '.join(foreign)}: leave that out")
     manifest = _described(path.name, prior, model, classes)
     no_label, mask = len(classes), prior.config.mask
@@ -165,6 +177,8 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
         start = np.full((len(seeds), *manifest.latent.grid), mask, np.int32)
         if isinstance(prior, AbsorbingPrior):
             *_, tokens = draw_absorbing(torch_denoiser(prior), start, settings, **given).grids
+        elif isinstance(prior, SundaePrior):
+            *_, tokens = draw_sundae(torch_denoiser(prior), start, settings, **given).grids
         else:
             *_, tokens = draw_autoregressive(next_logits(prior), start, settings, **given).grids
         return tokens
@@ -177,6 +191,7 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     def bits(tokens: Int32, labels: Int32) -> float:
         if isinstance(prior, AbsorbingPrior):
             return nll_bits(torch_denoiser(prior), tokens, labels, prior.config.codes)
+        assert isinstance(prior, AutoregressivePrior)
         grids, known = (torch.from_numpy(part.astype(np.int64)) for part in (tokens, labels))
         parts = zip(grids.split(BATCH), known.split(BATCH))
         return bits_per_dim(torch.cat([autoregressive_loss(prior(part[:, :-1], label), part) for part, label in parts]))
@@ -189,8 +204,14 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
         classes,
         settings=_shown(resolve(manifest, 1, 0, Options(**options), draw_labels=False)),
         draw=draw_tokens,
-        bits=bits,
+        bits=None if isinstance(prior, SundaePrior) else bits,
     )
+
+
+def _family(prior: Prior) -> Family:
+    if isinstance(prior, SundaePrior):
+        return "sundae"
+    return "absorbing" if isinstance(prior, AbsorbingPrior) else "autoregressive"
 
 
 def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, ...]) -> Manifest:
@@ -203,7 +224,7 @@ def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, 
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
-        family="absorbing" if isinstance(prior, AbsorbingPrior) else "autoregressive",
+        family=_family(prior),
         licence="",
         data_licences=(),
         provenance=Provenance(data=""),

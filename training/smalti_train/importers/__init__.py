@@ -60,6 +60,12 @@ SOURCES: dict[str, Source] = {
     "taming-vqgan": Source(
         "autoencoders", "import_taming_vqgan", "taming's VQGAN", ("decoder.up.", "quantize.embedding.")
     ),
+    "sundae-hourglass": Source(
+        "sundae",
+        "import_sundae_hourglass",
+        "paper 003's hourglass transformer",
+        ("token_emb.", "valley_transformer.", "to_logits."),
+    ),
 }
 """Everything that can be imported, by the name a user gives; files of two models come before those of one."""
 

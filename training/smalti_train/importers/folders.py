@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import AutoencoderRun, DataConfig, Imported, PriorConfig, PriorRun, VQGANRun, to_json
+from smalti_train.config import CodecRun, DataConfig, Imported, PriorConfig, PriorRun, VQGANRun, own_objective, to_json
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import Pair
 from smalti_train.loading import Autoencoder, load_autoencoder
-from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer
+from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.run import RunFolder
 
@@ -34,7 +34,7 @@ class _Codec:
     """An autoencoder and what its run says of it."""
 
     model: Autoencoder
-    run: AutoencoderRun | VQGANRun
+    run: CodecRun
 
 
 def import_run(
@@ -101,12 +101,18 @@ def _fitted(prior: nn.Module, codec: _Codec, origin: Imported, data: DataConfig)
         raise UsageError(
             f"the prior knows {sizes.codes} codes and the autoencoder {codes}: they are of different pairs"
         )
-    if origin.classes:
+    if isinstance(prior, SundaeTransformer):
+        origin = _numbered(prior, origin)
+    elif origin.classes:
         if not isinstance(prior, Net2NetTransformer) or len(origin.classes) >= sizes.codes:
             most = sizes.codes - 1 if isinstance(prior, Net2NetTransformer) else 0
             raise UsageError(
                 f"{len(origin.classes)} labels: this prior can have {most} classes"
-                + ("" if most else " (of those that can be imported, taming's alone have any); leave --labels out")
+                + (
+                    ""
+                    if most
+                    else " (of those that can be imported, taming's and SUNDAE's alone have any); leave --labels out"
+                )
             )
         sizes = dataclasses.replace(sizes, classes=len(origin.classes))
     assert sizes.grid is not None
@@ -115,11 +121,25 @@ def _fitted(prior: nn.Module, codec: _Codec, origin: Imported, data: DataConfig)
     run = codec.run
     if isinstance(run, VQGANRun):
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, size=pixels), data=data)
-    objective = "reweighted" if isinstance(sizes, AbsorbingTransformerConfig) else "autoregressive"
+    objective = own_objective(sizes) or "reweighted"
     return (
         PriorRun(preset=origin.source, model=sizes, data=data, objective=objective, imported=origin),
         _Codec(codec.model, run),
     )
+
+
+def _numbered(prior: SundaeTransformer, origin: Imported) -> Imported:
+    """The origin with a name for each class that the weights know, its number where nobody gave one.
+
+    Raises UsageError for more names or fewer.
+    """
+    known = prior.config.classes
+    if origin.classes and len(origin.classes) != known:
+        raise UsageError(
+            f"{len(origin.classes)} labels: this prior has {known} classes"
+            + ("; name every one of them, in order" if known else "; leave --labels out")
+        )
+    return dataclasses.replace(origin, classes=origin.classes or tuple(map(str, range(known))))
 
 
 def _sizes(codec: _Codec) -> str:
