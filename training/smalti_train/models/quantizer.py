@@ -29,7 +29,7 @@ class Quantized:
     """Scalar: the same distance, pulling features to codes (eq. 5, third term; beta belongs here)."""
 
 
-def full_precision(z: Tensor) -> AbstractContextManager[None]:
+def full_precision(z: Tensor) -> AbstractContextManager[object]:
     """Leave autocast where it is on: bf16 cannot tell the likest of many codes from its neighbours."""
     kind = z.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
