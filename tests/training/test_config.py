@@ -59,7 +59,7 @@ def test_the_file_says_which_prior_it_is(kind: str, tmp_path: Path) -> None:
 def older(config: PriorRun) -> dict:
     """The configuration as it was written before there were other priors than the hourglass."""
     content = json.loads(to_json(config))
-    for name in ("masking", "times"):
+    for name in ("masking", "times", "unrolls"):
         del content[name]
     del content["model"]["kind"]
     del content["optimizer"]["per_image"]
