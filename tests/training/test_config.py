@@ -18,12 +18,10 @@ from smalti_train.config import (
     PriorRun,
     Run,
     VQGANRun,
-    differences,
     own_objective,
     prior_kind,
-    read_run,
-    to_json,
 )
+from smalti_train.config_files import differences, read_run, to_json
 from smalti_train.loading import build_autoencoder, build_prior
 from smalti_train.loop import learning_rate, to_images, to_pixels
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig

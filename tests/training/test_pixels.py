@@ -9,7 +9,8 @@ import torch
 from smalti import grey
 from smalti.cli import _run
 from smalti.errors import UsageError
-from smalti_train.config import PixelRun, read_run
+from smalti_train.config import PixelRun
+from smalti_train.config_files import read_run
 from smalti_train.loading import build_autoencoder, load_autoencoder
 from smalti_train.loop import to_images, to_pixels
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig

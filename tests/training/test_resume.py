@@ -18,7 +18,8 @@ from smalti.errors import UsageError
 from smalti_train import train_autoencoder as autoencoder_module
 from smalti_train import train_prior as prior_module
 from smalti_train import train_vqgan as vqgan_module
-from smalti_train.config import AutoencoderRun, VQGANRun, read_run, to_json
+from smalti_train.config import AutoencoderRun, VQGANRun
+from smalti_train.config_files import read_run, to_json
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
@@ -68,7 +69,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 from smalti_train import run
-from smalti_train.config import read_run
+from smalti_train.config_files import read_run
 from smalti_train.train_prior import train_prior
 
 flush = run.flush

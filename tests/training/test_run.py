@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from smalti.cli import main
 from smalti.errors import OutputError, SmaltiError, UsageError
-from smalti_train.config import AutoencoderRun, PriorRun, read_run, to_json
+from smalti_train.config import AutoencoderRun, PriorRun
+from smalti_train.config_files import read_run, to_json
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from smalti.cli import main
 from smalti.errors import UsageError
-from smalti_train.config import VQGANRun, read_run
+from smalti_train.config import VQGANRun
+from smalti_train.config_files import read_run
 from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
 from smalti_train.models.vqgan import VQGAN

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli import _run
 from smalti.errors import UsageError
-from smalti_train.config import DataConfig, PixelRun, PriorRun, to_json
+from smalti_train.config import DataConfig, PixelRun, PriorRun
+from smalti_train.config_files import to_json
 from smalti_train.evaluation.features import FeatureNetwork
 from smalti_train.evaluation.report import evaluate, text
 from smalti_train.evaluation.subject import data_of, open_subject

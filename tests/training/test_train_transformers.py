@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli import main
 from smalti.errors import UsageError
-from smalti_train.config import PriorRun, read_run
+from smalti_train.config import PriorRun
+from smalti_train.config_files import read_run
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.lessons import check_fit, check_labels, lesson, losses
 from smalti_train.loading import build_prior, load_prior

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli import main
 from smalti.errors import UsageError
-from smalti_train.config import VQGANRun, read_run
+from smalti_train.config import VQGANRun
+from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.loop import open_split, to_images, to_pixels, whole_batch

@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti_train.config import Run, VQGANRun, to_json
+from smalti_train.config import Run, VQGANRun
+from smalti_train.config_files import to_json
 from smalti_train.lessons import figure
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder
@@ -20,7 +21,7 @@ from smalti_train.train_vqgan import train_vqgan
 TRAIN_PRIOR = """
 import sys
 from pathlib import Path
-from smalti_train.config import read_run
+from smalti_train.config_files import read_run
 from smalti_train.train_prior import train_prior
 train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
 """
@@ -28,7 +29,7 @@ train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
 TRAIN_VQGAN = """
 import sys
 from pathlib import Path
-from smalti_train.config import read_run
+from smalti_train.config_files import read_run
 from smalti_train.train_vqgan import train_vqgan
 train_vqgan(read_run(Path(sys.argv[1])), Path(sys.argv[2]))
 """
@@ -37,7 +38,7 @@ TRAIN_AUTOENCODER = """
 import os, sys
 from pathlib import Path
 from safetensors.torch import save_file
-from smalti_train.config import read_run
+from smalti_train.config_files import read_run
 from smalti_train.models.quantizer import CosineQuantizer
 from smalti_train.train_autoencoder import train_autoencoder
 

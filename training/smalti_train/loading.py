@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from smalti.errors import UsageError
-from smalti_train.config import CodecRun, PixelRun, PriorConfig, PriorRun, read_run
+from smalti_train.config import CodecRun, PixelRun, PriorConfig, PriorRun
+from smalti_train.config_files import read_run
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,

@@ -19,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from smalti.bundle import open_bundle
 from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Role
-from smalti_train.config import AutoencoderRun, PriorRun, Run, differences
+from smalti_train.config import AutoencoderRun, PriorRun, Run
+from smalti_train.config_files import differences
 from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown

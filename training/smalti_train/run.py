@@ -25,7 +25,8 @@ from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
 from smalti.images import save_png
-from smalti_train.config import Run, differences, read_run, to_json
+from smalti_train.config import Run
+from smalti_train.config_files import differences, read_run, to_json
 
 KEEP = 2
 """Checkpoints kept; the one before the last is there should the last be damaged by the disk."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import CodecRun, differences, to_json
+from smalti_train.config import CodecRun
+from smalti_train.config_files import differences, to_json
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.progress import image_progress
 from smalti_train.loading import Autoencoder, load_autoencoder

@@ -16,7 +16,8 @@ from smalti.errors import UsageError
 from smalti.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Provenance, SamplerDefaults
 from smalti.sampling import draw_absorbing, draw_autoregressive, draw_sundae
 from smalti.settings import PLAN, Options, Settings, resolve
-from smalti_train.config import PriorRun, read_run
+from smalti_train.config import PriorRun
+from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.likelihood import exact_bits, nll_bits
 from smalti_train.loading import (

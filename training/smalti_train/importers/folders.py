@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import CodecRun, DataConfig, Imported, PriorConfig, PriorRun, VQGANRun, own_objective, to_json
+from smalti_train.config import CodecRun, DataConfig, Imported, PriorConfig, PriorRun, VQGANRun, own_objective
+from smalti_train.config_files import to_json
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import Pair
 from smalti_train.loading import Autoencoder, load_autoencoder
