@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 import smalti
 from claims.common import Bench, Row
 from smalti.images import contact_sheet
+from smalti.manifest import SamplerDefaults
 from smalti_export.export import export_bundle
 
 LABEL = "landscape"
@@ -29,7 +31,9 @@ def bundle(bench: Bench, run: Callable[[], Path]) -> Path:
     """The bundle of a prior's run, exported unless it is there."""
     path = bench.work / "bundle"
     if not path.exists():
-        for failure in export_bundle(run(), path, name="paper-000", say=lambda line: print(line, flush=True)):
+        defaults = SamplerDefaults(steps=16, temperature=1.0)  # even steps in random order, as published
+        say = partial(print, flush=True)
+        for failure in export_bundle(run(), path, name="paper-000", defaults=defaults, say=say):
             print(f"left out of the bundle: {failure}", flush=True)
     return path
 

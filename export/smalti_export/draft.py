@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import onnx
 from torch import Tensor, nn
 
-from smalti import manifest
 from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
 from smalti.errors import ParityError
-from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, SamplerDefaults, Variant
+from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant
 from smalti_export.figures import Figures, make_figures
 from smalti_export.graphs import GraphSpec, graph_specs, trace
 from smalti_export.pair import Pair, released
@@ -57,25 +57,30 @@ class Part:
     weight_file: tuple[str, bytes]
 
 
-def make_draft(pair: Pair, images: ImageSet, defaults: SamplerDefaults, say: Callable[[str], None]) -> Draft:
+def make_draft(pair: Pair, images: ImageSet, record: Manifest, say: Callable[[str], None]) -> Draft:
     """Make every component in every precision, and measure each against the torch model on unseen ``images``.
 
+    ``record`` is what the manifest says before there are components; by it samples are drawn where runs are compared.
+
     Variants out of tolerance are left out and named in the draft; raises ParityError when an fp32 graph is, UsageError
-    for images too few to measure on or a model too large for a graph.
+    for images too few to measure on, a model too large for a graph or sampling defaults that the family does not allow.
     """
-    codec, kept = released(pair.autoencoder)
     prior = copy.deepcopy(pair.prior)
-    round_to_fp16(codec)
     round_to_fp16(prior)
     specs = graph_specs(pair.autoencoder.config.factor, pair.prior_run.model)
-    figures = make_figures(pair, images, defaults)
-    draft = Draft()
-    models: dict[Role, nn.Module] = {"encoder": codec, "decoder": codec, PRIORS[pair.family]: prior}
+    figures = make_figures(pair, images, record)
+    draft, kept = Draft(), dict[str, Tensor]()
+    models: dict[Role, nn.Module] = {}
+    if record.latent.pixels is None:
+        codec, kept = released(pair.autoencoder)
+        round_to_fp16(codec)
+        models = {"encoder": codec, "decoder": codec}
+    models[PRIORS[pair.family]] = prior
     for role, model in models.items():
         say(f"{role}: tracing")
         own = {name: value for name, value in kept.items() if name.startswith(role)}
         part = _traced(role, model, specs[role], own)
-        _add(draft, part, figures, say)
+        _add(draft, record, part, figures, say)
     return draft
 
 
@@ -98,7 +103,7 @@ def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tenso
     return Part(role, spec, graphs, full, (file, content))
 
 
-def _add(draft: Draft, part: Part, figures: Figures, say: Callable[[str], None]) -> None:
+def _add(draft: Draft, record: Manifest, part: Part, figures: Figures, say: Callable[[str], None]) -> None:
     """Measure each variant of a component through the runtime and add those within tolerance to the draft."""
     role, (file, content) = part.role, part.weight_file
     weights = _record(file, content)
@@ -110,7 +115,7 @@ def _add(draft: Draft, part: Part, figures: Figures, say: Callable[[str], None])
             graph, graph_file = proto.SerializeToString(deterministic=True), f"{role}.{precision}.onnx"
             reads = () if precision == "int8" else (file,)
             variant = Variant(precision=precision, graph=_record(graph_file, graph), weights=reads, opset=_opset(proto))
-            trial = _trial(role, part.spec, variant, weights, {graph_file: graph, file: content})
+            trial = _trial(record, role, part.spec, variant, weights, {graph_file: graph, file: content})
             found = figures.measure(role, OnnxSession(trial, role, precision, default_threads()))
             tolerances = TOLERANCES[role][precision]
             say(f"{role} {precision}: " + ", ".join(f"{key} {value:.5g}" for key, value in found.items()))
@@ -144,24 +149,13 @@ def _attempts(
         yield quantize(part.whole, feeds, last_layers(part.whole, count))
 
 
-def _trial(role: Role, spec: GraphSpec, variant: Variant, weights: FileRecord, files: dict[str, bytes]) -> Bundle:
+def _trial(
+    record: Manifest, role: Role, spec: GraphSpec, variant: Variant, weights: FileRecord, files: dict[str, bytes]
+) -> Bundle:
     """Give a bundle in memory that holds just one variant, so that it is measured by the code that will run it."""
     component = Component(inputs=spec.inputs, outputs=spec.outputs, variants=(variant,))
-    record = Manifest(
-        schema_version=manifest.SCHEMA_VERSION,
-        name="trial",
-        family="absorbing",
-        licence="",
-        data_licences=(),
-        provenance=manifest.Provenance(data=""),
-        latent=manifest.Latent(grid=(1, 1), codes=1, factor=1, halo=0),
-        classes=(),
-        sampler=SamplerDefaults(steps=1, temperature=1.0),
-        components={role: component},
-        weights=(weights,),
-        certificate=(),
-    )
-    return Bundle(Path("trial"), record, "", dict(files))
+    only = msgspec.structs.replace(record, components={role: component}, weights=(weights,))
+    return Bundle(Path("trial"), only, "", dict(files))
 
 
 def _record(file: str, content: bytes) -> FileRecord:

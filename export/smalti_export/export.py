@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from smalti import manifest
 from smalti.bundle import MANIFEST
 from smalti.errors import OutputError, UsageError
 from smalti.manifest import Manifest, SamplerDefaults
+from smalti.settings import resolve
+from smalti_export.defaults import sampler_defaults
 from smalti_export.draft import make_draft
-from smalti_export.pair import class_names, data_licences, load_pair, provenance
+from smalti_export.pair import Pair, class_names, data_licences, load_pair, provenance
+from smalti_train.data import ImageSet
 from smalti_train.loop import open_split
+from smalti_train.models.pixels import PixelCodes
 
 
 def export_bundle(
@@ -21,7 +28,7 @@ def export_bundle(
     output: Path,
     *,
     name: str | None = None,
-    defaults: SamplerDefaults | None = None,
+    defaults: SamplerDefaults | Mapping[str, Any] | None = None,
     decoder_from: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
@@ -29,38 +36,50 @@ def export_bundle(
 
     Every variant is run by the runtime and compared with the torch model; one that misses its tolerance is left out and
     named in the returned list (empty when all is well). When an fp32 graph misses, nothing is written: ParityError.
-    ``decoder_from`` is the run of an autoencoder whose decoder was trained further (see
-    :func:`smalti_export.pair.load_pair`). ``output`` must not exist, unless it is a bundle, which is replaced as a
-    whole. Raises UsageError for a run that cannot be exported or an output that is something else, OutputError when
-    writing fails.
+    ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
+    family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
+    decoder was trained further (see :func:`smalti_export.pair.load_pair`). ``output`` must not exist, unless it is a
+    bundle, which is replaced as a whole. Raises UsageError for a run that cannot be exported, defaults that its prior
+    does not allow or an output that is something else, OutputError when writing fails.
     """
     if output.exists() and not (output / MANIFEST).is_file():
         raise UsageError(f"{output} exists and is not a bundle; name a folder that does not exist yet")
     pair = load_pair(run, decoder_from)
-    defaults = defaults or SamplerDefaults(steps=16, temperature=1.0)
     validation = open_split(pair.prior_run.data, "validation")
-    draft = make_draft(pair, validation, defaults, say)
-    record = Manifest(
+    if not isinstance(defaults, SamplerDefaults):
+        defaults = sampler_defaults(pair.family, defaults or {})
+    record = describe(pair, validation, name or pair.prior_run.preset, defaults)
+    resolve(record, 1, 0, {})  # which refuses what the family does not allow, before any work
+    draft = make_draft(pair, validation, record, say)
+    record = msgspec.structs.replace(
+        record, components=draft.components, weights=tuple(draft.weights), certificate=tuple(draft.measures)
+    )
+    _write(output, {**draft.files, MANIFEST: manifest.encode(record)})
+    return draft.failures
+
+
+def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults) -> Manifest:
+    """What the manifest says before there are components: of the pair, and of the ``images`` like those it learnt."""
+    return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
-        name=name or pair.prior_run.preset,
+        name=name,
         family=pair.family,
         licence=pair.licence,
-        data_licences=data_licences(pair, validation),
+        data_licences=data_licences(pair, images),
         provenance=provenance(pair),
         latent=manifest.Latent(
             grid=pair.grid,
             codes=pair.prior_run.model.codes,
             factor=pair.autoencoder.config.factor,
             halo=pair.halo,
+            pixels="grey" if isinstance(pair.autoencoder, PixelCodes) else None,
         ),
-        classes=class_names(pair, validation),
+        classes=class_names(pair, images),
         sampler=defaults,
-        components=draft.components,
-        weights=tuple(draft.weights),
-        certificate=tuple(draft.measures),
+        components={},
+        weights=(),
+        certificate=(),
     )
-    _write(output, {**draft.files, MANIFEST: manifest.encode(record)})
-    return draft.failures
 
 
 def _write(output: Path, files: dict[str, bytes]) -> None:

@@ -8,24 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smalti import grey
 from smalti.backend import Session
 from smalti.errors import UsageError
-from smalti.manifest import PRIORS, Role, SamplerDefaults
+from smalti.manifest import PRIORS, Manifest, Role
+from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
 from smalti_export.pair import Pair, released
-from smalti_export.parity import (
-    Drawing,
-    Reference,
-    compare_decoders,
-    compare_denoisers,
-    compare_encoders,
-    torch_run,
-)
+from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_run
 from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, torch_graph
-from smalti_export.quantize import masked_feeds
 from smalti_export.ranges import Feed
 from smalti_export.wrappers import wrap
 from smalti_train.config import AutoregressiveConfig
 from smalti_train.data import ImageSet
+from smalti_train.models.pixels import PixelCodes
 
 BATCH, WHOLE_BATCH = 16, 4
 """Images per batch; fewer where the decoder's layers span the image, as those are the large ones."""
@@ -40,7 +35,7 @@ class Figures:
     pair: Pair
     feeds: dict[Role, list[Feed]]
     drawing: Drawing | Turns
-    references: dict[Role, Reference | PredictorReference] = field(default_factory=dict)
+    references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(default_factory=dict)
 
     def calibration(self, role: Role) -> list[Feed]:
         """Inputs from which scales may come."""
@@ -48,36 +43,39 @@ class Figures:
 
     def measure(self, role: Role, session: Session) -> dict[str, float]:
         """Compare a component's ``session`` with the model, on inputs that no scale came from."""
-        reference = self._reference(role)
-        if isinstance(reference, PredictorReference):
-            return compare_predictors(reference, session)
 
         def variant(inputs: Feed) -> NDArray[Any]:
             return session(inputs)[0]
 
-        compare = {"encoder": compare_encoders, "decoder": compare_decoders, "denoiser": compare_denoisers}[role]
-        return compare(reference, variant)
+        match self._reference(role):
+            case PredictorReference() as reference:
+                return compare_predictors(reference, session)
+            case DenoiserReference() as reference:
+                return compare_denoisers(reference, variant)
+            case reference:
+                return (compare_encoders if role == "encoder" else compare_decoders)(reference, variant)
 
-    def _reference(self, role: Role) -> Reference | PredictorReference:
+    def _reference(self, role: Role) -> Reference | DenoiserReference | PredictorReference:
         if role not in self.references:
             unseen = self.feeds[role][len(self.feeds[role]) // 2 :]
-            if isinstance(self.drawing, Turns) and role == "predictor":
+            if role == "predictor":
+                assert isinstance(self.drawing, Turns)
                 graph = torch_graph(wrap(role, self.pair.prior))
                 self.references[role] = PredictorReference(graph, unseen, self.drawing)
-            elif isinstance(self.drawing, Drawing) and role == "denoiser":
-                self.references[role] = Reference(torch_run(wrap(role, self.pair.prior)), unseen, self.drawing)
+            elif role == "denoiser":
+                assert isinstance(self.drawing, Drawing)
+                self.references[role] = DenoiserReference(torch_run(wrap(role, self.pair.prior)), unseen, self.drawing)
             else:
                 run = torch_run(wrap(role, released(self.pair.autoencoder)[0]))
                 self.references[role] = Reference(run, unseen)
         return self.references[role]
 
 
-def make_figures(pair: Pair, images: ImageSet, defaults: SamplerDefaults) -> Figures:
-    """Encode unseen images and lay out how tokens are drawn; UsageError when there are too few images."""
+def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
+    """Encode unseen images and lay out how tokens are drawn, as ``record`` says; UsageError for too few images."""
     config = pair.prior_run.model
     pixels = _batches(pair, images)
-    encode = torch_run(wrap("encoder", released(pair.autoencoder)[0]))
-    tokens = [encode({"images": part}) for part in pixels]
+    tokens = [_tokens(pair, part) for part in pixels]
     count, batch = len(tokens) * len(tokens[0]), len(tokens[0])
     grids = np.concatenate(tokens).reshape(count, -1)
     labels = _labels(pair, images, count)
@@ -85,7 +83,7 @@ def make_figures(pair: Pair, images: ImageSet, defaults: SamplerDefaults) -> Fig
         "encoder": [{"images": part} for part in pixels],
         "decoder": [{"tokens": part} for part in tokens],
     }
-    role = PRIORS[pair.family]
+    role, defaults = PRIORS[pair.family], record.sampler
     if isinstance(config, AutoregressiveConfig):
         past = 2 * config.layers, config.heads, config.width // config.heads
         turns = Turns(
@@ -93,9 +91,18 @@ def make_figures(pair: Pair, images: ImageSet, defaults: SamplerDefaults) -> Fig
         )
         feeds[role] = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         return Figures(pair, feeds, turns)
-    feeds[role] = masked_feeds(grids, labels, config.mask, config.classes, len(tokens), batch)
-    drawing = Drawing(pair.grid, config.codes, config.classes, defaults)
+    drawing = Drawing(record)
+    feeds[role] = denoiser_feeds(
+        grids, labels, config.codes, config.classes, len(tokens), batch, masks=drawing.way.masks
+    )
     return Figures(pair, feeds, drawing)
+
+
+def _tokens(pair: Pair, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """int32 [n, h, w] of pixels uint8 [n, H, W, 3]."""
+    if isinstance(pair.autoencoder, PixelCodes):
+        return grey.to_tokens(pixels, pair.autoencoder.config.codes)
+    return torch_run(wrap("encoder", released(pair.autoencoder)[0]))({"images": pixels})
 
 
 def _batches(pair: Pair, images: ImageSet) -> list[NDArray[np.uint8]]:

@@ -19,6 +19,7 @@ from smalti_train.config import (
     CodecRun,
     Imported,
     PixelRun,
+    PriorConfig,
     PriorRun,
     Run,
 )
@@ -48,7 +49,7 @@ class Pair:
     @property
     def family(self) -> Family:
         """How the prior draws."""
-        return "autoregressive" if isinstance(self.prior_run.model, AutoregressiveConfig) else "absorbing"
+        return family_of(self.prior_run.model)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -71,6 +72,13 @@ class Pair:
         """Of the weights: each part's own where they are imported."""
         origins = [_origin(run) for run in (self.prior_run, self.autoencoder_run)]
         return "; ".join(dict.fromkeys(origin.licence if origin else OWN_LICENCE for origin in origins))
+
+
+def family_of(model: PriorConfig) -> Family:
+    """How a prior of these sizes draws."""
+    if isinstance(model, SundaeTransformerConfig):
+        return "sundae"
+    return "autoregressive" if isinstance(model, AutoregressiveConfig) else "absorbing"
 
 
 def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
@@ -96,17 +104,14 @@ def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
             f"the prior of {run} starts from the {prior_run.model.unmasked} tokens of another image; a bundle's start "
             "from a class or from nothing"
         )
-    if isinstance(prior_run.model, SundaeTransformerConfig):
-        raise UsageError(
-            f"the prior of {run} is a SUNDAE prior, of which no bundles are made so far: draw and measure with 'smalti "
-            "evaluate', or use it from Python"
-        )
     steps = (0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps, _newest_step(run))
     return Pair(autoencoder, autoencoder_run, prior, prior_run, steps)
 
 
 def _check_decoder(ours: Autoencoder, theirs: Autoencoder, run: Path, decoder_from: Path) -> None:
     """Raise UsageError unless the two make the same tokens of every image."""
+    if isinstance(ours, PixelCodes):
+        raise UsageError(f"the prior of {run} draws pixels, which need no decoder; leave --decoder-from out")
     shared = ("encoder", "quantizer") if isinstance(ours, EdgeAutoencoder) else ("encoder", "quantize", "quant_conv")
     states = (model.state_dict() for model in (ours, theirs))
     mine, other = ({name: state[name] for name in state if name.startswith(shared)} for state in states)

@@ -6,18 +6,14 @@ Tolerances are data and stand here, in one place. A variant that misses one is n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.manifest import Precision, Role, SamplerDefaults
-from smalti.sampling import draw_absorbing
-from smalti.settings import Settings
-from smalti_export.quantize import Feed
-from smalti_kernels import sample
+from smalti.manifest import Precision, Role
+from smalti_export.ranges import Feed
 
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
@@ -74,84 +70,12 @@ def torch_run(graph: torch.nn.Module) -> Run:
     return run
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How tokens are drawn where denoisers are compared: the bundle's own defaults."""
-
-    grid: tuple[int, int]
-    codes: int
-    classes: int
-    defaults: SamplerDefaults
-    grids: int = 16
-    """Whole runs, labels in turn, seeds 0, 1, ..."""
-
-    def whole_runs(self, run: Run) -> NDArray[np.int32]:
-        """Tokens (int32 [grids, h, w]) of whole runs."""
-        height, width = self.grid
-        defaults = {name: getattr(self.defaults, name) for name in self.defaults.__struct_fields__}
-        settings = Settings(
-            seeds=tuple(range(self.grids)), labels=(None,) * self.grids, size=(width, height), stride=None, **defaults
-        )
-        drawn = draw_absorbing(
-            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
-            np.full((self.grids, height, width), self.codes, np.int32),
-            settings,
-            labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
-            no_label=self.classes,
-            mask=self.codes,
-        )
-        *_, tokens = drawn.grids
-        return tokens
-
-
 class Reference:
-    """A torch model's outputs on real inputs, computed once and compared with every variant."""
+    """A torch codec's outputs on real inputs, computed once and compared with every variant."""
 
-    def __init__(self, run: Run, feeds: list[Feed], drawing: Drawing | None = None) -> None:
+    def __init__(self, run: Run, feeds: list[Feed]) -> None:
         self.feeds = feeds
         self.outputs = [run(feed) for feed in feeds]
-        self.drawing = drawing
-        self.runs = drawing.whole_runs(run) if drawing else None
-
-
-def compare_denoisers(reference: Reference, variant: Run) -> dict[str, float]:
-    """Measure a denoiser on real, partly masked grids and on whole runs.
-
-    ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
-    one draw per masked position, at equal noise; ``grid_agreement``: of the tokens of whole runs, where one
-    different draw changes all that follow.
-    """
-    error, spread, same, drawn = 0.0, 0.0, 0, 0
-    drawing = reference.drawing
-    assert drawing is not None
-    assert reference.runs is not None
-    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.outputs)):
-        found = variant(feed)
-        error = max(error, float(np.abs(expected - found).max()))
-        spread = max(spread, float(expected.std()))
-        which, positions = np.nonzero(feed["tokens"] == drawing.codes)
-        draws = [
-            sample(
-                logits[which, positions],
-                feed["tokens"],
-                sample=which,
-                position=positions,
-                seeds=np.arange(len(feed["tokens"])) + 1000 * index,
-                step=0,
-                width=drawing.grid[1],
-                temperature=drawing.defaults.temperature,
-            ).tokens[which, positions]
-            for logits in (expected, found)
-        ]
-        same += int((draws[0] == draws[1]).sum())
-        drawn += len(which)
-    return {
-        "logit_error": error / spread,
-        "draw_agreement": same / drawn,
-        "draws": float(drawn),
-        "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
-        "grids": float(drawing.grids),
-    }
 
 
 def compare_decoders(reference: Reference, variant: Run) -> dict[str, float]:

@@ -12,11 +12,9 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -145,35 +143,3 @@ def _quiet():
         yield
     finally:
         root.setLevel(level)
-
-
-def masked_feeds(
-    tokens: NDArray[np.integer[Any]],
-    labels: NDArray[np.integer[Any]],
-    mask: int,
-    no_label: int,
-    batches: int,
-    batch: int,
-    seed: int = 0,
-) -> list[Feed]:
-    """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) masked to every degree, all rows asked.
-
-    Random values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
-    """
-    generator = np.random.default_rng(seed)
-    length = tokens.shape[1]
-    feeds: list[Feed] = []
-    for index in range(batches):
-        chosen = (np.arange(batch) + index * batch) % len(tokens)
-        grids = tokens[chosen].astype(np.int32)
-        shares = (generator.permutation(batch) + generator.random()) / batch
-        grids[generator.random(grids.shape) < shares[:, None]] = mask
-        given = labels[chosen].astype(np.int32)
-        feeds.append(
-            {
-                "tokens": grids,
-                "labels": np.where(np.arange(batch) % 8 == 7, no_label, given).astype(np.int32),
-                "rows": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
-            }
-        )
-    return feeds

@@ -16,7 +16,6 @@ from smalti_export.quantize import (
     Feed,
     activations_first,
     last_layers,
-    masked_feeds,
     products_of_activations,
     quantize,
 )
@@ -208,27 +207,3 @@ def test_every_convolution_of_the_decoder_has_int8_weights(tiny_bundle: Path) ->
     assert len(rows) == 1 + 3 * 2 + 2 + 1  # the first, three residual blocks, two upsamplings, the head
     scales = [item for item in proto.graph.initializer if item.name.endswith("weight_scale")]
     assert all(len(item.dims) == 1 and item.dims[0] > 1 for item in scales)  # one per output channel
-
-
-def test_feeds_show_every_degree_of_masking_and_some_samples_without_a_label() -> None:
-    tokens = RNG.integers(0, 50, (40, 16))
-    labels = RNG.integers(0, 3, 40)
-    made = masked_feeds(tokens, labels, 50, 3, batches=4, batch=16)
-    assert len(made) == 4
-    for index, feed in enumerate(made):
-        whole = tokens[(np.arange(16) + 16 * index) % 40]
-        hidden = feed["tokens"] == 50
-        assert np.array_equal(np.where(hidden, whole, feed["tokens"]), whole)
-        assert feed["labels"].dtype == feed["rows"].dtype == feed["tokens"].dtype == np.int32
-        assert (feed["labels"] == 3).sum() == 2
-        assert np.array_equal(feed["rows"], np.tile(np.arange(16), (16, 1)))
-        share = np.sort(hidden.mean(1))
-        assert share[0] < 0.25
-        assert share[-1] > 0.75
-    again = masked_feeds(tokens, labels, 50, 3, batches=4, batch=16)
-    assert all(np.array_equal(a[name], b[name]) for a, b in zip(made, again) for name in a)
-
-
-def test_feeds_of_a_model_without_labels_hold_its_only_one() -> None:
-    (feed,) = masked_feeds(RNG.integers(0, 9, (8, 4)), np.zeros(8, np.int32), 9, 0, batches=1, batch=8)
-    assert feed["labels"].tolist() == [0] * 8

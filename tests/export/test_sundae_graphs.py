@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,18 +14,15 @@ from torch import nn
 
 from smalti.errors import UsageError
 from smalti_export.graphs import OPSET, graph_specs, trace
-from smalti_export.pair import load_pair
 from smalti_export.parity import torch_run
 from smalti_export.weights import name_by_content, round_to_fp16
 from smalti_export.wrappers import wrap
-from smalti_train.importers.folders import import_run
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.released import TRANSPOSED
 
 OURS = SundaeTransformerConfig(codes=24, grid=(4, 8), classes=3, width=20, heads=2, head_dim=8, depth=(1, 1, 0))
 LENGTH = 32
-FIXTURES = Path(__file__).parents[1] / "training/fixtures"
 VARIANTS = {
     "ours": OURS,
     "published": dataclasses.replace(OURS, depth=(0, 1, 1), classes=0, published=True),
@@ -96,15 +92,6 @@ def test_half_precision_predicts_nearly_the_same(variant: str) -> None:
     assert found.dtype == np.float32
     # Angles stay in fp32: as many digits of them would be lost as of everything else, were they not.
     assert 0 < np.abs(found - expected).max() < 0.02 * expected.std()
-
-
-def test_a_run_is_refused_as_long_as_bundles_do_not_hold_its_family(tmp_path: Path) -> None:
-    codec, prior = tmp_path / "codec", tmp_path / "prior"
-    vqgan, hourglass = FIXTURES / "ut_vqgan_nearest_small.th", FIXTURES / "sundae_hourglass_small.pt"
-    import_run(vqgan, "unleashing-vqgan", codec, config={"resolution": 32})
-    import_run(hourglass, "sundae-hourglass", prior, config={"grid": [8, 8]}, autoencoder=codec)
-    with pytest.raises(UsageError, match="is a SUNDAE prior, of which no bundles are made so far"):
-        load_pair(prior)
 
 
 def test_what_has_no_graph_is_said() -> None:

@@ -1,0 +1,151 @@
+"""The parity of denoisers, which draw many tokens at once: what to feed them and what to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti import sampling
+from smalti.manifest import Family, Manifest
+from smalti.sampling import draw_absorbing, draw_sundae
+from smalti.settings import resolve
+from smalti_export.parity import Run
+from smalti_export.ranges import Feed
+from smalti_kernels import sample
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a family draws with its denoiser."""
+
+    draw: Callable[..., sampling.Run]
+    """A whole run, as :func:`smalti.sampling.draw_absorbing` lays it out."""
+    masks: bool
+    """Whether only masked positions are drawn; else any may be, from grids of which some tokens are random."""
+
+
+WAYS: dict[Family, Way] = {
+    "absorbing": Way(draw_absorbing, masks=True),
+    "sundae": Way(draw_sundae, masks=False),
+}
+"""Every family that has a denoiser."""
+
+
+def denoiser_feeds(
+    tokens: NDArray[np.integer[Any]],
+    labels: NDArray[np.integer[Any]],
+    codes: int,
+    no_label: int,
+    batches: int,
+    batch: int,
+    *,
+    masks: bool,
+    seed: int = 0,
+) -> list[Feed]:
+    """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) spoilt to every degree, all rows asked.
+
+    Spoilt tokens become ``codes``, the mask, where the family ``masks``, else random ones of 0 .. codes - 1. Random
+    values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
+    """
+    generator = np.random.default_rng(seed)
+    length = tokens.shape[1]
+    feeds: list[Feed] = []
+    for index in range(batches):
+        chosen = (np.arange(batch) + index * batch) % len(tokens)
+        grids = tokens[chosen].astype(np.int32)
+        shares = (generator.permutation(batch) + generator.random()) / batch
+        spoilt = generator.random(grids.shape) < shares[:, None]
+        grids[spoilt] = codes if masks else generator.integers(codes, size=int(spoilt.sum()))
+        given = labels[chosen].astype(np.int32)
+        feeds.append(
+            {
+                "tokens": grids,
+                "labels": np.where(np.arange(batch) % 8 == 7, no_label, given).astype(np.int32),
+                "rows": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
+            }
+        )
+    return feeds
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn where denoisers are compared: the bundle's own way, by its own defaults."""
+
+    manifest: Manifest
+    """Of the bundle to be; only what decides how samples are drawn is read."""
+    grids: int = 16
+    """Whole runs, labels in turn, seeds 0, 1, ..."""
+
+    @property
+    def way(self) -> Way:
+        """The family's."""
+        return WAYS[self.manifest.family]
+
+    def whole_runs(self, run: Run) -> NDArray[np.int32]:
+        """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
+        latent, classes = self.manifest.latent, len(self.manifest.classes)
+        drawn = self.way.draw(
+            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
+            np.full((self.grids, *latent.grid), latent.codes, np.int32),
+            resolve(self.manifest, self.grids, 0, {}, draw_labels=False),
+            labels=(np.arange(self.grids) % max(1, classes)).astype(np.int32),
+            no_label=classes,
+            mask=latent.codes,
+        )
+        *_, tokens = drawn.grids
+        return tokens
+
+    def drawn_from(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Positions of grids int32 [N, L] that a step may draw: those masked, or all of them."""
+        return tokens == self.manifest.latent.codes if self.way.masks else np.ones(tokens.shape, np.bool_)
+
+
+class DenoiserReference:
+    """A torch model's answers on real inputs and its whole runs, computed once and compared with every variant."""
+
+    def __init__(self, run: Run, feeds: list[Feed], drawing: Drawing) -> None:
+        self.feeds, self.drawing = feeds, drawing
+        self.logits = [run(feed) for feed in feeds]
+        self.runs = drawing.whole_runs(run)
+
+
+def compare_denoisers(reference: DenoiserReference, variant: Run) -> dict[str, float]:
+    """Measure a denoiser on real, partly spoilt grids and on whole runs.
+
+    ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
+    one draw per position that may be drawn, at equal noise; ``grid_agreement``: of the tokens of whole runs, where one
+    different draw changes all that follow.
+    """
+    error, spread, same, drawn = 0.0, 0.0, 0, 0
+    drawing = reference.drawing
+    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
+        found = variant(feed)
+        error = max(error, float(np.abs(expected - found).max()))
+        spread = max(spread, float(expected.std()))
+        which, positions = np.nonzero(drawing.drawn_from(feed["tokens"]))
+        draws = [
+            sample(
+                logits[which, positions],
+                feed["tokens"],
+                sample=which,
+                position=positions,
+                seeds=np.arange(len(feed["tokens"])) + 1000 * index,
+                step=0,
+                width=drawing.manifest.latent.grid[1],
+                temperature=drawing.manifest.sampler.temperature,
+            ).tokens[which, positions]
+            for logits in (expected, found)
+        ]
+        same += int((draws[0] == draws[1]).sum())
+        drawn += len(which)
+    return {
+        "logit_error": error / spread,
+        "draw_agreement": same / drawn,
+        "draws": float(drawn),
+        "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
+        "grids": float(drawing.grids),
+    }

@@ -1,0 +1,161 @@
+"""What denoisers are fed where they are compared, and what is said of two that differ, by the family."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from smalti import manifest
+from smalti.errors import UsageError
+from smalti.manifest import PRIORS, Family, Manifest, SamplerDefaults
+from smalti_export.denoisers import WAYS, DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
+from smalti_export.ranges import Feed
+
+CODES, CLASSES, GRID = 5, 2, (2, 3)
+LENGTH = GRID[0] * GRID[1]
+RNG = np.random.default_rng(0)
+PLAIN: dict[Family, dict[str, Any]] = {
+    "absorbing": {"steps": 3},
+    "sundae": {"steps": 24, "final_temperature": 1.0, "min_steps": 24},
+}
+
+
+def drawing(family: Family = "absorbing", grids: int = 4, **changes: Any) -> Drawing:
+    sampler = SamplerDefaults(**{"temperature": 1.0, **PLAIN[family], **changes})
+    record = Manifest(
+        schema_version=manifest.SCHEMA_VERSION,
+        name="some",
+        family=family,
+        licence="",
+        data_licences=(),
+        provenance=manifest.Provenance(data=""),
+        latent=manifest.Latent(grid=GRID, codes=CODES, factor=1, halo=0),
+        classes=("a", "b"),
+        sampler=sampler,
+        components={},
+        weights=(),
+        certificate=(),
+    )
+    return Drawing(record, grids)
+
+
+def logits_of(feed: Feed) -> np.ndarray:
+    """A denoiser as a table: logits by position and label."""
+    table = np.random.default_rng(0).normal(size=(CLASSES + 1, LENGTH, CODES)).astype(np.float32)
+    return np.stack([table[label, rows] for label, rows in zip(feed["labels"], feed["rows"])])
+
+
+def feeds(family: Family = "absorbing") -> list[Feed]:
+    tokens, labels = RNG.integers(0, CODES, (40, LENGTH)), RNG.integers(0, CLASSES, 40)
+    return denoiser_feeds(tokens, labels, CODES, CLASSES, 2, 20, masks=WAYS[family].masks)
+
+
+def test_only_families_with_a_denoiser_have_a_way() -> None:
+    assert set(WAYS) <= {family for family in get_args(Family) if PRIORS[family] == "denoiser"}
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_feeds_show_every_degree_of_noise_and_some_samples_without_a_label(masks: bool) -> None:
+    tokens, labels = RNG.integers(0, 50, (40, 16)), RNG.integers(0, 3, 40)
+    made = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
+    assert len(made) == 4
+    for index, feed in enumerate(made):
+        whole = tokens[(np.arange(16) + 16 * index) % 40]
+        other = feed["tokens"] != whole
+        assert np.array_equal(feed["tokens"] == 50, other if masks else np.zeros_like(other))
+        assert feed["tokens"].min() >= 0
+        assert feed["labels"].dtype == feed["rows"].dtype == feed["tokens"].dtype == np.int32
+        assert (feed["labels"] == 3).sum() == 2
+        assert np.array_equal(feed["rows"], np.tile(np.arange(16), (16, 1)))
+        share = np.sort(other.mean(1))
+        assert share[0] < 0.25
+        assert share[-1] > 0.75
+    again = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(made, again) for name in a)
+
+
+def test_random_tokens_are_of_all_codes() -> None:
+    clean = np.zeros((64, 16), np.int32)
+    (feed,) = denoiser_feeds(clean, np.zeros(64, np.int32), 4, 0, batches=1, batch=64, masks=False)
+    counts = np.bincount(feed["tokens"].reshape(-1), minlength=4)
+    assert len(counts) == 4
+    assert counts[1:].min() > 80  # of 128 each, on average
+
+
+def test_feeds_of_a_model_without_labels_hold_its_only_one() -> None:
+    tokens = RNG.integers(0, 9, (8, 4))
+    (feed,) = denoiser_feeds(tokens, np.zeros(8, np.int32), 9, 0, batches=1, batch=8, masks=True)
+    assert feed["labels"].tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("family", WAYS)
+def test_a_denoiser_agrees_with_itself(family: Family) -> None:
+    made = feeds(family)
+    figures = compare_denoisers(DenoiserReference(logits_of, made, drawing(family)), logits_of)
+    assert figures["logit_error"] == 0
+    assert figures["draw_agreement"] == figures["grid_agreement"] == 1
+    masked = sum((feed["tokens"] == CODES).sum() for feed in made)
+    assert figures["draws"] == (masked if WAYS[family].masks else 2 * 20 * LENGTH)
+    assert figures["grids"] == 4
+
+
+def test_the_greatest_error_of_logits_is_told_in_their_spread() -> None:
+    made = feeds()
+    reference = DenoiserReference(logits_of, made, drawing())
+
+    def wrong(feed: Feed) -> np.ndarray:
+        found = logits_of(feed).copy()
+        found[0, 0, 0] += 0.5
+        return found
+
+    spread = max(logits_of(feed).std() for feed in made)
+    assert compare_denoisers(reference, wrong)["logit_error"] == pytest.approx(0.5 / spread, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", WAYS)
+def test_denoisers_that_differ_draw_differently(family: Family) -> None:
+    reference = DenoiserReference(logits_of, feeds(family), drawing(family))
+    close = compare_denoisers(reference, lambda feed: logits_of(feed) * np.float32(1.02))
+    far = compare_denoisers(reference, lambda feed: -logits_of(feed))
+    assert 0.9 < close["draw_agreement"] <= 1
+    assert far["draw_agreement"] < 0.7
+    assert far["grid_agreement"] < 0.7
+
+
+COMMON: list[dict[str, Any]] = [{}, {"guidance": 2.0}, {"top_k": 1}, {"temperature": 0.8}]
+OWN: dict[Family, list[dict[str, Any]]] = {
+    "absorbing": [{"order": "confidence"}, {"remask": "mlm"}, {"schedule": "binomial"}],
+    "sundae": [{"final_temperature": 0.2}, {"proportion": (0.9, 0.9)}, {"min_steps": 0}, {"steps": 5}],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [(family, changes) for family in WAYS for changes in (*COMMON, *OWN[family])],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
+)
+def test_whole_runs_follow_every_default(family: Family, changes: dict[str, Any]) -> None:
+    asked: list[np.ndarray] = []
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 5)).astype(np.float32)
+
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        asked.append(inputs["labels"])
+        surer = np.float32(1 + inputs["labels"])[:, None, None]  # of some labels than of others
+        return table[inputs["rows"]] * surer
+
+    tokens = drawing(family, 64, **changes).whole_runs(run)
+    assert tokens.shape == (64, *GRID)
+    assert 0 <= tokens.min() <= tokens.max() < CODES
+    assert (CLASSES in np.concatenate(asked)) == ("guidance" in changes)
+    likeliest = (tokens.reshape(64, LENGTH) == table.argmax(1)).mean()
+    assert (likeliest == 1) == ("top_k" in changes)
+    plain = drawing(family, 64).whole_runs(run)
+    assert np.array_equal(plain, tokens) == (not changes)
+
+
+def test_defaults_that_the_family_does_not_allow_are_refused() -> None:
+    with pytest.raises(UsageError, match="proportion"):
+        drawing("sundae", proportion=(0.0, 0.5)).whole_runs(logits_of)
