@@ -24,8 +24,11 @@ BASE: dict[str, Any] = {"steps": 24, "temperature": 0.9, "guidance": 1.0, "sched
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "steps": [
         {"steps": steps, "schedule": schedule, "order": order}
-        for schedule, order in (("cosine", "halton"), ("exact", "random"))
-        for steps in (4, 8, 16, 24, 32, 64)
+        for schedule, order, counts in (
+            ("cosine", "halton", (4, 8, 16, 24, 32, 64, 128)),
+            ("exact", "random", (4, 16, 64)),
+        )
+        for steps in counts
     ],
     "temperature": [{"temperature": value} for value in (0.7, 0.8, 0.9, 1.0)],
     "guidance": [{"guidance": value} for value in (1.0, 1.5, 2.0)],
@@ -107,7 +110,8 @@ def plot(rows: list[dict[str, Any]], base: dict[str, Any], folder: Path) -> None
             axis.grid(alpha=0.3)
             if sweep == "steps":
                 axis.set_xscale("log", base=2)
-                axis.set_xticks([4, 8, 16, 32, 64], ["4", "8", "16", "32", "64"])
+                ticks = [4, 8, 16, 32, 64, 128]
+                axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axes[0].legend(fontsize=8)
         figure.tight_layout()
         figure.savefig(folder / f"{sweep}.svg")
