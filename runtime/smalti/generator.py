@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti import grey
+from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.backend import (
     OnnxSession,
@@ -32,7 +33,7 @@ from smalti.inpainting import Picture, check_pair, paste, patches
 from smalti.manifest import PRIORS, Role
 from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
-from smalti.sampling import Run, draw_absorbing, draw_autoregressive, draw_sundae
+from smalti.sampling import Run, draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
 from smalti.settings import Options, Settings, resolve
 from smalti.tiles import Decode
 
@@ -169,19 +170,27 @@ class Generator:
         """
         return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings())
 
-    def logits(self, tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+    def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> NDArray[np.float32]:
         """Ask the prior itself: float32 [N, R, K], what it expects at raster positions ``rows`` (int32 [N, R]).
 
         ``tokens`` int32 [N, h*w], K where an absorbing bundle has a mask; ``labels`` int32 [N], an index into
-        :attr:`labels`, or their number for none. Sampling, likelihoods and confidence all start here.
+        :attr:`labels`, or their number for none; ``time``, in a multinomial bundle, their noise, 0 .. T - 1.
+        Sampling, likelihoods and confidence all start here.
 
-        Raises UsageError for an autoregressive bundle, of which :meth:`next_logits` asks.
+        Raises UsageError for an autoregressive bundle, of which :meth:`next_logits` asks, and for a time that is
+        missing, out of range or without a meaning.
         """
         if PRIORS[self.manifest.family] != "denoiser":
             raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
+        steps = self.manifest.noise.steps if self.manifest.noise else 0
+        if (time is not None or steps) and not (time is not None and 0 <= time < steps):
+            allowed = f"0 .. {steps - 1}" if steps else "none, as its prior knows no times"
+            raise UsageError(f"time {time}: bundle {self.manifest.name} takes {allowed}")
         denoiser = self._session("denoiser")
+        inputs = {"tokens": tokens, "labels": labels, "rows": rows}
+        inputs["times"] = np.full(len(tokens), time or 0, np.int32)  # left out where the graph does not take them
         parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
-        logits = [denoiser({"tokens": tokens[p], "labels": labels[p], "rows": rows[p]})[0] for p in parts]
+        logits = [denoiser({name: value[part] for name, value in inputs.items()})[0] for part in parts]
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def next_logits(self) -> NextLogits:
@@ -236,8 +245,15 @@ class Generator:
             return draw_absorbing(timings.timed(windows), start, settings, **given)
         whole, inside = at_least_a_window(start, latent.grid, latent.codes)
         _, height, width = whole.shape
-        windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride)
-        run = draw_sundae(timings.timed(windows), whole, settings, **given)
+
+        def at(time: int | None) -> Denoiser:
+            windows = canvas_denoiser(partial(self.logits, time=time), (height, width), latent.grid, stride=stride)
+            return timings.timed(windows)
+
+        if self.manifest.noise is None:
+            run = draw_sundae(at(None), whole, settings, **given)
+        else:
+            run = draw_multinomial(at, whole, settings, noise=self.manifest.noise, **given)
         return replace(run, grids=(grids[inside] for grids in run.grids))
 
     def _encoder(self) -> Encode:

@@ -17,9 +17,16 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["denoiser", "predictor", "decoder", "encoder"]
-Family = Literal["absorbing", "autoregressive", "sundae"]
-PRIORS: dict[Family, Role] = {"absorbing": "denoiser", "autoregressive": "predictor", "sundae": "denoiser"}
+Family = Literal["absorbing", "autoregressive", "sundae", "multinomial"]
+PRIORS: dict[Family, Role] = {
+    "absorbing": "denoiser",
+    "autoregressive": "predictor",
+    "sundae": "denoiser",
+    "multinomial": "denoiser",
+}
 """The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
+NoiseKind = Literal["released", "printed"]
+"""Cosine schedules of multinomial diffusion: see :func:`smalti.multinomial.cosine_alphas`."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
@@ -71,7 +78,7 @@ class Latent(_Record, frozen=True, kw_only=True):
     """Rows and columns the prior was trained on."""
     codes: Positive
     """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token. A prior of the
-    family sundae knows no other token."""
+    families sundae and multinomial knows no other token."""
     factor: Positive
     """Pixels per token along each axis."""
     halo: Annotated[int, msgspec.Meta(ge=0)] | None
@@ -80,6 +87,14 @@ class Latent(_Record, frozen=True, kw_only=True):
     pixels: Literal["grey"] | None = None
     """"grey": a token is the grey level of one pixel (:mod:`smalti.grey`), and the bundle has neither decoder nor
     encoder; None: those two components stand between tokens and pixels."""
+
+
+class Noise(_Record, frozen=True, kw_only=True):
+    """What a prior of the family multinomial takes away, by which its graph's input ``times`` counts."""
+
+    steps: Positive
+    """T: times are 0 (the least noise) .. T - 1; no run has more steps."""
+    schedule: NoiseKind
 
 
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
@@ -158,6 +173,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     components: dict[Role, Component]
     weights: tuple[FileRecord, ...]
     certificate: tuple[Measure, ...]
+    noise: Noise | None = None
+    """Of bundles of the family multinomial, and of no others."""
 
     def files(self) -> tuple[FileRecord, ...]:
         """Every file the bundle has besides the manifest."""
@@ -213,6 +230,11 @@ def _check(manifest: Manifest, where: str) -> None:
         raise BundleError(
             f"{where}: the bundle has no {' and no '.join(sorted(missing))}; one of the family {manifest.family} has "
             f"a {' and a '.join(needed)}"
+        )
+    if (manifest.noise is None) == (manifest.family == "multinomial"):
+        raise BundleError(
+            f"{where}: noise says how much there is at each time in bundles of the family multinomial, which must have "
+            f"it, and in no others; this one's family is {manifest.family}"
         )
     if manifest.latent.pixels:
         _check_grey(manifest, where)

@@ -19,6 +19,7 @@ PLANS: dict[Family, tuple[str, ...]] = {
     "absorbing": ("steps", "schedule", "order", "choice_temperature", "remask", "stride"),
     "autoregressive": (),
     "sundae": ("steps", "final_temperature", "proportion", "min_steps", "stride"),
+    "multinomial": ("steps", "stride"),
 }
 """The settings of each family's plan."""
 PLAN = tuple(dict.fromkeys(name for names in PLANS.values() for name in names))
@@ -27,6 +28,7 @@ WAYS: dict[Family, str] = {
     "absorbing": "unmasks its tokens step by step",
     "autoregressive": "draws one token after the other in raster order",
     "sundae": "starts from random tokens and draws them anew, step by step",
+    "multinomial": "starts from noise and takes it away, step by step",
 }
 """How each family draws, in words."""
 
@@ -48,6 +50,8 @@ def plan(asked: Values, temperature: float, size: tuple[int, int], manifest: Man
         own: Values = {}
     elif family == "sundae":
         own = _sundae(asked, temperature, manifest) | {"stride": _stride(asked, size, manifest.latent)}
+    elif family == "multinomial":
+        own = _multinomial(asked, manifest) | {"stride": _stride(asked, size, manifest.latent)}
     else:
         own = _absorbing(asked, manifest) | {"stride": _stride(asked, size, manifest.latent)}
     return dict.fromkeys(PLAN) | own
@@ -93,6 +97,14 @@ def _sundae(asked: Values, temperature: float, manifest: Manifest) -> Values:
     min_steps = whole("min_steps", asked.get("min_steps", default.min_steps))
     sundae.annealing(steps, (temperature, final), proportion, min_steps)  # which says what else is allowed
     return {"steps": steps, "final_temperature": final, "proportion": proportion, "min_steps": min_steps}
+
+
+def _multinomial(asked: Values, manifest: Manifest) -> Values:
+    steps = whole("steps", asked.get("steps", manifest.sampler.steps))
+    most = manifest.noise.steps if manifest.noise else 1
+    if not 1 <= steps <= most:
+        raise UsageError(f"steps {steps}: allowed are 1 .. {most}, the steps that this prior was trained with")
+    return {"steps": steps}
 
 
 def _stride(asked: Values, size: tuple[int, int], latent: Latent) -> int | None:

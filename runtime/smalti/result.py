@@ -121,7 +121,8 @@ class Step:
     """How many there are; in a bundle of the family sundae the most there can be, for a run ends as soon as all its
     samples are frozen."""
     tokens: Int32
-    """int32 [N, h, w]; K where a token is still masked, or masked again."""
+    """int32 [N, h, w]; K where a token is still masked, or masked again. Of the family multinomial, tokens that still
+    have noise."""
     settings: Settings
     _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
     _codes: int = field(repr=False)

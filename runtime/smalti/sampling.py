@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti import absorbing, autoregressive, confidence, sundae
+from smalti import absorbing, autoregressive, confidence, multinomial, sundae
 from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.errors import UsageError
+from smalti.manifest import Noise
+from smalti.multinomial import AtTime
 from smalti.remasking import remasking_schedule
 from smalti.schedule import call_sizes, make_schedule
 from smalti.settings import Settings
@@ -24,15 +26,21 @@ class Run:
     """A run that is laid out: nothing is drawn before its grids are asked for."""
 
     calls: int
-    """How many grids there are, one for each call of the network. Of the family sundae, one for each step, and the most
-    there can be: the run may end sooner. A step that draws nothing makes no call, one of many positions makes several.
+    """How many grids there are, one for each call of the network. Of the families sundae and multinomial, one for each
+    step, and with sundae the most there can be: the run may end sooner. A step that draws nothing makes no call, one of
+    many positions makes several.
     """
     grids: Iterator[Int32]
     """int32 [N, h, w], ``mask`` where a token is still to be drawn."""
 
 
 def _foreign(settings: Settings) -> UsageError:
-    whose = "an autoregressive" if settings.steps is None else "a SUNDAE" if settings.proportion else "an absorbing"
+    if settings.steps is None:
+        whose = "an autoregressive"
+    elif settings.proportion:
+        whose = "a SUNDAE"
+    else:
+        whose = "an absorbing" if settings.schedule else "a multinomial"
     return UsageError(f"these settings are of {whose} run; resolve them for this bundle")
 
 
@@ -168,3 +176,44 @@ def draw_sundae(
         no_label=no_label,
     )
     return Run(steps if free.any() else 0, (tokens.reshape(start.shape) for tokens in grids))
+
+
+def draw_multinomial(
+    at: AtTime,
+    start: Int32,
+    settings: Settings,
+    *,
+    labels: Int32,
+    no_label: int,
+    mask: int,
+    noise: Noise,
+) -> Run:
+    """Lay out how the masked tokens of grids ``start`` (int32 [N, h, w]) are drawn by multinomial diffusion.
+
+    The arguments are those of :func:`draw_sundae`, but that ``at`` gives the denoiser of each time; ``noise`` says what
+    the times mean.
+
+    Raises UsageError when the settings are those of another family.
+    """
+    if settings.steps is None or settings.proportion is not None or settings.schedule is not None:
+        raise _foreign(settings)
+    count, height, width = start.shape
+    tokens = start.reshape(count, -1)
+    free = tokens == mask
+    table = multinomial.strides(settings.steps, multinomial.cosine_alphas(noise.steps, noise.schedule))
+    grids = multinomial.run(
+        at,
+        np.where(free, sundae.start_tokens(settings.seeds, (height, width), mask), tokens),
+        table,
+        codes=mask,
+        seeds=settings.seeds,
+        labels=labels,
+        width=width,
+        free=free,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        guidance=settings.guidance,
+        no_label=no_label,
+    )
+    return Run(table.steps if free.any() else 0, (tokens.reshape(start.shape) for tokens in grids))

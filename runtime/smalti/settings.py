@@ -24,9 +24,9 @@ class Options(TypedDict, total=False):
     """How to draw; what is left out, or None, is the bundle's own default.
 
     Which options there are depends on the bundle's family. ``schedule``, ``order``, ``choice_temperature`` and
-    ``remask`` are of "absorbing" ones; ``final_temperature``, ``proportion`` and ``min_steps`` of "sundae" ones; an
-    "autoregressive" one draws one token after the other in raster order, and takes none of these, no ``steps``, no
-    ``stride``, and only its own ``size``.
+    ``remask`` are of "absorbing" ones; ``final_temperature``, ``proportion`` and ``min_steps`` of "sundae" ones; a
+    "multinomial" one takes none of these; an "autoregressive" one draws one token after the other in raster order, and
+    takes none of these, no ``steps``, no ``stride``, and only its own ``size``.
     """
 
     seeds: Sequence[int] | None
@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
     label: Label | Sequence[Label]
     """A label, by name or index, for all images, or one for each; None lets each seed draw its own."""
     steps: int | None
-    """Steps of the diffusion, or of unrolled denoising, at least 1."""
+    """Steps of the diffusion, or of unrolled denoising, at least 1; of multinomial diffusion at most those trained."""
     temperature: float | None
     """0.01 .. 100; lower is tamer. In a "sundae" bundle that of the first step."""
     top_k: int | None

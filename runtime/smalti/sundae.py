@@ -8,19 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.absorbing import Denoiser, Logits, ask
+from smalti.absorbing import Denoiser, ask
 from smalti.errors import UsageError
+from smalti.rows import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
 from smalti.schedule import MAX_STEPS
 from smalti_kernels import STREAM_START, STREAM_SUBSET, random_words, sample
 
-Int32 = NDArray[np.int32]
-Integers = NDArray[np.intp]
-Bools = NDArray[np.bool_]
-
 SUBSET_STEPS = 20
 """Runs of fewer steps draw every position at every step (section 3.5: in few steps, all must be able to change)."""
-ROWS = 2**12
-"""Positions asked for at once, which bounds the memory of their logits: 128 MiB with 8192 codes."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def run(
         UsageError: tokens, labels or ``free`` of another shape.
         SamplingError: logits that are NaN or leave nothing to draw.
     """
-    movable = _movable(tokens, labels, free)
+    movable = movable_places(tokens, labels, free)
     seed_array = np.asarray(seeds, np.uint64)
     active = np.flatnonzero(movable.any(axis=1))
     for step, (temperature, proportion) in enumerate(zip(table.temperatures, table.proportions)):
@@ -141,12 +136,12 @@ def run(
         owner, position = _redrawn(active, movable, seed_array, step, float(proportion), width)
         drew, changed = np.zeros((2, len(tokens)), np.bool_)
         before = tokens
-        for part in _portions(owner):
+        for part in portions(owner):
             own, place = owner[part], position[part]
-            who, line, column, rows = _side_by_side(own, place)
+            who, line, column, rows = side_by_side(own, place)
             logits, uncond = ask(denoiser, before[who], labels[who], rows, guidance, no_label)
             drawn = sample(
-                _of_rows(logits, line, column),
+                of_rows(logits, line, column),
                 tokens,
                 sample=own,
                 position=place,
@@ -156,7 +151,7 @@ def run(
                 temperature=float(temperature),
                 top_k=top_k,
                 top_p=top_p,
-                uncond=None if uncond is None else _of_rows(uncond, line, column),
+                uncond=None if uncond is None else of_rows(uncond, line, column),
                 guidance=guidance,
             )
             tokens = drawn.tokens
@@ -165,21 +160,6 @@ def run(
         yield tokens
         if step >= table.min_steps:
             active = active[~drew[active] | changed[active]]
-
-
-def _movable(tokens: Int32, labels: Int32, free: Bools | None) -> Bools:
-    """``free``, or all positions; UsageError unless the shapes fit."""
-    if tokens.ndim != 2 or labels.shape[:1] != tokens.shape[:1]:
-        raise UsageError(
-            f"tokens must be int32 [N, L] with one label each; got {list(tokens.shape)} and labels {list(labels.shape)}"
-        )
-    if free is None:
-        return np.ones(tokens.shape, np.bool_)
-    if free.shape != tokens.shape or free.dtype != np.bool_:
-        raise UsageError(
-            f"free must be bool {list(tokens.shape)}, a value for each token; got {free.dtype} {list(free.shape)}"
-        )
-    return free
 
 
 def _redrawn(
@@ -195,37 +175,3 @@ def _redrawn(
     words = random_words(seeds[owner], stream=STREAM_SUBSET, step=step, y=y, x=x)[:, 0]
     chosen = words < np.uint32(threshold)
     return owner[chosen], position[chosen]
-
-
-def _portions(owner: Integers) -> Iterator[slice]:
-    """Cut rows [R], of which ``owner`` (ascending) says the sample, into parts of up to ROWS rows with their padding.
-
-    They are whole samples, unless one has more than ROWS: then each is cut by itself.
-    """
-    begins = np.flatnonzero(np.diff(owner, prepend=-1))
-    ends = np.append(begins[1:], len(owner))
-    most = int((ends - begins).max(initial=1))
-    cuts: list[int] = begins[:: max(1, ROWS // most)].tolist()
-    if most > ROWS:
-        cuts = [cut for begin, end in zip(begins, ends) for cut in range(begin, end, ROWS)]
-    return (slice(*span) for span in zip(cuts, [*cuts[1:], len(owner)]))
-
-
-def _side_by_side(owner: Integers, position: Integers) -> tuple[Integers, Integers, Integers, Int32]:
-    """Positions [R] of samples ``owner`` [R] (ascending) as the network is asked for them.
-
-    The samples [n], the line and the column of each position, and the table int32 [n, most] itself: 0 where a sample
-    has fewer than the most.
-    """
-    who, first, size = np.unique(owner, return_index=True, return_counts=True)
-    line, column = np.repeat(np.arange(len(who)), size), np.arange(len(owner)) - np.repeat(first, size)
-    rows = np.zeros((len(who), int(size.max())), np.int32)
-    rows[line, column] = position
-    return who, line, column, rows
-
-
-def _of_rows(answer: Logits, line: Integers, column: Integers) -> Logits:
-    """Logits [R, K] at lines and columns [R] of ``answer`` [n, most, K]; no copy where that is all of them."""
-    if len(line) == answer.shape[0] * answer.shape[1]:
-        return answer.reshape(len(line), -1)
-    return answer[line, column]

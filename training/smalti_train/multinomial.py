@@ -18,16 +18,11 @@ import torch
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.models.multinomial_unet import ScheduleKind
+from smalti.manifest import NoiseKind
+from smalti.multinomial import CLEAN, cosine_alphas
 from smalti_train.objectives import stratified_times
 from smalti_train.time_sampling import ImportanceTimes
 
-CLEAN = -1
-"""The time of x0."""
-OFFSET = 0.008
-"""s of eq. 19."""
-LEAST_ALPHA = 0.001
-"""A step keeps no smaller share of the squared chance than this (Nichol and Dhariwal 2021 clip beta at 0.999)."""
 LOG_ZERO = math.log(1e-30)
 """What stands for the logarithm of no chance at all: finite, so that differences of it are, and as published."""
 
@@ -72,19 +67,9 @@ def schedule_of(alpha: Tensor) -> NoiseSchedule:
     return NoiseSchedule(log_alpha, _log_rest(log_alpha), log_cumprod_alpha, _log_rest(log_cumprod_alpha))
 
 
-def cosine_schedule(steps: int, kind: ScheduleKind) -> NoiseSchedule:
-    """The cosine schedule: cumprod_alpha(t) = f(t + 1) / f(0), f(t) = cos^2((t/T + s) / (1 + s) * pi/2) (eq. 19).
-
-    ``printed`` is just that. ``released`` is the square root of each step's alpha, which published models were trained
-    with: noise comes later (half of T keeps 0.70 of the tokens and not 0.49). In both the last alphas, which fall to
-    zero, stop at ``LEAST_ALPHA`` before the root. Raises UsageError unless ``steps`` is at least 1.
-    """
-    if steps < 1:
-        raise UsageError(f"steps {steps}: at least 1 is needed")
-    times = torch.arange(steps + 1, dtype=torch.float64) / steps
-    kept = torch.cos((times + OFFSET) / (1 + OFFSET) * (math.pi / 2)).square()
-    alpha = (kept[1:] / kept[:-1]).clamp(LEAST_ALPHA, 1)
-    return schedule_of(alpha.sqrt() if kind == "released" else alpha)
+def cosine_schedule(steps: int, kind: NoiseKind) -> NoiseSchedule:
+    """The cosine schedule of so many steps (eq. 19), printed or released: see ``smalti.multinomial.cosine_alphas``."""
+    return schedule_of(torch.from_numpy(cosine_alphas(steps, kind)))
 
 
 def _log_rest(log_chance: Tensor) -> Tensor:

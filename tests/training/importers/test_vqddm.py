@@ -14,7 +14,7 @@ from smalti.errors import UsageError
 from smalti_train.importers.fitting import Published
 from smalti_train.importers.reading import read_checkpoint
 from smalti_train.importers.vqddm import import_vqddm, recognised_schedule, vqddm_config
-from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, ScheduleKind
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, NoiseKind
 from smalti_train.multinomial import NoiseSchedule, cosine_schedule, schedule_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -91,7 +91,7 @@ def test_bare_weights_are_a_network_of_the_published_diffusion() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["released", "printed"])
-def test_either_schedule_is_recognised_in_any_precision(kind: ScheduleKind, dtype: torch.dtype) -> None:
+def test_either_schedule_is_recognised_in_any_precision(kind: NoiseKind, dtype: torch.dtype) -> None:
     state = {name: value.to(dtype) for name, value in lightning(dataclasses.replace(SMALL, schedule=kind)).items()}
     model = import_vqddm(state, {"grid": [4, 2]})
     assert (model.config.schedule, model.config.steps) == (kind, 40)

@@ -16,7 +16,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.importers.reading import some
-from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, ScheduleKind
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, NoiseKind
 from smalti_train.multinomial import cosine_schedule
 from smalti_train.unfilled import unfilled
 
@@ -90,14 +90,14 @@ def vqddm_config(published: Published, grid: tuple[int, int]) -> MultinomialUNet
     )
 
 
-def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> ScheduleKind:
+def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> NoiseKind:
     """Which cosine schedule the four buffers below ``prefix`` (float [T] each) hold, to their precision.
 
     Raises UsageError for another one, saying where it departs from the released.
     """
     tables = {name: state[prefix + name] for name in SCHEDULE}
     steps = len(tables[SCHEDULE[0]])
-    off: dict[ScheduleKind, list[str]] = {}
+    off: dict[NoiseKind, list[str]] = {}
     for kind in ("released", "printed"):
         wanted = cosine_schedule(steps, kind)
         off[kind] = []

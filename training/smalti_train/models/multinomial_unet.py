@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti.manifest import NoiseKind
 from smalti_train.models.multinomial_unet_blocks import (
     GROUPS,
     ConvBlock,
@@ -31,7 +32,6 @@ from smalti_train.models.multinomial_unet_blocks import (
 
 AttentionKind = Literal["linear", "full"]
 Parameterisation = Literal["x0", "x0_residual"]
-ScheduleKind = Literal["released", "printed"]
 FULL_ATTENTION_SIDES = (4, 16)
 """Shortest and longest grid (its longer side, in cells) at which full attention stands: the paper's 16, 8 and 4."""
 
@@ -59,7 +59,7 @@ class MultinomialUNetConfig:
     parameterisation: Parameterisation = "x0"
     """``x0``: the network's outputs are the logits (what the published CelebA-HQ and LSUN models do);
     ``x0_residual``: one more for the token that is seen (eq. 23)."""
-    schedule: ScheduleKind = "released"
+    schedule: NoiseKind = "released"
     """How noise grows; see ``smalti_train.multinomial.cosine_schedule``."""
 
     def __post_init__(self) -> None:
@@ -77,10 +77,15 @@ class MultinomialUNetConfig:
         for name, kind in (
             ("attention", AttentionKind),
             ("parameterisation", Parameterisation),
-            ("schedule", ScheduleKind),
+            ("schedule", NoiseKind),
         ):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise UsageError(f"{name} {value!r:.80}: allowed are {' and '.join(get_args(kind))}")
+
+    @property
+    def mask(self) -> int:
+        """What stands where a token is to be drawn, outside of the prior: it never sees it."""
+        return self.codes
 
     @property
     def positions(self) -> int:
