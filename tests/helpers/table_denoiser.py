@@ -1,4 +1,4 @@
-"""A SUNDAE prior that is a table: its graph, the same answers from NumPy, and whole bundles around it."""
+"""SUNDAE and multinomial priors that are tables: graphs, the same answers from NumPy, and bundles around them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from smalti.manifest import (
     FileRecord,
     Latent,
     Manifest,
+    Noise,
     Provenance,
     Role,
     SamplerDefaults,
@@ -50,6 +51,11 @@ class TableDenoiser:
         everywhere = self.every[place, tokens].sum(axis=1) + self.labels[labels]
         here = np.take_along_axis(self.own[place, tokens], rows[..., None], axis=1)
         return everywhere[:, None] + here
+
+    @property
+    def noise(self) -> Noise | None:
+        """What a bundle says of the times that the prior knows; None where it knows none."""
+        return None
 
     def graph(self) -> onnx.ModelProto:
         """The graph, as bundles have it."""
@@ -91,8 +97,8 @@ class TableDenoiser:
             graphs |= {"decoder": self._decoder(), "encoder": self._encoder()}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
-            name="tiny-sundae",
-            family="sundae",
+            name="tiny-sundae" if self.noise is None else "tiny-multinomial",
+            family="sundae" if self.noise is None else "multinomial",
             licence="Apache-2.0",
             data_licences=(),
             provenance=Provenance(data="random numbers"),
@@ -105,6 +111,7 @@ class TableDenoiser:
             ),
             classes=classes,
             sampler=SamplerDefaults(**{"steps": 24, "temperature": 1.0, "min_steps": 6, **sampler}),
+            noise=self.noise,
             components={role: _component(path, role, graph) for role, graph in graphs.items()},
             weights=(),
             certificate=(),
@@ -147,6 +154,38 @@ class TableDenoiser:
         ]
         images = [("images", TensorProto.UINT8, ["n", "H", "W", 3])]
         return _model(steps, constants, images, ("tokens", TensorProto.INT32, ["n", "h", "w"]))
+
+
+class TimedTableDenoiser(TableDenoiser):
+    """The same prior, pulled less towards the token that is there and more by a row for the time, 0 .. steps - 1."""
+
+    def __init__(self, grid: tuple[int, int], codes: int, labels: int, steps: int) -> None:
+        super().__init__(grid, codes, labels)
+        self.own -= 6 * np.eye(codes, dtype=np.float32)
+        self.times = np.random.default_rng(2).integers(-8, 9, (steps, codes)).astype(np.float32) / 8
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(steps=len(self.times), schedule="printed")
+
+    def at(self, time: int):
+        """The denoiser of a time."""
+        return lambda tokens, labels, rows: self(tokens, labels, rows) + self.times[time]
+
+    def graph(self) -> onnx.ModelProto:
+        model = super().graph()
+        graph = model.graph
+        graph.node[-1].output[0] = "timeless"
+        graph.initializer.append(numpy_helper.from_array(self.times, "moments"))
+        graph.node.extend(
+            [
+                helper.make_node("Gather", ["moments", "times"], ["moment"], axis=0),
+                helper.make_node("Unsqueeze", ["moment", "one"], ["now"]),
+                helper.make_node("Add", ["timeless", "now"], ["logits"]),
+            ]
+        )
+        graph.input.insert(2, helper.make_tensor_value_info("times", TensorProto.INT32, ["n"]))
+        return model
 
 
 def _model(steps, constants, inputs, output) -> onnx.ModelProto:
