@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,23 @@ def _onnxruntime() -> Any:
         raise ProviderUnavailable(f"ONNX Runtime cannot be imported ({error}); {INSTALL_CPU}") from None
 
 
+class Signature(NamedTuple):
+    """An input or output as a graph itself declares it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    """None where a side is free."""
+
+
+_DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
+
+
+def _signature(node: Any) -> Signature:
+    shape = tuple(side if isinstance(side, int) else None for side in node.shape)
+    return Signature(node.name, _DTYPES.get(node.type, node.type), shape)
+
+
 class OnnxSession:
     """A component of a bundle in one precision, on ONNX Runtime's CPU provider."""
 
@@ -142,6 +159,8 @@ class OnnxSession:
             # ONNX Runtime's own exceptions share no public base; whatever it says, the graph is not usable.
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses {variant.graph.file}: {error}") from error
         self._names: set[str] = {node.name for node in self._session.get_inputs()}
+        self.inputs: tuple[Signature, ...] = tuple(map(_signature, self._session.get_inputs()))
+        self.outputs: tuple[Signature, ...] = tuple(map(_signature, self._session.get_outputs()))
         bundle.forget()
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+from smalti import engine_records
 from smalti.errors import BundleError
 from smalti.manifest import FileRecord, Manifest, Precision, Role, Variant, decode
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars-256"
 """The bundle inside the package, used when none is named."""
+ENGINES_FOLDER = "engines"
+LARGEST_MANIFEST = 2**24
+"""Bytes. Manifests have some ten thousand."""
+LARGEST_RATIO = 100
+"""How many times its size in a zip a file may have when it is unpacked; weights and graphs have at most a few."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Bundle:
             if record is None:
                 raise BundleError(f"{self.path}: {name!r} is not among the bundle's files")
             # Another thread may forget it at any time, so it is not read back from there.
-            content = self._checked[name] = _checked_bytes(self.path, record)
+            content = self._checked[name] = read_checked(self.path, record)
         return content
 
     def forget(self) -> None:
@@ -65,7 +76,7 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
     """
     path = _locate(source)
     try:
-        raw = _read_member(path, MANIFEST)
+        raw = _read_list(path, MANIFEST)
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
     except _UNREADABLE as error:
@@ -97,33 +108,85 @@ def _locate(source: str | Path | None) -> Path:
     return path
 
 
-_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What zipfile raises for archives that are damaged, cut short, encrypted or of a kind it does not know."""
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
     return str(error) or "it ends too early"  # EOFError says nothing.
 
 
-def _read_member(path: Path, name: str) -> bytes:
+@contextlib.contextmanager
+def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file of the bundle and say how many bytes it has, before any is read."""
     if path.is_dir():
-        return (path / name).read_bytes()
+        file = path / name
+        if not stat.S_ISREG(file.stat().st_mode):  # A pipe would be waited for without end.
+            raise OSError(f"{name} is not a plain file")
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise OSError(f"{name} is a link that leads out of the bundle; put the file itself in its place")
+        with file.open("rb") as handle:
+            yield handle, os.fstat(handle.fileno()).st_size
+        return
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        info = archive.getinfo(name)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile(f"{name} is compressed in an unusual way; zip the folder without compression")
-        return archive.read(name)
+        if info.file_size > LARGEST_RATIO * max(info.compress_size, 2**14):
+            raise zipfile.BadZipFile(
+                f"{name} would unpack from {info.compress_size} bytes to {info.file_size}, which no file of a bundle "
+                "does; zip the folder without compression"
+            )
+        with archive.open(info) as handle:
+            yield handle, info.file_size
 
 
-def _checked_bytes(path: Path, record: FileRecord) -> bytes:
+def _read_list(path: Path, name: str) -> bytes:
+    """The bytes of a JSON file that says what other files there are."""
+    with _member(path, name) as (handle, size):
+        if size > LARGEST_MANIFEST:
+            raise OSError(f"{name} has {size} bytes, and at most {LARGEST_MANIFEST} are read")
+        return handle.read(size + 1)
+
+
+def listing(path: Path) -> list[str]:
+    """Names of all files in a folder or zip, sorted, with forward slashes; BundleError when it cannot be read."""
     try:
-        content = _read_member(path, record.file)
+        if path.is_dir():
+            return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+        with zipfile.ZipFile(path) as archive:
+            return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+    except _UNREADABLE as error:
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}") from None
+
+
+def read_engines(path: Path) -> engine_records.Engines | None:
+    """The engines that lie in the folder ``engines`` of a bundle, None where there are none; BundleError for damage."""
+    try:
+        raw = _read_list(path, f"{ENGINES_FOLDER}/{engine_records.ENGINES}")
+    except (KeyError, FileNotFoundError, NotADirectoryError):
+        return None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path}: {engine_records.ENGINES} cannot be read: {_reason(error)}") from None
+    return engine_records.decode(raw, str(path))
+
+
+def read_checked(path: Path, record: FileRecord) -> bytes:
+    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says."""
+    try:
+        with _member(path, record.file) as (handle, size):
+            # What is too long is not even read; what grows meanwhile is noticed.
+            content = handle.read(size + 1) if size == record.bytes else b""
+            size = max(size, len(content))
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path}: {record.file} is missing; get the bundle again") from None
     except _UNREADABLE as error:
         raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}") from None
-    if len(content) != record.bytes:
+    if size != record.bytes:
         raise BundleError(
-            f"{path}: {record.file} is damaged: {len(content)} bytes instead of {record.bytes}; get the bundle again"
+            f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; get the bundle again"
         )
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise BundleError(f"{path}: {record.file} is damaged: its sha256 is not the manifest's; get the bundle again")

@@ -13,6 +13,7 @@ import typer
 from smalti import __version__
 from smalti.bench import measure
 from smalti.cli import LAZY
+from smalti.cli_bundle import app as bundle_app
 from smalti.cli_drawing import generate, inpaint
 from smalti.cli_options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
 from smalti.errors import UsageError
@@ -25,7 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Vector-quantised image models, run without torch.",
-    epilog="Exit codes: 0 ok, 1 error, 2 usage, 3 bad bundle, 4 no such provider, 6 parity failed, 130 interrupted.",
+    epilog="Exit codes: 0 ok, 1 error, 2 usage, 3 bad bundle, 4 no such provider, 5 engine not built, 6 parity failed, "
+    "130 interrupted.",
 )
 
 
@@ -38,6 +40,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 app.command()(generate)
 app.command()(inpaint)
+app.add_typer(bundle_app, name="bundle")
 
 
 @app.command()

@@ -10,12 +10,13 @@
     ├── UsageError                   2   an argument outside what is allowed
     ├── BundleError                  3   a bundle that is missing, damaged or not one of ours
     ├── ProviderUnavailable          4   a provider that was asked for and cannot run
+    ├── EngineError                  5   an engine that could not be built
     ├── ParityError                  6   an exported variant that does not match its model
     ├── TrainingError                1   a training whose loss is no longer a number
     ├── MissingExtra                 1   a command whose packages are not installed
     └── OutputError                  1   a file that cannot be written
 
-Exit codes 5 (engine build) and 7 (bench regression) are reserved; 130 is an interrupt.
+Exit code 7 (bench regression) is reserved; 130 is an interrupt.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ class ProviderUnavailable(SmaltiError):
     """A provider that was asked for by name and cannot run here."""
 
 
+class EngineError(SmaltiError):
+    """An engine that could not be built; the engines that were there are untouched."""
+
+
 class ParityError(SmaltiError):
-    """An exported variant that does not match the model it was made from."""
+    """A variant that does not match the model it was made from."""
 
 
 class TrainingError(SmaltiError):
@@ -64,6 +69,7 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
     BundleError: 3,
     ProviderUnavailable: 4,
     KernelError: 4,
+    EngineError: 5,
     ParityError: 6,
 }
 
@@ -78,6 +84,7 @@ __all__ = [
     "DamagedKernel",
     "DriverError",
     "DriverUnavailable",
+    "EngineError",
     "KernelError",
     "MissingExtra",
     "NoMatchingKernel",

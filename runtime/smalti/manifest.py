@@ -27,8 +27,13 @@ PRIORS: dict[Family, Role] = {
 """The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
 NoiseKind = Literal["released", "printed"]
 """Cosine schedules of multinomial diffusion: see :func:`smalti.multinomial.cosine_alphas`."""
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+LARGEST_FILE = 2**34
+"""Bytes. A graph has at most 2^31, and weights are not much more than one graph's."""
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +45,8 @@ class FileRecord(_Record, frozen=True, kw_only=True):
 
     file: str
     """Name relative to the bundle, with forward slashes, without ``..``."""
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_FILE)]
 
 
 class Variant(_Record, frozen=True, kw_only=True):
@@ -51,7 +56,7 @@ class Variant(_Record, frozen=True, kw_only=True):
     graph: FileRecord
     weights: tuple[str, ...] = ()
     """Names of the ``weights`` records that the graph reads as external data."""
-    opset: int
+    opset: Count
 
 
 class TensorSpec(_Record, frozen=True, kw_only=True):
@@ -59,7 +64,7 @@ class TensorSpec(_Record, frozen=True, kw_only=True):
 
     name: str
     dtype: Literal["uint8", "int32", "float32"]
-    shape: tuple[str | int, ...]
+    shape: tuple[str | Annotated[int, msgspec.Meta(ge=1, le=2**31)], ...]
     """Fixed sizes as numbers, free ones by name."""
 
 
@@ -74,14 +79,14 @@ class Component(_Record, frozen=True, kw_only=True):
 class Latent(_Record, frozen=True, kw_only=True):
     """The token grid between autoencoder and prior."""
 
-    grid: tuple[Positive, Positive]
+    grid: tuple[Side, Side]
     """Rows and columns the prior was trained on."""
-    codes: Positive
+    codes: Count
     """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token. A prior of the
     families sundae and multinomial knows no other token."""
-    factor: Positive
+    factor: Side
     """Pixels per token along each axis."""
-    halo: Annotated[int, msgspec.Meta(ge=0)] | None
+    halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None
     """Tokens around a tile that its decoded pixels can depend on; None: on the whole canvas (norms or attention that
     span the image), which is then decoded in one piece."""
     pixels: Literal["grey"] | None = None
@@ -92,7 +97,7 @@ class Latent(_Record, frozen=True, kw_only=True):
 class Noise(_Record, frozen=True, kw_only=True):
     """What a prior of the family multinomial takes away, by which its graph's input ``times`` counts."""
 
-    steps: Positive
+    steps: Count
     """T: times are 0 (the least noise) .. T - 1; no run has more steps."""
     schedule: NoiseKind
 
@@ -100,27 +105,27 @@ class Noise(_Record, frozen=True, kw_only=True):
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """How samples are drawn unless the caller says otherwise."""
 
-    steps: int
+    steps: Count
     """Of bundles that draw many tokens at a time; schedule, order, choice_temperature and remask are of absorbing ones
     only, and final_temperature, proportion and min_steps of those of the family sundae."""
-    temperature: float
+    temperature: Temperature
     """Of the first step, where it changes."""
-    guidance: float = 1.0
+    guidance: Annotated[float, msgspec.Meta(ge=0, le=100)] = 1.0
     schedule: Literal["exact", "cosine", "binomial"] = "exact"
     order: Literal["random", "halton", "confidence"] = "random"
-    choice_temperature: float = 4.5
+    choice_temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 4.5
     """Read with order "confidence"; 4.5 as published."""
-    remask: float | Literal["mlm"] = 0.0
+    remask: Annotated[float, msgspec.Meta(ge=0, le=1)] | Literal["mlm"] = 0.0
     """0: nothing that was drawn is masked again."""
-    top_k: int = 0
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     """0: from all tokens."""
-    top_p: float = 1.0
+    top_p: Share = 1.0
     """1: from all tokens."""
-    final_temperature: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 0.7
+    final_temperature: Temperature = 0.7
     """Of the last step."""
     proportion: tuple[Share, Share] = (0.5, 0.5)
     """Chance of each token to be drawn anew, at the first step and at the last."""
-    min_steps: Annotated[int, msgspec.Meta(ge=0)] = 10
+    min_steps: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 10
     """Steps before the first at which an unchanged sample is frozen."""
 
 
@@ -175,11 +180,13 @@ class Manifest(_Record, frozen=True, kw_only=True):
     certificate: tuple[Measure, ...]
     noise: Noise | None = None
     """Of bundles of the family multinomial, and of no others."""
+    golden: FileRecord | None = None
+    """Inputs, and what the torch model made of them (:mod:`smalti.golden`); bundles of smalti 0.1.0 have none."""
 
     def files(self) -> tuple[FileRecord, ...]:
         """Every file the bundle has besides the manifest."""
         graphs = (variant.graph for component in self.components.values() for variant in component.variants)
-        return (*graphs, *self.weights)
+        return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -206,8 +213,8 @@ def decode(raw: bytes, where: str) -> Manifest:
     return manifest
 
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What msgspec raises for bytes that are not the JSON expected."""
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON expected, or are nested without end."""
 
 
 class _Version(msgspec.Struct):
@@ -216,10 +223,13 @@ class _Version(msgspec.Struct):
 
 def _check(manifest: Manifest, where: str) -> None:
     names = {record.file for record in manifest.weights}
+    seen = {"manifest.json"}
     for record in manifest.files():
-        path = PurePosixPath(record.file)
-        if path.is_absolute() or ".." in path.parts or not path.parts or any(char in record.file for char in "\\:\0"):
+        if not is_inside(record.file):
             raise BundleError(f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle")
+        if record.file.casefold() in seen:  # which some file systems take for the same
+            raise BundleError(f"{where}: manifest.json names {record.file!r} twice; every file is listed once")
+        seen.add(record.file.casefold())
     for role, component in manifest.components.items():
         for variant in component.variants:
             if missing := set(variant.weights) - names:
@@ -238,6 +248,13 @@ def _check(manifest: Manifest, where: str) -> None:
         )
     if manifest.latent.pixels:
         _check_grey(manifest, where)
+
+
+def is_inside(file: str) -> bool:
+    """Whether a name is that of a file inside the bundle, on every system: no ``..``, no drive, nothing unprintable."""
+    path = PurePosixPath(file)
+    odd = any(char in file for char in "\\:") or not file.isprintable()
+    return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or odd or len(file) > 200)
 
 
 def _check_grey(manifest: Manifest, where: str) -> None:

@@ -1,0 +1,94 @@
+"""``smalti bundle``: look at a bundle, and find out whether it is what it says it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from smalti.bundle import open_bundle
+from smalti.card import card, card_lines, figure
+from smalti.cli_options import JsonOption, ProviderOption, ThreadsOption
+from smalti.errors import BundleError, ParityError
+from smalti.verify import Remeasured, Verification, remeasure
+from smalti.verify import verify as verify_bundle
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help="Look at a bundle, or verify it."
+)
+
+BundleArgument = Annotated[
+    str | None, typer.Argument(metavar="[BUNDLE]", help="Path or name of a bundle; the embedded one by default.")
+]
+
+
+@app.command()
+def inspect(bundle: BundleArgument = None, as_json: JsonOption = False) -> None:
+    """Print what a bundle is: family, grid, codebook, licences, variants, sizes, certificate, engines."""
+    content = card(open_bundle(bundle))
+    typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(card_lines(content)))
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument = None,
+    run: Annotated[bool, typer.Option("--run", help="Measure the certificate again, on this machine.")] = False,
+    provider: ProviderOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file's hash and every graph's signature; nothing is downloaded, and without --run nothing is run.
+
+    Exits with 3 when a file is damaged, and with 6 when a figure measured by --run is out of its tolerance.
+    """
+    opened = open_bundle(bundle)
+    found = verify_bundle(opened, _progress)
+    measured: list[Remeasured] = []
+    if run and not found.problems:
+        measured = remeasure(opened, provider, threads, _progress)
+    _progress("")
+    if as_json:
+        report = {"bundle": opened.manifest.name, "path": str(opened.path), "digest": opened.digest, **asdict(found)}
+        report["remeasured"] = [asdict(one) for one in measured] if run else None
+        typer.echo(json.dumps(report, indent=2))
+    if found.problems:
+        raise BundleError("\n        ".join(found.problems))
+    if not as_json:
+        typer.echo("\n".join((*_summary(opened.manifest.name, found), *_table(measured))))
+    if wrong := [f"{one.component} {one.precision}: {'; '.join(one.missed)}" for one in measured if one.missed]:
+        raise ParityError(
+            f"{opened.path} does not compute here what it was certified to: {' | '.join(wrong)}. Choose another "
+            "precision, or report it with the output of --json"
+        )
+
+
+def _summary(name: str, found: Verification) -> list[str]:
+    lines = [f"{name}: {found.files} files ({found.bytes / 1e6:.1f} MB) and {found.graphs} graphs are as declared"]
+    if found.engines:
+        lines.append(f"{found.engines} engines belong to it")
+    if not found.golden:
+        lines.append("it has no golden inputs: its certificate cannot be measured again")
+    if found.undeclared:
+        lines.append(f"not of the bundle, and never read: {', '.join(found.undeclared)}")
+    return lines
+
+
+def _table(measured: list[Remeasured]) -> list[str]:
+    lines: list[str] = []
+    for one in measured:
+        lines.append(f"{one.component} {one.precision} on {one.provider}: {'out of tolerance' if one.missed else 'ok'}")
+        for name, value in one.figures.items():
+            certified = one.certified.get(name)
+            bound = one.tolerances.get(name)
+            told = "" if certified is None else f" (certified: {figure(name, certified)})"
+            lines.append(f"  {figure(name, value)}{told}" + ("" if bound is None else f", bound {bound:g}"))
+    return lines
+
+
+def _progress(line: str) -> None:
+    """Show on a terminal what is looked at now, in one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,172 @@
+"""Bundles made or changed in bad faith: refused with exit 3 and the name of the file, and nothing happens elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from helpers.golden_bundle import plain_bundle
+from smalti.cli import _run
+from smalti.manifest import LARGEST_FILE
+
+GRAPH = "denoiser.fp32.onnx"
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    return plain_bundle(tmp_path / "bundle")
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads((path / "manifest.json").read_text())
+    change(content)
+    (path / "manifest.json").write_text(json.dumps(content))
+
+
+def graph_of(content):
+    return content["components"]["denoiser"]["variants"][0]["graph"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray((path / GRAPH).read_bytes())
+    content[len(content) // 2] ^= 0x10
+    (path / GRAPH).write_bytes(content)
+
+
+def swap(path: Path) -> None:
+    (path / GRAPH).write_bytes((path / "decoder.fp32.onnx").read_bytes())
+
+
+def outside(path: Path) -> Path:
+    """A copy of the graph beside the bundle, whose hash is the right one."""
+    (path / GRAPH).rename(path.parent / GRAPH)
+    return path.parent / GRAPH
+
+
+def link(path: Path) -> None:
+    (path / GRAPH).symlink_to(outside(path))
+
+
+def linked_folder(path: Path) -> None:
+    outside(path)
+    (path / "inner").symlink_to(path.parent, target_is_directory=True)
+    edit(path, lambda content: graph_of(content).update(file=f"inner/{GRAPH}"))
+
+
+def pipe(path: Path) -> None:
+    (path / GRAPH).unlink()
+    os.mkfifo(path / GRAPH)
+
+
+def climb(path: Path) -> None:
+    outside(path)
+    edit(path, lambda content: graph_of(content).update(file=f"../{GRAPH}"))
+
+
+def absolute(path: Path) -> None:
+    target = outside(path)
+    edit(path, lambda content: graph_of(content).update(file=str(target)))
+
+
+def sparse(path: Path) -> None:
+    """A file of a terabyte that takes no place, and is declared as such."""
+    with (path / GRAPH).open("wb") as handle:
+        handle.truncate(2**40)
+    edit(path, lambda content: graph_of(content).update(bytes=2**40))
+
+
+def grown(path: Path) -> None:
+    with (path / GRAPH).open("r+b") as handle:
+        handle.truncate(2**40)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes need POSIX")
+@pytest.mark.parametrize(
+    ("attack", "file"),
+    [
+        (flip, GRAPH),
+        (swap, GRAPH),
+        (link, GRAPH),
+        (linked_folder, f"inner/{GRAPH}"),
+        (pipe, GRAPH),
+        (climb, f"../{GRAPH}"),
+        (absolute, GRAPH),
+        (sparse, "manifest.json"),
+        (grown, GRAPH),
+        (lambda path: edit(path, lambda content: graph_of(content).update(bytes=-1)), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(bytes=LARGEST_FILE)), GRAPH),
+        (lambda path: edit(path, lambda content: graph_of(content).update(bytes=10**30)), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(sha256="0" * 63)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["latent"].update(grid=[2**31, 2**31])), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["latent"].update(codes=2**62)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["latent"].update(factor=10**9)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["sampler"].update(steps=10**12)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["sampler"].update(steps=0)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["sampler"].update(temperature=-1)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content.update(schema_version=2)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content.update(surprise=1)), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(mode="0777")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="manifest.json")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="DECODER.fp32.onnx")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="a\nb.onnx")), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_bytes(b"[" * 10**6), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_bytes(b'{"schema_version":1,"a":' * 10**5), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_bytes(b" " * (2**24 + 1)), "manifest.json"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify"])
+def test_an_attack_is_refused_with_exit_3_and_the_files_name(command, attack, file, bundle, capsys):
+    attack(bundle)
+    before = sorted(str(path) for path in bundle.parent.rglob("*"))
+    assert _run(["bundle", command, str(bundle)]) == 3
+    said = capsys.readouterr()
+    assert file in said.err
+    assert said.out == ""
+    assert sorted(str(path) for path in bundle.parent.rglob("*")) == before
+
+
+def zipped(bundle: Path, bomb: dict[str, int], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    """The bundle as a zip, with some of its files, or the manifest, as so many zero bytes."""
+    target = bundle.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w", compression) as archive:
+        for file in bundle.iterdir():
+            archive.writestr(file.name, bytes(bomb[file.name]) if file.name in bomb else file.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", [GRAPH, "manifest.json"])
+def test_a_zip_bomb_is_not_unpacked(name, bundle, capsys):
+    size = 2**25
+    digest = hashlib.sha256(bytes(size)).hexdigest()
+    edit(bundle, lambda content: graph_of(content).update(bytes=size, sha256=digest))
+    archive = zipped(bundle, {name: size})
+    assert archive.stat().st_size < size / 500
+    assert _run(["bundle", "verify", str(archive)]) == 3
+    error = capsys.readouterr().err
+    assert f"{name} would unpack from" in error
+    assert "bundle.zip" in error
+
+
+def test_a_zip_of_a_sound_bundle_is_sound_compressed_or_not(bundle, capsys):
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        assert _run(["bundle", "verify", str(zipped(bundle, {}, compression))]) == 0
+    assert _run(["bundle", "inspect", str(bundle.with_suffix(".zip"))]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_link_inside_the_bundle_does_no_harm(bundle):
+    (bundle / GRAPH).rename(bundle / "real.onnx")
+    (bundle / GRAPH).symlink_to(bundle / "real.onnx")
+    assert _run(["bundle", "verify", str(bundle)]) == 0
+
+
+def test_a_bundle_that_is_itself_a_link_is_followed(bundle):
+    link_to = bundle.parent / "link"
+    link_to.symlink_to(bundle, target_is_directory=True)
+    assert _run(["bundle", "verify", str(link_to)]) == 0
