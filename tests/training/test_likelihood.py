@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smalti_train.evaluation.likelihood import nll_bits
+from smalti.manifest import Noise
+from smalti_train.evaluation.likelihood import diffusion_bits, nll_bits
 
 CODES, LENGTH, COUNT = 5, 12, 600
 
@@ -54,3 +55,31 @@ def test_a_sure_denoiser_that_is_right_costs_nothing_and_every_number_of_masks_c
     counts = np.concatenate(seen)
     assert (counts.min(), counts.max()) == (1, LENGTH)
     assert abs(counts.mean() - (LENGTH + 1) / 2) < 0.05
+
+
+def test_the_bound_of_multinomial_diffusion_on_independent_tokens_is_their_exact_likelihood():
+    noise = Noise(steps=8, schedule="printed")
+    tokens, labels, _, exact = independent()
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(CODES), (2, LENGTH))
+    asked = []
+
+    def at(time):
+        def denoiser(noisy, label, rows):
+            assert noisy.max() < CODES
+            asked.append((time, len(noisy)))
+            return np.log(probabilities[label[:, None], rows]).astype(np.float32)
+
+        return denoiser
+
+    # Only the start, which is not quite uniform noise, keeps the bound from the likelihood.
+    assert diffusion_bits(at, tokens, labels, CODES, noise) == pytest.approx(exact, rel=0.05)
+    assert {time for time, _ in asked} == set(range(8))
+    assert max(count for _, count in asked) <= 16
+    assert sum(count for _, count in asked) == COUNT
+
+
+def test_knowing_nothing_costs_the_whole_code_there_too():
+    tokens, labels, _, _ = independent()
+    flat = lambda noisy, label, rows: np.zeros((*rows.shape, CODES), np.float32)  # noqa: E731
+    noise = Noise(steps=8, schedule="released")
+    assert diffusion_bits(lambda time: flat, tokens, labels, CODES, noise) == pytest.approx(np.log2(CODES), rel=0.05)

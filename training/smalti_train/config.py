@@ -16,21 +16,22 @@ from smalti_train.models.autoregressive_transformer import AutoregressiveTransfo
 from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.quantizer_gumbel import STEPS as GUMBEL_STEPS
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Objective = Literal["reweighted", "elbo", "mlm", "autoregressive", "sundae"]
+Objective = Literal["reweighted", "elbo", "mlm", "autoregressive", "sundae", "vlb"]
 Masking = Literal["random", "fixed"]
 Times = Literal["uniform", "importance"]
 AbsorbingConfig = HourglassPriorConfig | AbsorbingTransformerConfig
 """Priors that fill a masked grid in any order."""
 AutoregressiveConfig = AutoregressiveTransformerConfig | Net2NetTransformerConfig
 """Priors that draw one token after the other."""
-PriorConfig = AbsorbingConfig | AutoregressiveConfig | SundaeTransformerConfig
-"""The last corrects grids whose tokens are all drawn already (paper 003)."""
+PriorConfig = AbsorbingConfig | AutoregressiveConfig | SundaeTransformerConfig | MultinomialUNetConfig
+"""The last two correct grids whose tokens are all drawn already (paper 003), or take noise from them (paper 004)."""
 UNROLLS = 2
 """How often SUNDAE's training lets a prior correct what it drew itself, unless told otherwise."""
 EFFNET_LITE0 = "effnet-lite0"
@@ -166,6 +167,8 @@ class VQGANRun:
     """A Gumbel quantiser's temperature is max(1/16, 1 - step / ``gumbel_steps``)."""
     flip: bool = True
     """Mirror each image half of the times it is seen."""
+    decoder_only: bool = False
+    """Leave encoder and codebook as they start: tokens keep their meaning, so priors over them stay good."""
     pixel_bits: int | None = None
     """Set where the probabilistic head alone is trained, on images of so many bits (``train_log_sigma``)."""
     imported: Imported | None = None
@@ -202,8 +205,9 @@ class PriorRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     objective: Objective = "reweighted"
-    """See ``smalti_train.objectives``; ``autoregressive`` for priors that are, ``sundae`` for those that correct, the
-    others for those that fill a masked grid."""
+    """See ``smalti_train.objectives``; ``autoregressive`` for priors that are, ``sundae`` for those that correct,
+    ``vlb`` for those that take noise away (``smalti_train.multinomial``), the others for those that fill a masked
+    grid."""
     unrolls: int = UNROLLS
     """How often ``sundae`` corrects a grid in one step, each time what it drew before; 3 for more diversity."""
     masking: Masking = "random"
@@ -222,15 +226,16 @@ class PriorRun:
     def __post_init__(self) -> None:
         """Check that the objective is one for the model; UsageError says which are."""
         own = own_objective(self.model)
-        if own != (self.objective if self.objective in ("autoregressive", "sundae") else None):
+        if own != (self.objective if self.objective in ("autoregressive", "sundae", "vlb") else None):
             allowed = "are reweighted, elbo and mlm" if own is None else f"is {own} alone"
             raise UsageError(
                 f"objective {self.objective!r} is not for a prior of kind {prior_kind(self.model)!r}: allowed {allowed}"
             )
-        if own is not None and (self.masking, self.times) != ("random", "uniform"):
+        if own is not None and (self.masking != "random" or (own != "vlb" and self.times != "uniform")):
+            timeless = "" if own == "vlb" else " and knows no such times"
             raise UsageError(
                 f"masking {self.masking!r} and times {self.times!r}: a prior of kind {prior_kind(self.model)!r} masks "
-                "nothing and knows no such times; leave --masking and --times out"
+                f"nothing{timeless}; leave --masking{' and --times' if timeless else ''} out"
             )
         if self.unrolls < 1 or (self.unrolls != UNROLLS and own != "sundae"):
             allowed = (
@@ -251,6 +256,7 @@ PRIOR_KINDS: dict[str, type[PriorConfig]] = {
     "autoregressive-transformer": AutoregressiveTransformerConfig,
     "net2net": Net2NetTransformerConfig,
     "sundae": SundaeTransformerConfig,
+    "multinomial-unet": MultinomialUNetConfig,
 }
 """Sizes of priors by what a run's file calls them."""
 
@@ -260,8 +266,10 @@ def prior_kind(model: PriorConfig) -> str:
     return next(name for name, kind in PRIOR_KINDS.items() if type(model) is kind)
 
 
-def own_objective(model: PriorConfig) -> Literal["autoregressive", "sundae"] | None:
+def own_objective(model: PriorConfig) -> Literal["autoregressive", "sundae", "vlb"] | None:
     """The one objective of priors that mask nothing; None for those that have a choice."""
     if isinstance(model, SundaeTransformerConfig):
         return "sundae"
+    if isinstance(model, MultinomialUNetConfig):
+        return "vlb"
     return "autoregressive" if isinstance(model, AutoregressiveConfig) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from smalti_train.config import UNROLLS, AutoregressiveConfig, PriorConfig, Prio
 from smalti_train.loading import Prior
 from smalti_train.loop import share
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.multinomial import NoiseSchedule, cosine_schedule, diffuse, draw_times, prior_kl, step_loss
 from smalti_train.objectives import (
     absorb,
     absorb_exactly,
@@ -37,14 +40,15 @@ class Lesson:
     tokens: Tensor
     """int64 [B, L]: what is to be predicted."""
     shown: Tensor
-    """int64, what the prior sees: [B, L] partly masked or corrupted, or [B, L - 1] where it draws one token after the
-    other."""
+    """int64, what the prior sees: [B, L] partly masked, corrupted or noised, or [B, L - 1] where it draws one token
+    after the other."""
     labels: Tensor
     """int64 [B]: ``classes`` where the label is left out, 0 where the prior knows none."""
     times: Tensor
-    """int64 [B] in 1 .. L: how much is masked; 0 where nothing is."""
+    """int64 [B] in 1 .. T, T times of which there are as many as tokens, or steps of noise (then t + 1 of
+    ``smalti_train.multinomial``); 0 where nothing is masked or noised."""
     weights: Tensor
-    """float32 [B]: 1 / (L * chance of the time), times the loss."""
+    """float32 [B]: 1 / (T * chance of the time), times the loss."""
     uniforms: Tensor
     """float32 [B, T - 1, L] in 0 .. 1: what SUNDAE's later unrolls are drawn by; T is 1 for other priors."""
 
@@ -67,6 +71,10 @@ def lesson(
     if isinstance(config.model, SundaeTransformerConfig):
         shown = corrupt(tokens, stratified(count, noise), config.model.codes, noise)
         uniforms = torch.rand(count, config.unrolls - 1, length, generator=noise)
+    elif isinstance(config.model, MultinomialUNetConfig):
+        t, weights = draw_times(count, config.model.steps, noise, history)
+        shown = diffuse(tokens, t, noise_of(config.model), config.model.codes, noise)
+        times = t + 1
     elif not isinstance(config.model, AutoregressiveConfig):
         if history is None:
             times = stratified_times(count, length, noise)
@@ -89,14 +97,17 @@ def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
     """
     if isinstance(config.model, AutoregressiveConfig):
         return autoregressive_loss(logits, shown.tokens)
+    if isinstance(config.model, MultinomialUNetConfig):
+        return _bound(config.model, logits, shown.tokens, shown.shown, shown.times - 1)
     masked = shown.shown == config.model.mask
     return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
 
 
-def loss_parts(config: PriorRun, predict: Callable[[Tensor, Tensor], Tensor], shown: Lesson) -> Iterator[Tensor]:
+def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: Lesson) -> Iterator[Tensor]:
     """The loss of every sample (float [B], nats per token, before its weight) in parts that add up to it.
 
-    ``predict`` maps what is shown and labels to logits float [B, L, K]. There is one part, or with SUNDAE one for each
+    ``predict`` maps what is shown and labels, and for multinomial diffusion times (int64 [B] in 0 .. T - 1), to logits
+    float [B, L, K]. There is one part, or with SUNDAE one for each
     unroll. No gradient passes from one to another, so each may go backward before the next is asked for.
     """
     if isinstance(config.model, SundaeTransformerConfig):
@@ -104,7 +115,19 @@ def loss_parts(config: PriorRun, predict: Callable[[Tensor, Tensor], Tensor], sh
             lambda grids: predict(grids, shown.labels), shown.tokens, shown.shown, shown.uniforms
         )
     else:
-        yield losses(config, predict(shown.shown, shown.labels), shown)
+        time = (shown.times - 1,) if isinstance(config.model, MultinomialUNetConfig) else ()
+        yield losses(config, predict(shown.shown, shown.labels, *time), shown)
+
+
+def _bound(model: MultinomialUNetConfig, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    """What one time each says of the whole bound (paper 004 eq. 7; float [B], nats per token), but for its prior."""
+    return model.steps * step_loss(logits, tokens, noisy, t, noise_of(model))
+
+
+@cache
+def noise_of(model: MultinomialUNetConfig) -> NoiseSchedule:
+    """The noise that a prior of these sizes takes away."""
+    return cosine_schedule(model.steps, model.schedule)
 
 
 def figure(model: PriorConfig) -> str:
@@ -123,10 +146,10 @@ def evaluate(
     """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension, or its stand-in.
 
     It is exact for autoregressive priors. For absorbing ones it is a bound (paper 000 eq. 6), whatever the objective
-    and the masking in training. A SUNDAE prior offers no figure of that kind: here it is the cross-entropy of its
-    training, in bits per token, averaged over two unrolls and over all rates of corruption, and no bound on anything.
-    Times, rates, masks and random tokens are the same at every call, so that two figures differ by the weights alone
-    (and for SUNDAE by what is drawn from them in between).
+    and the masking in training, and so it is for multinomial diffusion (paper 004 eq. 7). A SUNDAE prior offers no
+    figure of that kind: here it is the cross-entropy of its training, in bits per token, averaged over two unrolls and
+    over all rates of corruption, and no bound on anything. Times, rates, masks and random tokens are the same at every
+    call, so that two figures differ by the weights alone (and for SUNDAE by what is drawn from them in between).
     """
     model.eval()
     config = model.config
@@ -146,6 +169,15 @@ def evaluate(
             noisy = corrupt(clean, stratified(len(clean), generator), config.codes, generator)
             uniforms = torch.rand(len(clean), UNROLLS - 1, length, generator=generator)
             found.append(_unrolled(model, clean, noisy, uniforms, label, accelerator))
+            continue
+        if isinstance(config, MultinomialUNetConfig):
+            t, _ = draw_times(len(clean), config.steps, generator)
+            noisy = diffuse(clean, t, noise_of(config), config.codes, generator)
+            clean, noisy, label, t = (part.to(accelerator.device) for part in (clean, noisy, label, t))
+            with accelerator.autocast():
+                logits = model(noisy, label, t)
+            bound = _bound(config, logits, clean, noisy, t) + prior_kl(noise_of(config), config.codes)
+            found.append(bound.cpu())
             continue
         times = stratified_times(len(clean), length, generator)
         # Samples without a mask count, as nothing: forcing one on them would raise the bound.
@@ -168,6 +200,11 @@ def _unrolled(
             return model(grids, label)
 
     return torch.stack(list(unrolled_losses(predict, clean, noisy, uniforms))).sum(0).cpu()
+
+
+def times_of(model: PriorConfig, length: int) -> int:
+    """T: times that a lesson on ``length`` tokens draws from."""
+    return model.steps if isinstance(model, MultinomialUNetConfig) else length
 
 
 def check_fit(model: PriorConfig, codes: int, side: int) -> None:

@@ -18,6 +18,7 @@ from smalti_train.models.autoregressive_transformer import (
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
@@ -32,7 +33,9 @@ AutoregressivePrior = AutoregressiveTransformer | Net2NetTransformer
 """Called with tokens, labels and the past; ``config`` has ``codes, grid, classes, mask``."""
 SundaePrior = SundaeTransformer
 """Called with tokens, labels and rows; ``config`` has ``codes, grid, classes, mask``."""
-Prior = AbsorbingPrior | AutoregressivePrior | SundaePrior
+MultinomialPrior = MultinomialUNet
+"""Called with tokens, labels, times and rows; ``config`` has ``codes, grid, classes, mask, steps, schedule``."""
+Prior = AbsorbingPrior | AutoregressivePrior | SundaePrior | MultinomialPrior
 
 
 def build_autoencoder(config: EdgeAutoencoderConfig | VQGANConfig | PixelCodesConfig) -> Autoencoder:
@@ -59,6 +62,8 @@ def build_prior(config: PriorConfig) -> Prior:
             return Net2NetTransformer(config)
         case SundaeTransformerConfig():
             return SundaeTransformer(config)
+        case MultinomialUNetConfig():
+            return MultinomialUNet(config)
 
 
 def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:

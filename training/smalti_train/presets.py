@@ -24,10 +24,12 @@ from smalti_train.models.autoregressive_transformer import AutoregressiveTransfo
 from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.recipes import RECIPE_AUTOENCODERS, RECIPE_PRIORS
 from smalti_train.recipes_sundae import SUNDAE_AUTOENCODERS, SUNDAE_PRIORS
+from smalti_train.recipes_vqddm import VQDDM_AUTOENCODERS, VQDDM_PRIORS
 
 AVATARS_256 = DataConfig(name="avatars", size=256, train_count=24000, validation_count=1024)
 
@@ -114,6 +116,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
     "fashion-mnist-sundae": PixelRun(preset="fashion-mnist-sundae", data=FASHION_MNIST),
     **RECIPE_AUTOENCODERS,
     **SUNDAE_AUTOENCODERS,
+    **VQDDM_AUTOENCODERS,
 }
 
 
@@ -189,6 +192,14 @@ PRIORS: dict[str, PriorRun] = {
         "avatars-256-sundae",
         SundaeTransformerConfig(codes=1024, grid=(16, 16), classes=8, width=320, heads=5, depth=(1, 6, 1), places=True),
     ),
+    "avatars-256-multinomial": _avatars(
+        "avatars-256-multinomial",
+        MultinomialUNetConfig(codes=1024, grid=(16, 16), classes=8, width=96, multipliers=(1, 2, 4), steps=1000),
+    ),
+    "avatars-64-multinomial": _avatars_64(
+        "avatars-64-multinomial",
+        MultinomialUNetConfig(codes=512, grid=(8, 8), classes=8, width=64, multipliers=(1, 2, 4), steps=1000),
+    ),
     # Pixel by pixel, class by class (paper 003, section 4.2), on the tokens of the autoencoder preset of this name.
     "fashion-mnist-sundae": PriorRun(
         preset="fashion-mnist-sundae",
@@ -207,6 +218,11 @@ PRIORS: dict[str, PriorRun] = {
             codes=64, grid=(4, 4), classes=8, width=32, heads=2, head_dim=16, depth=(1, 1, 1), places=True
         ),
     ),
+    "tiny-multinomial": _tiny(
+        "tiny-multinomial",
+        MultinomialUNetConfig(codes=64, grid=(4, 4), classes=8, width=32, multipliers=(1, 2), blocks=1, steps=100),
+    ),
     **RECIPE_PRIORS,
     **SUNDAE_PRIORS,
+    **VQDDM_PRIORS,
 }

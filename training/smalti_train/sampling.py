@@ -10,14 +10,16 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from smalti import absorbing, autoregressive, sundae
+from smalti import absorbing, autoregressive, multinomial, sundae
 from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.errors import UsageError
+from smalti.multinomial import AtTime
 from smalti.schedule import Counts, Order, make_schedule
 from smalti_train.config import AbsorbingConfig, AutoregressiveConfig
-from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, SundaePrior
+from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, SundaePrior
 from smalti_train.models.autoregressive_transformer import Past
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 
 SHEET_STEPS = 16
@@ -39,6 +41,24 @@ def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator
             return model(*inputs).float().cpu().numpy()
 
     return denoiser
+
+
+def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = None) -> AtTime:
+    """Let ``smalti.multinomial.run`` ask a torch model, in eval mode, in the accelerator's precision or fp32."""
+    model.eval()
+    device = next(model.parameters()).device
+
+    def at(time: int) -> Denoiser:
+        @torch.no_grad()
+        def denoiser(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+            inputs = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
+            grids, under, which = inputs
+            with accelerator.autocast() if accelerator else nullcontext():
+                return model(grids, under, torch.full_like(under, time), which).float().cpu().numpy()
+
+        return denoiser
+
+    return at
 
 
 def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = None) -> NextLogits:
@@ -152,6 +172,40 @@ def draw_sundae(
         seeds=seeds,
         labels=np.asarray(labels, np.int32),
         width=width,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        no_label=config.classes,
+    )
+    return tokens.reshape(-1, height, width)
+
+
+def draw_multinomial(
+    at: AtTime,
+    config: MultinomialUNetConfig,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    *,
+    steps: int = SHEET_STEPS,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
+) -> Int32:
+    """Draw tokens (int32 [N, h, w]) by multinomial diffusion; ``labels`` as in :func:`draw`.
+
+    Raises UsageError for more steps than the prior was trained with.
+    """
+    height, width = config.grid
+    *_, tokens = multinomial.run(
+        at,
+        sundae.start_tokens(seeds, config.grid, config.codes),
+        multinomial.strides(steps, multinomial.cosine_alphas(config.steps, config.schedule)),
+        codes=config.codes,
+        seeds=seeds,
+        labels=np.asarray(labels, np.int32),
+        width=width,
+        temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         guidance=guidance,

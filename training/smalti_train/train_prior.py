@@ -1,4 +1,4 @@
-"""Train a prior over an autoencoder's tokens: absorbing diffusion (paper 000), its baselines, or SUNDAE (paper 003)."""
+"""Train a prior over an autoencoder's tokens: absorbing diffusion (000), its baselines, SUNDAE (003), VQ-DDM (004)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from smalti.images import contact_sheet
 from smalti_train.config import PriorRun
-from smalti_train.lessons import check_fit, check_labels, evaluate, figure, lesson, loss_parts
-from smalti_train.loading import AbsorbingPrior, Autoencoder, Prior, SundaePrior, build_prior
+from smalti_train.lessons import check_fit, check_labels, evaluate, figure, lesson, loss_parts, times_of
+from smalti_train.loading import AbsorbingPrior, Autoencoder, MultinomialPrior, Prior, SundaePrior, build_prior
 from smalti_train.loop import (
     Reporter,
     batch_indices,
@@ -29,7 +29,16 @@ from smalti_train.loop import (
     to_pixels,
 )
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
-from smalti_train.sampling import draw, draw_in_turn, draw_sundae, next_logits, torch_denoiser
+from smalti_train.sampling import (
+    SHEET_STEPS,
+    draw,
+    draw_in_turn,
+    draw_multinomial,
+    draw_sundae,
+    next_logits,
+    torch_denoiser,
+    torch_denoisers,
+)
 from smalti_train.time_sampling import ImportanceTimes
 from smalti_train.tokens import cached_tokens, find_autoencoder, keep_autoencoder
 from smalti_train.watch import LossWatch
@@ -85,7 +94,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
     )
-    history = ImportanceTimes(grids.shape[1]) if config.times == "importance" else None
+    history = ImportanceTimes(times_of(config.model, grids.shape[1])) if config.times == "importance" else None
     step = 0
     if (saved := folder.latest()) is not None:
         parts, state = saved
@@ -176,6 +185,9 @@ def sheet(model: Prior, codec: Autoencoder, accelerator: Accelerator) -> Image.I
         tokens = draw(torch_denoiser(model, accelerator), model.config, range(count), labels)
     elif isinstance(model, SundaePrior):
         tokens = draw_sundae(torch_denoiser(model, accelerator), model.config, range(count), labels)
+    elif isinstance(model, MultinomialPrior):
+        steps = min(SHEET_STEPS, model.config.steps)
+        tokens = draw_multinomial(torch_denoisers(model, accelerator), model.config, range(count), labels, steps=steps)
     else:
         tokens = draw_in_turn(next_logits(model, accelerator), model.config, range(count), labels)
     images = codec.decode(torch.from_numpy(tokens.astype(np.int64)).to(accelerator.device))

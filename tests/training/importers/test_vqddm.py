@@ -8,13 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers.checkpoints import Saved
+from smalti.cli import _run
 from smalti.errors import UsageError
+from smalti.manifest import NoiseKind
+from smalti_train.config import VQGANRun
+from smalti_train.config_files import to_json
+from smalti_train.evaluation.subject import open_subject
+from smalti_train.importers import import_checkpoint, recognised
 from smalti_train.importers.fitting import Published
 from smalti_train.importers.reading import read_checkpoint
 from smalti_train.importers.vqddm import import_vqddm, recognised_schedule, vqddm_config
-from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, NoiseKind
+from smalti_train.loading import load_autoencoder, load_prior
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
+from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.multinomial import NoiseSchedule, cosine_schedule, schedule_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -167,3 +177,76 @@ def test_what_does_not_fit_is_named(change: Callable[[State], State], message: s
 def test_configurations_that_do_not_fit_are_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         import_vqddm(lightning(), config)
+
+
+FILE = FIXTURES / "vqddm_small.ckpt"
+CODEC = VQGANConfig(
+    codes=32, code_dim=4, channels=32, multipliers=(1, 1), encoder_blocks=1, decoder_blocks=1, attention_levels=()
+)
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> Path:
+    """The run of an autoencoder of 32 codes, two pixels per token."""
+    folder = tmp_path / "codec"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(to_json(VQGANRun("some", model=CODEC)))
+    save_file(VQGAN(CODEC).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def refused(*arguments: object) -> str:
+    """What ``import_checkpoint`` says of what it does not take."""
+    with pytest.raises(UsageError) as caught:
+        import_checkpoint(*arguments)  # pyright: ignore[reportArgumentType]
+    return str(caught.value)
+
+
+def test_the_published_file_is_a_source(checkpoint: State) -> None:
+    arrays = np.load(FIXTURES / "vqddm_small.npz")
+    model = import_checkpoint(FILE, "vqddm", {"grid": [16, 16]})
+    assert isinstance(model, MultinomialUNet)
+    found = model.logits(torch.from_numpy(arrays["x0"]).flatten(1), t=torch.from_numpy(arrays["t"]))
+    wanted = arrays["unet_logits_x0"].reshape(2, 32, 256).transpose(0, 2, 1)
+    assert np.abs(found.numpy() - wanted).max() <= 1e-4
+    assert recognised(checkpoint) == "vqddm"
+    assert recognised({name: value for name, value in checkpoint.items() if name.startswith(NN)}) == "vqddm"
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_files(part: float, tmp_path: Path) -> None:
+    whole = FILE.read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(part * len(whole))])
+    assert "damaged" in refused(tmp_path / "cut.ckpt", "vqddm")
+
+
+def test_files_of_other_systems_and_of_this_one_as_another(saved: Saved, checkpoint: State) -> None:
+    assert refused(FILE, "unleashing-absorbing").endswith("try the source vqddm")
+    assert refused(FILE, "taming-vqgan").endswith("try the source vqddm")
+    assert refused(FIXTURES / "ut_absorbing_small.th", "vqddm").endswith("try the source unleashing-absorbing")
+    assert refused(FIXTURES / "taming_vqmodel_small.ckpt", "vqddm").endswith("try the source taming-vqgan")
+    lacking = saved(without(checkpoint, NN + "mid_attn.fn.g", DENOISE + "mid_attn.fn.g"))
+    assert "mid_attn.fn.g" in refused(lacking, "vqddm")
+    assert "could run code" in refused(saved({"state_dict": checkpoint, "callbacks": Path}), "vqddm")
+
+
+def test_the_command_writes_a_run_that_loads(codec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*options: object) -> int:
+        return _run(["import", "--source", "vqddm", str(FILE), *map(str, options)])
+
+    assert command("-o", tmp_path / "alone") == 2
+    assert "vqddm is a prior: name the run of its autoencoder" in capsys.readouterr().err
+    assert command("-o", tmp_path / "prior", "--autoencoder", codec, "--labels", "a,b") == 2
+    assert "2 labels: this prior can have 0 classes" in capsys.readouterr().err
+    assert command("-o", tmp_path / "prior", "--autoencoder", codec) == 0, capsys.readouterr().err
+    prior, run = load_prior(tmp_path / "prior")
+    assert isinstance(prior, MultinomialUNet)
+    assert (run.objective, run.preset, run.data.size) == ("vlb", "vqddm", 32)
+    assert run.model == MultinomialUNetConfig(codes=32, width=8)
+    tokens = torch.randint(32, (2, 256), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 3999])
+    assert torch.equal(prior.logits(tokens, t=t), import_checkpoint(FILE, "vqddm").logits(tokens, t=t))
+    assert load_autoencoder(tmp_path / "prior/autoencoder")[0].config.codes == 32
+    subject = open_subject(str(tmp_path / "prior"), steps=2)
+    assert subject.draw is not None
+    assert subject.draw([3], [None]).shape == (1, 16, 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 import smalti
+from smalti.absorbing import Denoiser
 from smalti.errors import UsageError
-from smalti.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Provenance, SamplerDefaults
-from smalti.sampling import draw_absorbing, draw_autoregressive, draw_sundae
+from smalti.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Noise, Provenance, SamplerDefaults
+from smalti.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
 from smalti.settings import PLAN, Options, Settings, resolve
 from smalti_train.config import PriorRun
 from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet, open_dataset
-from smalti_train.evaluation.likelihood import exact_bits, nll_bits
+from smalti_train.evaluation.likelihood import diffusion_bits, exact_bits, nll_bits
 from smalti_train.loading import (
     AbsorbingPrior,
     Autoencoder,
     AutoregressivePrior,
+    MultinomialPrior,
     Prior,
     SundaePrior,
     load_autoencoder,
@@ -31,7 +34,7 @@ from smalti_train.loading import (
 )
 from smalti_train.loop import open_split, to_images, to_pixels
 from smalti_train.objectives import autoregressive_loss, bits_per_dim
-from smalti_train.sampling import SHEET_STEPS, next_logits, torch_denoiser
+from smalti_train.sampling import SHEET_STEPS, next_logits, torch_denoiser, torch_denoisers
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
@@ -107,9 +110,14 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
         return last.tokens
 
     def bits(tokens: Int32, labels: Int32) -> float:
+        if manifest.noise is not None:
+            return diffusion_bits(at, tokens, labels, manifest.latent.codes, manifest.noise)
         if manifest.family == "autoregressive":
             return exact_bits(generator.next_logits(), tokens, labels)
         return nll_bits(generator.logits, tokens, labels, manifest.latent.codes)
+
+    def at(time: int) -> Denoiser:
+        return partial(generator.logits, time=time)
 
     used = resolve(manifest, 1, 0, Options(**options))
     return Subject(
@@ -180,6 +188,10 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
             *_, tokens = draw_absorbing(torch_denoiser(prior), start, settings, **given).grids
         elif isinstance(prior, SundaePrior):
             *_, tokens = draw_sundae(torch_denoiser(prior), start, settings, **given).grids
+        elif isinstance(prior, MultinomialPrior):
+            assert manifest.noise is not None
+            run = draw_multinomial(torch_denoisers(prior), start, settings, noise=manifest.noise, **given)
+            *_, tokens = run.grids
         else:
             *_, tokens = draw_autoregressive(next_logits(prior), start, settings, **given).grids
         return tokens
@@ -192,6 +204,9 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     def bits(tokens: Int32, labels: Int32) -> float:
         if isinstance(prior, AbsorbingPrior):
             return nll_bits(torch_denoiser(prior), tokens, labels, prior.config.codes)
+        if isinstance(prior, MultinomialPrior):
+            assert manifest.noise is not None
+            return diffusion_bits(torch_denoisers(prior), tokens, labels, prior.config.codes, manifest.noise)
         assert isinstance(prior, AutoregressivePrior)
         grids, known = (torch.from_numpy(part.astype(np.int64)) for part in (tokens, labels))
         parts = zip(grids.split(BATCH), known.split(BATCH))
@@ -212,6 +227,8 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
 def _family(prior: Prior) -> Family:
     if isinstance(prior, SundaePrior):
         return "sundae"
+    if isinstance(prior, MultinomialPrior):
+        return "multinomial"
     return "absorbing" if isinstance(prior, AbsorbingPrior) else "autoregressive"
 
 
@@ -222,6 +239,9 @@ def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, 
             f"the prior of {name} does not say how many rows and columns of tokens an image has: import it again with "
             '"grid": [rows, columns] in its configuration'
         )
+    noise = None
+    if isinstance(prior, MultinomialPrior):
+        noise = Noise(steps=prior.config.steps, schedule=prior.config.schedule)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -231,10 +251,11 @@ def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, 
         provenance=Provenance(data=""),
         latent=Latent(grid=prior.config.grid, codes=prior.config.codes, factor=model.config.factor, halo=None),
         classes=classes,
-        sampler=SamplerDefaults(steps=SHEET_STEPS, temperature=1.0),
+        sampler=SamplerDefaults(steps=SHEET_STEPS if noise is None else min(SHEET_STEPS, noise.steps), temperature=1.0),
         components={},
         weights=(),
         certificate=(),
+        noise=noise,
     )
 
 

@@ -48,8 +48,11 @@ SOURCES: dict[str, Source] = {
     "unleashing-vqgan": Source(
         "autoencoders", "import_unleashing_vqgan", "paper 000's VQGAN", ("encoder.blocks.", "generator.blocks.")
     ),
+    "vqddm": Source(
+        "vqddm", "import_vqddm", "paper 004's multinomial diffusion prior", ("mid_attn.fn.g", "final_conv.1.weight")
+    ),
     "unleashing-absorbing": Source(
-        "priors", "import_unleashing_absorbing", "paper 000's absorbing diffusion prior", ("_denoise_fn.",)
+        "priors", "import_unleashing_absorbing", "paper 000's absorbing diffusion prior", ("_denoise_fn.blocks.",)
     ),
     "unleashing-autoregressive": Source(
         "priors", "import_unleashing_autoregressive", "paper 000's autoregressive twin", ("net.tok_emb.",)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from smalti.errors import UsageError
+from smalti.manifest import NoiseKind
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.importers.reading import some
-from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig, NoiseKind
+from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.multinomial import cosine_schedule
 from smalti_train.unfilled import unfilled
 

@@ -166,13 +166,13 @@ class MultinomialUNet(nn.Module):
         """Logits (float [B, h*w or R, K]) of what left the last level (float [B, C, h, w])."""
         block, head = self.final_conv
         assert isinstance(head, nn.Conv2d)
-        x = block(x).flatten(2).transpose(1, 2)
+        x = block(x).flatten(2)
         if rows is not None:
             tokens = torch.gather(tokens, 1, rows)
-            x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
-        logits = F.linear(x, head.weight.flatten(1), head.bias)
+            x = torch.gather(x, 2, rows[:, None].expand(-1, x.shape[1], -1))
+        logits = head(x[..., None])[..., 0].transpose(1, 2)
         if self.config.parameterisation == "x0_residual":
-            logits = logits + F.one_hot(tokens, self.config.codes).to(logits.dtype)
+            logits = logits + F.one_hot(tokens.long(), self.config.codes).to(logits.dtype)
         return logits
 
     @torch.no_grad()
