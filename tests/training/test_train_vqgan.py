@@ -217,7 +217,10 @@ def test_the_command_trains_what_the_preset_says(pictures: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--preset", "tiny-vqgan", "--decoder-only"], "--decoder-only: tiny-vqgan is a VQGAN"),
+        (
+            ["--preset", "tiny-vqgan", "--decoder-only"],
+            "needs a trained autoencoder: name its run or bundle with --init",
+        ),
         (["--preset", "tiny-vqgan", "--perceptual-heads", "vgg.pth"], "name its file with --perceptual too"),
         (["--preset", "tiny-vqgan", "--perceptual", "nowhere.pth"], "nowhere.pth"),
         (["--preset", "tiny", "--perceptual", "effnet-lite0"], "tiny is no VQGAN"),

@@ -1,4 +1,4 @@
-"""``smalti train autoencoder``, ``smalti train prior`` and ``smalti train log-sigma``."""
+"""``smalti train autoencoder``, ``prior``, ``refit`` and ``log-sigma``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from smalti.errors import UsageError
 from smalti_train.config import (
     EFFNET_LITE0,
     AnyRun,
+    CodecRun,
     DataConfig,
     Masking,
     Objective,
     PixelRun,
     Precision,
+    PriorRun,
     Run,
     Times,
     VQGANRun,
 )
+from smalti_train.config_files import read_run
 from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.refit import POOL
+from smalti_train.refit_run import refit_run
 from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
@@ -34,6 +39,8 @@ from smalti_train.train_prior import train_prior
 from smalti_train.train_vqgan import train_vqgan
 
 Preset = TypeVar("Preset")
+BEST = "avatars-256"
+"""The preset of those who name none."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,7 +66,9 @@ InitOption = Annotated[str | None, typer.Option(help="Run or bundle whose weight
 @app.command()
 def autoencoder(
     run: RunOption,
-    preset: PresetOption = "avatars-256",
+    preset: Annotated[
+        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars-256]")
+    ] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,
     lr: LrOption = None,
@@ -78,14 +87,13 @@ def autoencoder(
     perceptual_heads: Annotated[Path | None, typer.Option(help="LPIPS's file of linear heads over VGG16.")] = None,
 ) -> None:
     """Train an autoencoder: images to tokens and back. The preset says which kind."""
-    chosen = _preset(AUTOENCODERS, preset)
+    chosen = _own(run) if preset is None and (run / "config.json").exists() else _preset(AUTOENCODERS, preset or BEST)
     if isinstance(chosen, PixelRun):
         given = (steps, batch, lr, precision, compile, seed, init, decoder_only, perceptual, perceptual_heads)
         return _pixels(dataclasses.replace(chosen, data=_where(chosen.data, data, root)), run, given)
     config = _resolve(chosen, steps, batch, lr, precision, compile, seed, data, root)
+    config = dataclasses.replace(config, decoder_only=decoder_only or config.decoder_only)
     if isinstance(config, VQGANRun):
-        if decoder_only:
-            raise UsageError(f"--decoder-only: {preset} is a VQGAN, which trains as a whole; leave it out")
         if perceptual is not None:
             perceptual = perceptual if perceptual == EFFNET_LITE0 else str(Path(perceptual).resolve())
             heads = None if perceptual_heads is None else str(perceptual_heads.resolve())
@@ -95,8 +103,9 @@ def autoencoder(
         train_vqgan(config, run, _start(init, run, config))
     else:
         if perceptual is not None or perceptual_heads is not None:
-            raise UsageError(f"--perceptual: {preset} is no VQGAN and sees through its own network; leave it out")
-        config = dataclasses.replace(config, decoder_only=decoder_only or config.decoder_only)
+            raise UsageError(
+                f"--perceptual: {config.preset} is no VQGAN and sees through its own network; leave it out"
+            )
         train_autoencoder(config, run, _start(init, run, config))
 
 
@@ -121,7 +130,7 @@ def prior(
         int | None, typer.Option(help="How often a SUNDAE prior corrects what it drew, in each step.")
     ] = None,
 ) -> None:
-    """Train a prior over an autoencoder's tokens: absorbing, autoregressive or SUNDAE, as the preset says."""
+    """Train a prior over an autoencoder's tokens; its kind is the preset's."""
     config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
     chosen = {"objective": objective, "masking": masking, "times": times}
     for (name, value), kind in zip(chosen.items(), (Objective, Masking, Times)):
@@ -135,6 +144,39 @@ def prior(
         classes = len(names) if len(names) > 1 else 0  # one label for all says nothing
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
     train_prior(config, run, autoencoder, _start(init, run, config))
+
+
+@app.command()
+def refit(
+    run: Annotated[Path, typer.Argument(help="Run of a trained autoencoder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run.")],
+    codes: Annotated[int | None, typer.Option(help="Codes of the new codebook. [default: as many as before]")] = None,
+    pool: Annotated[int, typer.Option(help="Features of training images that are clustered.")] = POOL,
+    seed: Annotated[int, typer.Option(help="Seed of the features chosen and of the first centres.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the decoder's training. [default: the run's own]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Its learning rate. [default: a tenth of the run's own]")] = None,
+    data: DataOption = None,
+    root: RootOption = None,
+) -> None:
+    """Rebuild an autoencoder's codebook from its features, so that every code is in use (ReFiT, paper 004).
+
+    Then train the decoder to read it: smalti train autoencoder --run OUTPUT.
+    """
+    _check_numbers(lr, steps=steps, codes=codes, pool=pool)
+    figures = refit_run(
+        run,
+        output,
+        codes=codes,
+        pool=pool,
+        seed=seed,
+        steps=steps,
+        lr=lr,
+        data=lambda own: _where(own, data, root),
+        progress=True,
+    )
+    for name, found in zip(("before", "rebuilt"), figures):
+        typer.echo(f"{name}: {found['codes_used_percent']:.1f} % of the codes used, PSNR {found['psnr']:.2f} dB")
+    typer.echo(f"{output}: now train its decoder with smalti train autoencoder --run {output}")
 
 
 @app.command("log-sigma")
@@ -194,11 +236,7 @@ def _resolve(
     root: Path | None,
 ) -> AnyRun:
     """Change single fields of a preset; UsageError for values outside what is allowed."""
-    for name, value in (("steps", steps), ("batch", batch)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} {value}: at least 1 is needed")
-    if lr is not None and not 0 < lr < 1:
-        raise UsageError(f"lr {lr}: must lie between 0 and 1")
+    _check_numbers(lr, steps=steps, batch=batch)
     if precision is not None and precision not in get_args(Precision):
         raise UsageError(f"precision {precision!r}: allowed are {', '.join(get_args(Precision))}")
 
@@ -210,6 +248,27 @@ def _resolve(
     )
     optimizer = dataclasses.replace(config.optimizer, **changed(lr=lr))
     return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=_where(config.data, data, root))
+
+
+def _check_numbers(lr: float | None, **counts: int | None) -> None:
+    """Raise UsageError for counts below 1 and for a rate that is none."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value}: at least 1 is needed")
+    if lr is not None and not 0 < lr < 1:
+        raise UsageError(f"lr {lr}: must lie between 0 and 1")
+
+
+def _own(run: Path) -> CodecRun:
+    """The configuration of a run that is there; UsageError for one that this command cannot continue."""
+    config = read_run(run / "config.json")
+    if isinstance(config, PriorRun):
+        raise UsageError(f"{run} is the run of a prior: continue it with 'smalti train prior'")
+    if isinstance(config, VQGANRun) and config.pixel_bits is not None:
+        raise UsageError(f"{run} is the run of a probabilistic head: continue it with 'smalti train log-sigma'")
+    if isinstance(config, VQGANRun) and config.imported is not None and not config.decoder_only:
+        raise UsageError(f"{run} was imported, and has no training to continue: start a new one with --init {run}")
+    return config
 
 
 def _where(config: DataConfig, data: str | None, root: Path | None) -> DataConfig:

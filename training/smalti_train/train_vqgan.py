@@ -46,6 +46,8 @@ def train_vqgan(config: VQGANRun, path: Path, init: dict[str, Tensor] | None = N
     configuration that does not fit the run, the data or the machine; OutputError when a checkpoint cannot be written;
     TrainingError when a loss is no longer a number.
     """
+    if config.decoder_only and init is None and not RunFolder(path).checkpoints():
+        raise UsageError("training the decoder alone needs a trained autoencoder: name its run or bundle with --init")
     if config.data.size % config.model.factor:
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
     if config.data.size < 3 * 2**config.discriminator.layers:
@@ -80,6 +82,10 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
         model.load_state_dict(init)
     if model.decoder.logsigma is not None:
         model.decoder.logsigma.requires_grad_(False)  # it learns from a finished autoencoder's outputs alone
+    if config.decoder_only:
+        for frozen in (model.encoder, model.quant_conv, model.quantize):
+            if frozen is not None:
+                frozen.requires_grad_(False)
     ema = AveragedModel(model, multi_avg_fn=moving_average(config.ema))
     optimizer, judging = _adam(model, config.optimizer), _adam(discriminator, config.optimizer)
     step = 0
