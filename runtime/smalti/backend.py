@@ -130,7 +130,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)"
 
 def _signature(node: Any) -> Signature:
     shape = tuple(side if isinstance(side, int) else None for side in node.shape)
-    return Signature(node.name, _DTYPES.get(node.type, node.type), shape)
+    return Signature(node.name, str(_DTYPES.get(node.type) or node.type), shape)
 
 
 class OnnxSession:

@@ -8,7 +8,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -119,7 +119,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], int]]:
+def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, None]:
     """Open a file of the bundle and say how many bytes it has, before any is read."""
     if path.is_dir():
         file = path / name

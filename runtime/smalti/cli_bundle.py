@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from smalti.bundle import open_bundle
 from smalti.card import card, card_lines, figure
 from smalti.cli_options import JsonOption, ProviderOption, ThreadsOption
 from smalti.errors import BundleError, ParityError
+from smalti.polygraphy_files import write_polygraphy
 from smalti.verify import Remeasured, Verification, remeasure
 from smalti.verify import verify as verify_bundle
 
@@ -36,6 +38,9 @@ def inspect(bundle: BundleArgument = None, as_json: JsonOption = False) -> None:
 def verify(
     bundle: BundleArgument = None,
     run: Annotated[bool, typer.Option("--run", help="Measure the certificate again, on this machine.")] = False,
+    polygraphy: Annotated[
+        Path | None, typer.Option(help="New folder for graphs, inputs and outputs that NVIDIA's Polygraphy compares.")
+    ] = None,
     provider: ProviderOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -49,15 +54,19 @@ def verify(
     measured: list[Remeasured] = []
     if run and not found.problems:
         measured = remeasure(opened, provider, threads, _progress)
+    commands = write_polygraphy(opened, polygraphy) if polygraphy and not found.problems else []
     _progress("")
     if as_json:
         report = {"bundle": opened.manifest.name, "path": str(opened.path), "digest": opened.digest, **asdict(found)}
         report["remeasured"] = [asdict(one) for one in measured] if run else None
+        report["polygraphy"] = commands
         typer.echo(json.dumps(report, indent=2))
     if found.problems:
         raise BundleError("\n        ".join(found.problems))
     if not as_json:
         typer.echo("\n".join((*_summary(opened.manifest.name, found), *_table(measured))))
+        if commands:
+            typer.echo("\n".join(["", f"cd {polygraphy}", *commands]))
     if wrong := [f"{one.component} {one.precision}: {'; '.join(one.missed)}" for one in measured if one.missed]:
         raise ParityError(
             f"{opened.path} does not compute here what it was certified to: {' | '.join(wrong)}. Choose another "

@@ -49,8 +49,7 @@ class Case:
 class Golden:
     """The golden inputs of a bundle."""
 
-    cases: dict[str, list[Case]]
-    """By role."""
+    cases: dict[Role, list[Case]]
     runs: Int32 | None
     """int32 [N, h, w]; None where there are none."""
 
@@ -73,7 +72,11 @@ def read_golden(bundle: Bundle) -> Golden | None:
         (case.inputs if way == "in" else case.outputs)[key] = array
     if unknown := sorted(set(found) - set(bundle.manifest.components)):
         raise BundleError(f"{where}: it has cases of {', '.join(unknown)}, which the bundle has not")
-    cases = {role: [by_index[index] for index in sorted(by_index)] for role, by_index in found.items()}
+    cases = {
+        role: [found[role][index] for index in sorted(found[role])]
+        for role in bundle.manifest.components
+        if role in found
+    }
     latent = bundle.manifest.latent
     if runs is not None and (runs.dtype != np.int32 or runs.shape[1:] != latent.grid or not len(runs)):
         raise BundleError(f"{where}: runs must be int32 [N, {latent.grid[0]}, {latent.grid[1]}]")
@@ -87,13 +90,14 @@ def draw(logits: NDArray[np.float32], places: Int32, width: int, length: int, te
     with seed j + 1000 * ``case``.
     """
     count, each = places.shape
-    which = np.repeat(np.arange(count), each)
+    samples: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+    which: NDArray[np.int64] = np.repeat(samples, each)
     drawn = sample(
         np.ascontiguousarray(logits).reshape(count * each, -1),
         np.zeros((count, length), np.int32),
         sample=which,
         position=places.reshape(-1),
-        seeds=np.arange(count) + 1000 * case,
+        seeds=samples + 1000 * case,
         step=0,
         width=width,
         temperature=temperature,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from smalti.backend import OnnxSession, Signature, default_threads, resolve_provider
@@ -218,5 +217,5 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, provider: str, th
         generator = load(bundle, provider, precision, threads)
         labels = [classes[index % len(classes)] if classes else None for index in range(count)]
         *_, last = generator.stream(seeds=range(count), label=labels)
-        figures |= {"grid_agreement": float(np.mean(last.tokens == golden.runs)), "grids": float(count)}
+        figures |= {"grid_agreement": float((last.tokens == golden.runs).mean()), "grids": float(count)}
     return figures

@@ -1,0 +1,151 @@
+"""From a bundle's graphs to a folder of engines, in which nothing changes before everything is built."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+
+from smalti import engine_records
+from smalti.bundle import Bundle
+from smalti.engine_records import ENGINES, EngineRecord, Engines
+from smalti.errors import EngineError, OutputError, UsageError
+from smalti.images import check_folder, write_whole
+from smalti.manifest import FileRecord, Precision, Role
+from smalti_export.engines.graphs import bytes_last
+from smalti_export.engines.profiles import make_profiles
+from smalti_export.engines.toolkit import Toolkit
+
+MAGIC = {"rtx": b"vtrt"}
+"""First bytes of an engine, where they are known."""
+Say = Callable[[str], None]
+
+
+def build_engines(
+    bundle: Bundle,
+    toolkit: Toolkit,
+    output: Path,
+    *,
+    precision: Precision = "fp16",
+    components: Sequence[Role] | None = None,
+    say: Say = lambda line: None,
+) -> Engines:
+    """Build the engines of a bundle's components and write them to the folder ``output``, with ``engines.json``.
+
+    ``components`` are all that come in ``precision`` unless some are named. Engines of the same bundle that lie there
+    stay, but for those that are built anew. An interrupt at any moment leaves the folder's list as it was or as it
+    will be, and every file that the list names.
+
+    Raises UsageError for a precision that a target cannot run or a component that there is not, BundleError for a
+    damaged bundle or list, EngineError when a builder refuses a graph, OutputError when writing fails.
+    """
+    check_precision(toolkit, precision)
+    there: list[Role] = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
+    roles: list[Role] = there if components is None else list(dict.fromkeys(components))
+    if not roles or (foreign := [role for role in roles if role not in there]):
+        wanted = f"{foreign[0]} in {precision}" if roles else f"component in {precision}"
+        raise UsageError(f"{bundle.path} has no {wanted}; in {precision} there are: {', '.join(there) or 'none'}")
+    check_folder(output)
+    kept = _kept(bundle, output)
+    built: list[EngineRecord] = []
+    plans: dict[str, bytes] = {}
+    for role in roles:
+        say(f"{role} {precision}: building for {', '.join(toolkit.targets)} with {toolkit.runtime} {toolkit.version}")
+        record, plan = _build(bundle, toolkit, role, precision)
+        built.append(record)
+        plans[record.engine.file] = plan
+        say(f"{role} {precision}: {len(plan) / 1e6:.1f} MB")
+    replaced = {(record.component, record.precision, record.runtime) for record in built}
+    stay = [old for old in kept if (old.component, old.precision, old.runtime) not in replaced]
+    engines = Engines(
+        schema_version=engine_records.SCHEMA_VERSION,
+        bundle=bundle.manifest.name,
+        bundle_digest=bundle.digest,
+        engines=(*stay, *built),
+    )
+    write_engines(output, engines, plans)
+    return engines
+
+
+def check_precision(toolkit: Toolkit, precision: Precision) -> None:
+    """Raise UsageError, with the reason and what to do, for a precision that one of the targets cannot run."""
+    if precision == "int8":
+        raise UsageError("precision int8: its scales are chosen for CPUs; build engines in fp16, or fp32")
+    if precision == "fp32" and toolkit.runtime == "rtx" and "sm_75" in toolkit.targets:
+        raise UsageError(
+            "precision fp32 for sm_75: TensorRT-RTX has no fp32 matrix product for Turing. Build it with --precision "
+            "fp16, which its tensor cores run fastest, or leave sm_75 out of the targets; for fp32 on such a GPU run "
+            "the bundle on ONNX Runtime"
+        )
+
+
+def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -> tuple[EngineRecord, bytes]:
+    variant = bundle.variant(role, precision)
+    profiles = make_profiles(role, bundle.manifest.components[role], bundle.manifest.latent)
+    # From checked copies: the parser reads files by itself, and a zip has none.
+    with tempfile.TemporaryDirectory(prefix="smalti-engine-") as name:
+        folder = Path(name)
+        for file in variant.weights:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(bundle.read(file))
+        try:
+            proto = bytes_last(onnx.ModelProto.FromString(bundle.read(variant.graph.file)))
+        except Exception as error:  # protobuf's own, which has no public base; the hash is right, the graph is not
+            raise EngineError(f"{bundle.path}: {variant.graph.file} is not an ONNX graph: {error}") from error
+        bundle.forget()
+        graph = folder / f"{role}.{precision}.onnx"
+        graph.write_bytes(proto.SerializeToString(deterministic=True))
+        plan = toolkit.build(graph, profiles)
+    magic = MAGIC.get(toolkit.runtime, b"")
+    if not plan.startswith(magic) or not plan:
+        raise EngineError(f"{toolkit.runtime} {toolkit.version} made no engine of {variant.graph.file}; report it")
+    digest = hashlib.sha256(plan).hexdigest()
+    # Another engine has another name, so that the list on disk always names files that are whole.
+    file = FileRecord(file=f"{role}.{precision}.{digest[:12]}.{toolkit.runtime}", sha256=digest, bytes=len(plan))
+    record = EngineRecord(
+        component=role,
+        precision=precision,
+        runtime=toolkit.runtime,
+        version=toolkit.version,
+        targets=toolkit.targets,
+        engine=file,
+        source_sha256=variant.graph.sha256,
+        profiles=profiles,
+    )
+    return record, plan
+
+
+def _kept(bundle: Bundle, output: Path) -> tuple[EngineRecord, ...]:
+    """Engines of this bundle that lie in the folder already."""
+    try:
+        engines = engine_records.decode((output / ENGINES).read_bytes(), str(output))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return engines.engines if engines.bundle_digest == bundle.digest else ()
+
+
+def write_engines(output: Path, engines: Engines, plans: dict[str, bytes]) -> None:
+    """Write new engines, then the list that names them, and only then remove those that it names no more."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        before = _listed(output)
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+    for file, plan in plans.items():
+        write_whole(output / file, plan)
+    write_whole(output / ENGINES, engine_records.encode(engines))
+    for file in before - {record.engine.file for record in engines.engines}:
+        with contextlib.suppress(OSError):
+            (output / file).unlink()
+
+
+def _listed(output: Path) -> set[str]:
+    """Files that the folder's present list names."""
+    if not (output / ENGINES).is_file():
+        return set()
+    raw = (output / ENGINES).read_bytes()
+    return {record.engine.file for record in engine_records.decode(raw, str(output)).engines}

@@ -1,0 +1,67 @@
+"""Optimisation profiles from a manifest: the sizes that the runtime asks a component for, and the usual one."""
+
+from __future__ import annotations
+
+import re
+
+from smalti.codec import DECODE_TOKENS
+from smalti.engine_records import Profile
+from smalti.errors import EngineError
+from smalti.generator import NETWORK_BATCH
+from smalti.manifest import Component, Latent, Role, TensorSpec
+from smalti.tiles import TILE
+
+Range = tuple[int, int, int]
+"""Least, best and most of one size."""
+CANVAS = 4
+"""Where a canvas is taken in one piece: sides of the largest one, in those of the trained grid."""
+SIDE = re.compile(r"(?:([0-9]+)\*)?([A-Za-z]+)")
+
+
+def make_profiles(role: Role, component: Component, latent: Latent) -> tuple[dict[str, Profile], ...]:
+    """Profiles of a component's engine, by input; the first is that of the trained grid in batches.
+
+    Raises EngineError for inputs with a free side of which the runtime does not say how large it gets.
+    """
+    return tuple(
+        {spec.name: _profile(role, spec, ranges) for spec in component.inputs} for ranges in _ranges(role, latent)
+    )
+
+
+def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
+    """What the free sizes may be, by their names in the manifest, for each profile."""
+    (height, width), batch = latent.grid, (1, 1, NETWORK_BATCH)
+    length = height * width
+    if role == "denoiser":
+        return [{"n": batch, "r": (1, max(1, length // NETWORK_BATCH), length)}]
+    if role == "predictor":
+        return [{"n": batch, "k": (1, 1, length), "p": (0, length // 2, length)}]
+    if latent.halo is None or role == "encoder":
+        rows, columns = ((1, side, CANVAS * side) for side in latent.grid)
+    else:
+        rows, columns = ((1, side, TILE + 2 * latent.halo) for side in latent.grid)
+    canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
+    if latent.halo is None:
+        return [canvas]
+    # As many at once as the runtime takes: see smalti.codec.
+    images = (1, 1, max(1, min(NETWORK_BATCH, DECODE_TOKENS // length)))
+    return [{"n": images, "h": (height, height, height), "w": (width, width, width)}, canvas]
+
+
+def _profile(role: Role, spec: TensorSpec, ranges: dict[str, Range]) -> Profile:
+    sides: list[Range] = []
+    for side in spec.shape:
+        named = SIDE.fullmatch(side) if isinstance(side, str) else None
+        if isinstance(side, int):
+            sides.append((side, side, side))
+        elif named and named[2] in ranges:
+            factor = int(named[1] or 1)
+            least, best, most = ranges[named[2]]
+            sides.append((factor * least, factor * best, factor * most))
+        else:
+            raise EngineError(
+                f"the {role}'s input {spec.name} has a free side {side!r}, of which nothing says how large it gets; an "
+                f"engine can be built of {', '.join(ranges)}: export the bundle again"
+            )
+    least, best, most = (tuple(sizes) for sizes in zip(*sides))
+    return Profile(least=least, best=best, most=most)

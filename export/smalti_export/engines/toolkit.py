@@ -1,0 +1,148 @@
+"""One strongly typed builder for two runtimes: TensorRT-RTX, which needs no GPU to build, and TensorRT, which does.
+
+Strongly typed: precision is what the graph says, tensor by tensor, and no builder chooses another.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from smalti.engine_records import Profile, Runtime
+from smalti.errors import EngineError, MissingExtra, UsageError
+from smalti_kernels.driver import driver
+
+PORTABLE = ("sm_75", "sm_86", "sm_89", "sm_120")
+"""Targets of a portable engine unless others are asked for: GeForce RTX 20, 30, 40 and 50."""
+OLDEST_TENSORRT = 10
+
+
+class Toolkit(Protocol):
+    """What builds engines."""
+
+    runtime: Runtime
+    version: str
+    targets: tuple[str, ...]
+    """GPUs its engines run on."""
+
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
+        """Build the engine of a graph whose weights lie beside it; EngineError says what the builder refuses."""
+        ...
+
+
+class PortableToolkit:
+    """TensorRT-RTX: one engine for several GPU generations, built anywhere."""
+
+    runtime: Runtime = "rtx"
+
+    def __init__(self, targets: Sequence[str] = PORTABLE, module: Any = None) -> None:
+        self._trt = module or _module("tensorrt_rtx", self.runtime)
+        self.version = str(self._trt.__version__)
+        known = _known(self._trt)
+        if unknown := [target for target in targets if target not in known]:
+            raise UsageError(
+                f"target {unknown[0]}: TensorRT-RTX {self.version} builds for {', '.join(known)}. Older GPUs and those "
+                "of data centres run the graphs themselves, on ONNX Runtime"
+            )
+        self.targets = tuple(target for target in known if target in targets)
+
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
+        """Build for all targets; see :class:`Toolkit`."""
+
+        def aim(config: Any) -> None:
+            config.num_compute_capabilities = len(self.targets)
+            for index, target in enumerate(self.targets):
+                config.set_compute_capability(getattr(self._trt.ComputeCapability, _member(target)), index)
+
+        return _build(self._trt, graph, profiles, aim)
+
+
+class DeviceToolkit:
+    """TensorRT: an engine for this machine's GPU and this version alone."""
+
+    runtime: Runtime = "trt"
+
+    def __init__(self, module: Any = None, capability: int | None = None) -> None:
+        self._trt = module or _module("tensorrt", self.runtime)
+        self.version = str(self._trt.__version__)
+        if int(self.version.split(".")[0]) < OLDEST_TENSORRT:
+            raise EngineError(f'TensorRT {self.version} is too old; pip install --upgrade "smalti[trt]"')
+        self.targets = (f"sm_{driver().device(0).capability if capability is None else capability}",)
+
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
+        """Build for the GPU at hand; see :class:`Toolkit`."""
+        return _build(self._trt, graph, profiles, lambda config: None)
+
+
+def open_toolkit(runtime: str, targets: Sequence[str]) -> Toolkit:
+    """The toolkit of a runtime. Raises UsageError for targets or a runtime it does not know, MissingExtra without its
+    package, and the driver's errors where TensorRT finds no GPU."""
+    if runtime == "rtx":
+        return PortableToolkit(targets or PORTABLE)
+    if runtime != "trt":
+        raise UsageError(f"runtime {runtime!r}: allowed are rtx and trt")
+    if targets:
+        raise UsageError("TensorRT builds for the GPU of this machine; leave --target out, or take --runtime rtx")
+    return DeviceToolkit()
+
+
+def _module(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra(
+            f'smalti engine build --runtime {extra} needs {name}; pip install "smalti[{extra}]"'
+        ) from error
+
+
+def _member(target: str) -> str:
+    return target.replace("sm_", "SM")
+
+
+def _known(trt: Any) -> list[str]:
+    """Targets that the installed version can build for, oldest first."""
+    names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM") and name[2:].isdigit()]
+    return [f"sm_{name[2:]}" for name in sorted(names, key=lambda name: int(name[2:]))]
+
+
+def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Any) -> bytes:
+    """What both runtimes have in common, which is nearly everything."""
+    said: list[str] = []
+
+    class Log(trt.ILogger):
+        """Keep what goes wrong; the builder prints it else, in parts."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                said.append(message)
+
+    log = Log()
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what its bindings make of a driver that is missing
+        raise EngineError(f"{trt.__name__} {trt.__version__} cannot build here: {' '.join(said) or error}") from error
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        raise EngineError(f"{trt.__name__} {trt.__version__} cannot read {graph.name}: {'; '.join(errors) or said}")
+    config = builder.create_builder_config()
+    aim(config)
+    inputs = {network.get_input(index).name for index in range(network.num_inputs)}
+    for sizes in profiles:
+        profile = builder.create_optimization_profile()
+        for name in sizes.keys() & inputs:
+            profile.set_shape(name, sizes[name].least, sizes[name].best, sizes[name].most)
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(
+            f"{trt.__name__} {trt.__version__} cannot build {graph.name}: {'; '.join(said) or 'no reason'}"
+        )
+    return bytes(plan)

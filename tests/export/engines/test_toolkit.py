@@ -1,0 +1,156 @@
+"""The two builders behind one adapter, what they ask for, and how they refuse; TensorRT itself is not needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from helpers.fake_tensorrt import FakeTensorRT
+from smalti.engine_records import Profile
+from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
+from smalti.manifest import Component, Latent, TensorSpec
+from smalti_export.engines import toolkit
+from smalti_export.engines.graphs import bytes_last
+from smalti_export.engines.profiles import make_profiles
+from smalti_export.engines.toolkit import DeviceToolkit, PortableToolkit, open_toolkit
+
+SIZES = {"tokens": Profile(least=(1, 4), best=(1, 4), most=(16, 4)), "times": Profile(least=(1,), best=(1,), most=(2,))}
+
+
+@pytest.fixture
+def graph(tmp_path):
+    (tmp_path / "denoiser.onnx").write_bytes(b"a graph")
+    return tmp_path / "denoiser.onnx"
+
+
+def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(graph):
+    trt = FakeTensorRT(portable=True)
+    tools = PortableToolkit(["sm_120", "sm_75", "sm_75"], trt)
+    assert tools.targets == ("sm_75", "sm_120")
+    assert tools.build(graph, [SIZES, SIZES]).startswith(b"vtrt")
+    # A size of an input that the graph does not have is left out.
+    profile = ("profile", {"tokens": ((1, 4), (1, 4), (16, 4))})
+    assert trt.calls == [
+        ("flags", 2),
+        ("parse", "denoiser.onnx", ["denoiser.onnx"]),
+        ("target", 0, 75),
+        ("target", 1, 120),
+        profile,
+        profile,
+    ]
+
+
+def test_an_engine_for_the_gpu_at_hand_is_built_in_the_same_way(graph):
+    trt = FakeTensorRT()
+    tools = DeviceToolkit(trt, capability=86)
+    assert (tools.runtime, tools.version, tools.targets) == ("trt", "10.13.0", ("sm_86",))
+    tools.build(graph, [SIZES])
+    assert [call[0] for call in trt.calls] == ["flags", "parse", "profile"]
+
+
+@pytest.mark.parametrize(
+    ("fail", "says"),
+    [
+        ("device", "cannot build here: no CUDA-capable device is detected"),
+        ("parse", r"cannot read denoiser\.onnx: an operator it does not know"),
+        ("build", r"cannot build denoiser\.onnx: Cannot compile operation$"),
+    ],
+)
+def test_what_a_builder_refuses_is_told(fail, says, graph):
+    with pytest.raises(EngineError, match=says):
+        DeviceToolkit(FakeTensorRT(fail=fail), capability=75).build(graph, [SIZES])
+
+
+def test_targets_and_runtimes_that_do_not_exist_are_refused():
+    with pytest.raises(UsageError, match=r"target sm_61: TensorRT-RTX 1\.7 builds for sm_75, sm_86, sm_89, sm_120\."):
+        PortableToolkit(["sm_61"], FakeTensorRT("1.7", portable=True))
+    with pytest.raises(UsageError, match="runtime 'cuda': allowed are rtx and trt"):
+        open_toolkit("cuda", [])
+    with pytest.raises(UsageError, match="leave --target out"):
+        open_toolkit("trt", ["sm_75"])
+    with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 is too old"):
+        DeviceToolkit(FakeTensorRT("8.6.1"), capability=75)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(toolkit.importlib, "import_module", missing)
+    for runtime, package in (("rtx", "tensorrt_rtx"), ("trt", "tensorrt")):
+        with pytest.raises(MissingExtra, match=rf'needs {package}; pip install "smalti\[{runtime}\]"'):
+            open_toolkit(runtime, [])
+
+
+def test_tensorrt_without_a_gpu_is_told_by_the_driver(monkeypatch):
+    def none():
+        raise DriverUnavailable("no NVIDIA driver", "install one")
+
+    monkeypatch.setattr(toolkit, "driver", none)
+    with pytest.raises(DriverUnavailable):
+        DeviceToolkit(FakeTensorRT())
+
+
+def component(*shapes) -> Component:
+    inputs = tuple(TensorSpec(name=name, dtype="int32", shape=shape) for name, *shape in shapes)
+    return Component(inputs=inputs, outputs=(), variants=())
+
+
+def latent(halo: int | None = 3) -> Latent:
+    return Latent(grid=(16, 8), codes=9, factor=4, halo=halo)
+
+
+def test_profiles_of_a_prior_are_those_of_the_runtime():
+    denoiser = component(("tokens", "n", 128), ("labels", "n"), ("rows", "n", "r"))
+    (found,) = make_profiles("denoiser", denoiser, latent())
+    assert found["tokens"] == Profile(least=(1, 128), best=(1, 128), most=(16, 128))
+    assert found["labels"] == Profile(least=(1,), best=(1,), most=(16,))
+    assert found["rows"] == Profile(least=(1, 1), best=(1, 8), most=(16, 128))
+    predictor = component(("tokens", "n", "k"), ("past", 6, "n", 2, "p", 5))
+    (found,) = make_profiles("predictor", predictor, latent())
+    assert found["tokens"] == Profile(least=(1, 1), best=(1, 1), most=(16, 128))
+    assert found["past"] == Profile(least=(6, 1, 2, 0, 5), best=(6, 1, 2, 64, 5), most=(6, 16, 2, 128, 5))
+
+
+def test_profiles_of_a_codec_are_batches_of_its_grid_and_canvases():
+    batch, canvas = make_profiles("decoder", component(("tokens", "n", "h", "w")), latent())
+    assert batch["tokens"] == Profile(least=(1, 16, 8), best=(1, 16, 8), most=(16, 16, 8))
+    assert canvas["tokens"] == Profile(least=(1, 1, 1), best=(1, 16, 8), most=(1, 38, 38))
+    batch, canvas = make_profiles("encoder", component(("images", "n", "4*h", "4*w", 3)), latent())
+    assert batch["images"].most == (16, 64, 32, 3)
+    assert canvas["images"] == Profile(least=(1, 4, 4, 3), best=(1, 64, 32, 3), most=(1, 256, 128, 3))
+    (whole,) = make_profiles("decoder", component(("tokens", "n", "h", "w")), latent(halo=None))
+    assert whole["tokens"] == Profile(least=(1, 1, 1), best=(1, 16, 8), most=(1, 64, 32))
+
+
+def test_a_free_side_that_nobody_knows_is_refused():
+    with pytest.raises(EngineError, match=r"the decoder's input tokens has a free side 'q'.*built of n, h, w"):
+        make_profiles("decoder", component(("tokens", "n", "q", "w")), latent())
+
+
+def test_the_cast_to_bytes_moves_behind_the_transposition_and_changes_nothing():
+    nodes = [
+        helper.make_node("Round", ["x"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["bytes"], ["images"], perm=[0, 2, 1]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4])
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 4, 3])
+    opset = helper.make_opsetid("", 18)
+    before = helper.make_model(helper.make_graph(nodes, "g", [x], [images]), opset_imports=[opset], ir_version=10)
+    after = bytes_last(before)
+    assert [node.op_type for node in after.graph.node] == ["Round", "Transpose", "Cast"]
+    assert [node.op_type for node in before.graph.node] == ["Round", "Cast", "Transpose"]
+    onnx.checker.check_model(after, full_check=True)
+    values = np.random.default_rng(0).uniform(0, 255, (2, 3, 4)).astype(np.float32)
+    first, second = (
+        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": values}
+        )[0]
+        for proto in (before, after)
+    )
+    assert np.array_equal(first, second)
+    assert bytes_last(after) == after

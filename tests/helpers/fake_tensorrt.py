@@ -1,0 +1,77 @@
+"""TensorRT without TensorRT: the calls that a builder makes, noted, and an engine that says what it was built from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+class FakeTensorRT:
+    """Stands for the module; ``calls`` hold what the builder was asked for."""
+
+    __name__ = "fake_tensorrt"
+
+    def __init__(self, version: str = "10.13.0", *, portable: bool = False, fail: str = "") -> None:
+        self.__version__ = version
+        self.calls: list[tuple[Any, ...]] = []
+        self.fail = fail
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+        if portable:
+            self.ComputeCapability = SimpleNamespace(SM75=75, SM86=86, SM89=89, SM120=120, CURRENT=0)
+        fake = self
+
+        class ILogger:
+            ERROR, INTERNAL_ERROR, INFO = 1, 0, 3
+
+            def __init__(self) -> None:
+                pass
+
+        class OnnxParser:
+            num_errors = 1
+
+            def __init__(self, network: Any, log: Any) -> None:
+                self.network = network
+
+            def parse_from_file(self, path: str) -> bool:
+                beside = sorted(file.name for file in Path(path).parent.iterdir())
+                fake.calls.append(("parse", Path(path).name, beside))
+                self.network.source = Path(path).read_bytes()
+                return fake.fail != "parse"
+
+            def get_error(self, index: int) -> Any:
+                return SimpleNamespace(desc=lambda: "an operator it does not know")
+
+        class Builder:
+            def __init__(self, log: Any) -> None:
+                if fake.fail == "device":
+                    log.log(ILogger.ERROR, "no CUDA-capable device is detected")
+                    raise TypeError("factory function returned nullptr")
+                self.log = log
+
+            def create_network(self, flags: int) -> Any:
+                fake.calls.append(("flags", flags))
+                names = ("tokens", "labels", "rows")
+                return SimpleNamespace(num_inputs=3, get_input=lambda index: SimpleNamespace(name=names[index]))
+
+            def create_builder_config(self) -> Any:
+                return SimpleNamespace(
+                    set_compute_capability=lambda value, index: fake.calls.append(("target", index, value)),
+                    add_optimization_profile=lambda profile: fake.calls.append(("profile", profile.shapes)),
+                )
+
+            def create_optimization_profile(self) -> Any:
+                shapes: dict[str, Any] = {}
+                return SimpleNamespace(
+                    shapes=shapes, set_shape=lambda name, *sizes: shapes.update({name: tuple(sizes)})
+                )
+
+            def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+                if fake.fail == "build":
+                    self.log.log(ILogger.INFO, "not this")
+                    self.log.log(ILogger.ERROR, "Cannot compile operation")
+                    return None
+                return b"vtrt" + hashlib.sha256(network.source + repr(fake.calls).encode()).digest()
+
+        self.ILogger, self.OnnxParser, self.Builder = ILogger, OnnxParser, Builder
