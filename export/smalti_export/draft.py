@@ -25,6 +25,7 @@ from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
 from smalti_export.wrappers import wrap
 from smalti_train.data import ImageSet
+from smalti_train.released import TRANSPOSED
 
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
@@ -85,7 +86,7 @@ def make_draft(pair: Pair, images: ImageSet, record: Manifest, say: Callable[[st
 
 
 def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tensor]) -> Part:
-    """Trace the fp32 and the fp16 graph over one file of weights, in which ``kept`` stands too."""
+    """Trace the fp32 and the fp16 graph over one file of weights, in which a codec's ``kept`` tensors stand too."""
     full = trace(role, wrap(role, model), spec)  # pyright: ignore[reportArgumentType] - one of ours
     half = trace(role, wrap(role, copy.deepcopy(model).half()), spec)  # pyright: ignore[reportArgumentType]
     tensors = dict(model.state_dict())
@@ -94,6 +95,9 @@ def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tenso
         "fp16": name_by_content(half, tensors),
     }
     used = set(names["fp32"].values()) | set(names["fp16"].values())
+    if role in PRIORS.values():  # of a prior all is stored, what its graphs have worked out ahead as well
+        shown = {name.removesuffix(TRANSPOSED) for name in used}
+        kept = {name: value.half() for name, value in tensors.items() if name not in shown}
     content, places = pack(tensors, used, kept)
     file = f"{role}.safetensors"
     graphs: dict[Precision, onnx.ModelProto] = {
