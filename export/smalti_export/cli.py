@@ -25,7 +25,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a prior's run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
     name: Annotated[str | None, typer.Option(help="Name of the bundle. [default: the preset's]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Default steps. [default: 16; of a SUNDAE prior 50]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Default steps. [default: 16; SUNDAE, multinomial: 50]")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0.01, max=100, help="Default temperature. [default: 1]")
     ] = None,

@@ -17,6 +17,7 @@ DEFAULTS: dict[Family, SamplerDefaults] = {
     "autoregressive": SamplerDefaults(steps=1, temperature=1.0),  # steps mean nothing there
     # Paper 003's own for faces of 1024 x 1024 pixels: temperature 1 .. 0.7, half of the tokens at a time.
     "sundae": SamplerDefaults(steps=50, temperature=1.0),
+    "multinomial": SamplerDefaults(steps=50, temperature=1.0),
 }
 """Of bundles for which nobody chose."""
 

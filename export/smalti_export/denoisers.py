@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti import sampling
-from smalti.manifest import Family, Manifest
-from smalti.sampling import draw_absorbing, draw_sundae
+from smalti.absorbing import Denoiser
+from smalti.manifest import Family, Manifest, Noise
+from smalti.multinomial import cosine_alphas
+from smalti.sampling import draw_absorbing, draw_multinomial, draw_sundae
 from smalti.settings import resolve
 from smalti_export.parity import Run
 from smalti_export.ranges import Feed
@@ -23,7 +25,7 @@ class Way:
     """How a family draws with its denoiser."""
 
     draw: Callable[..., sampling.Run]
-    """A whole run, as :func:`smalti.sampling.draw_absorbing` lays it out."""
+    """A whole run, as :func:`smalti.sampling.draw_absorbing` lays it out, or with times ``draw_multinomial``."""
     masks: bool
     """Whether only masked positions are drawn; else any may be, from grids of which some tokens are random."""
 
@@ -31,6 +33,7 @@ class Way:
 WAYS: dict[Family, Way] = {
     "absorbing": Way(draw_absorbing, masks=True),
     "sundae": Way(draw_sundae, masks=False),
+    "multinomial": Way(draw_multinomial, masks=False),
 }
 """Every family that has a denoiser."""
 
@@ -44,20 +47,27 @@ def denoiser_feeds(
     batch: int,
     *,
     masks: bool,
+    noise: Noise | None = None,
     seed: int = 0,
 ) -> list[Feed]:
     """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) spoilt to every degree, all rows asked.
 
-    Spoilt tokens become ``codes``, the mask, where the family ``masks``, else random ones of 0 .. codes - 1. Random
-    values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
+    Spoilt tokens become ``codes``, the mask, where the family ``masks``, else random ones of 0 .. codes - 1. With
+    ``noise`` every grid has a time, and is spoilt as much as it says. Random values depend on ``seed`` alone. One label
+    in eight is replaced by ``no_label``.
     """
     generator = np.random.default_rng(seed)
+    lost = None if noise is None else 1 - cosine_alphas(noise.steps, noise.schedule).cumprod()
     length = tokens.shape[1]
     feeds: list[Feed] = []
     for index in range(batches):
         chosen = (np.arange(batch) + index * batch) % len(tokens)
         grids = tokens[chosen].astype(np.int32)
         shares = (generator.permutation(batch) + generator.random()) / batch
+        times: Feed = {}
+        if lost is not None:
+            times["times"] = (shares * len(lost)).astype(np.int32)
+            shares = lost[times["times"]]
         spoilt = generator.random(grids.shape) < shares[:, None]
         grids[spoilt] = codes if masks else generator.integers(codes, size=int(spoilt.sum()))
         given = labels[chosen].astype(np.int32)
@@ -65,6 +75,7 @@ def denoiser_feeds(
             {
                 "tokens": grids,
                 "labels": np.where(np.arange(batch) % 8 == 7, no_label, given).astype(np.int32),
+                **times,
                 "rows": np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
             }
         )
@@ -87,14 +98,23 @@ class Drawing:
 
     def whole_runs(self, run: Run) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
-        latent, classes = self.manifest.latent, len(self.manifest.classes)
+        latent, classes, noise = self.manifest.latent, len(self.manifest.classes), self.manifest.noise
+
+        def at(time: int | None) -> Denoiser:
+            def ask(tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[Any]:
+                times = {} if time is None else {"times": np.full(len(tokens), time, np.int32)}
+                return run({"tokens": tokens, "labels": labels, **times, "rows": rows})
+
+            return ask
+
         drawn = self.way.draw(
-            lambda tokens, labels, rows: run({"tokens": tokens, "labels": labels, "rows": rows}),
+            at(None) if noise is None else at,
             np.full((self.grids, *latent.grid), latent.codes, np.int32),
             resolve(self.manifest, self.grids, 0, {}, draw_labels=False),
             labels=(np.arange(self.grids) % max(1, classes)).astype(np.int32),
             no_label=classes,
             mask=latent.codes,
+            **({} if noise is None else {"noise": noise}),
         )
         *_, tokens = drawn.grids
         return tokens

@@ -17,7 +17,7 @@ from smalti.manifest import Manifest, SamplerDefaults
 from smalti.settings import resolve
 from smalti_export.defaults import sampler_defaults
 from smalti_export.draft import make_draft
-from smalti_export.pair import Pair, class_names, data_licences, load_pair, provenance
+from smalti_export.pair import Pair, class_names, data_licences, load_pair, noise_of, provenance
 from smalti_train.data import ImageSet
 from smalti_train.loop import open_split
 from smalti_train.models.pixels import PixelCodes
@@ -79,6 +79,7 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
         components={},
         weights=(),
         certificate=(),
+        noise=noise_of(pair.prior_run.model),
     )
 
 

@@ -93,7 +93,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         return Figures(pair, feeds, turns)
     drawing = Drawing(record)
     feeds[role] = denoiser_feeds(
-        grids, labels, config.codes, config.classes, len(tokens), batch, masks=drawing.way.masks
+        grids, labels, config.codes, config.classes, len(tokens), batch, masks=drawing.way.masks, noise=record.noise
     )
     return Figures(pair, feeds, drawing)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smalti.errors import UsageError
 from smalti.manifest import Role, TensorSpec
 from smalti_train.config import AutoregressiveConfig, PriorConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 
 OPSET = 20
 """Taken by every runtime we target: attention is spelt out, and decoders of TensorRT-RTX need no more."""
@@ -60,7 +61,8 @@ def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
     else:
         grids = spec("tokens", "int32", "n", prior.grid[0] * prior.grid[1])
         logits = spec("logits", "float32", "n", "r", prior.codes)
-        specs["denoiser"] = GraphSpec((grids, labels, spec("rows", "int32", "n", "r")), (logits,))
+        times = (spec("times", "int32", "n"),) if isinstance(prior, MultinomialUNetConfig) else ()
+        specs["denoiser"] = GraphSpec((grids, labels, *times, spec("rows", "int32", "n", "r")), (logits,))
     return specs
 
 
@@ -109,8 +111,9 @@ def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str,
         return torch.zeros(sizes, dtype=torch.int32)
 
     if role == "denoiser":
-        free = {"tokens": {0: n}, "labels": {0: n}, "rows": {0: n, 1: dim("r", min=1)}}
-        return (whole(2, int(shapes["tokens"][1])), whole(2), whole(2, 3)), free
+        free = {name: {0: n} for name in shapes} | {"rows": {0: n, 1: dim("r", min=1)}}
+        times = (whole(2),) if "times" in shapes else ()
+        return (whole(2, int(shapes["tokens"][1])), whole(2), *times, whole(2, 3)), free
     if role == "predictor":
         kept, heads, width = (int(shapes["past"][axis]) for axis in (0, 2, 4))
         free = {"tokens": {0: n, 1: dim("k", min=1)}, "labels": {0: n}, "past": {1: n, 3: dim("p", min=0)}}

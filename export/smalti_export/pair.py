@@ -27,6 +27,7 @@ from smalti_train.data import ImageSet
 from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_prior
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.released import folded
@@ -78,7 +79,16 @@ def family_of(model: PriorConfig) -> Family:
     """How a prior of these sizes draws."""
     if isinstance(model, SundaeTransformerConfig):
         return "sundae"
+    if isinstance(model, MultinomialUNetConfig):
+        return "multinomial"
     return "autoregressive" if isinstance(model, AutoregressiveConfig) else "absorbing"
+
+
+def noise_of(model: PriorConfig) -> manifest.Noise | None:
+    """What the times of such a prior mean; None where it knows none."""
+    if not isinstance(model, MultinomialUNetConfig):
+        return None
+    return manifest.Noise(steps=model.steps, schedule=model.schedule)
 
 
 def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:

@@ -23,6 +23,7 @@ from smalti_train.models.autoregressive_transformer import (
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.hourglass_prior import HourglassPrior
+from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
 from smalti_train.models.sundae_transformer import SundaeTransformer
@@ -119,6 +120,18 @@ class DenoiserGraph(nn.Module):
         return self.model(tokens, labels, rows.long()).float()
 
 
+class TimedDenoiserGraph(nn.Module):
+    """The same of a prior that is told the time: int32 times [N] stand before the rows."""
+
+    def __init__(self, model: MultinomialUNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, labels: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+        """Predict."""
+        return self.model(tokens, labels, times, rows.long()).float()
+
+
 class PredictorGraph(nn.Module):
     """New tokens and what was kept of those before to the next token's logits and what to keep now.
 
@@ -167,6 +180,8 @@ def wrap(role: Role, model: Autoencoder | Prior) -> nn.Module:
     match model:
         case HourglassPrior() | AbsorbingTransformer() | SundaeTransformer():
             graph = DenoiserGraph(model)
+        case MultinomialUNet():
+            graph = TimedDenoiserGraph(model)
         case AutoregressiveTransformer() | Net2NetTransformer():
             graph = PredictorGraph(model)
         case VQGAN():

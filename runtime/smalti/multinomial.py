@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.absorbing import Denoiser, Logits, ask
+from smalti.absorbing import Denoiser, ask
 from smalti.errors import UsageError
 from smalti.manifest import NoiseKind
 from smalti.rows import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
@@ -149,7 +150,9 @@ def run(
         yield tokens
 
 
-def clean_chances(logits: Logits, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Float64:
+def clean_chances(
+    logits: NDArray[np.floating[Any]], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Float64:
     """x0_hat: softmax(logits / temperature) (float64 [R, K]) of ``logits`` [R, K], cut to its likeliest codes.
 
     ``top_k`` and ``top_p`` as in :func:`run`. A row that is no distribution (NaN, or all -inf) becomes NaN.

@@ -9,16 +9,19 @@ import pytest
 
 from smalti import manifest
 from smalti.errors import UsageError
-from smalti.manifest import PRIORS, Family, Manifest, SamplerDefaults
+from smalti.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
+from smalti.multinomial import cosine_alphas
 from smalti_export.denoisers import WAYS, DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
 from smalti_export.ranges import Feed
 
 CODES, CLASSES, GRID = 5, 2, (2, 3)
 LENGTH = GRID[0] * GRID[1]
+NOISE = Noise(steps=12, schedule="printed")
 RNG = np.random.default_rng(0)
 PLAIN: dict[Family, dict[str, Any]] = {
     "absorbing": {"steps": 3},
     "sundae": {"steps": 24, "final_temperature": 1.0, "min_steps": 24},
+    "multinomial": {"steps": 6},
 }
 
 
@@ -37,6 +40,7 @@ def drawing(family: Family = "absorbing", grids: int = 4, **changes: Any) -> Dra
         components={},
         weights=(),
         certificate=(),
+        noise=NOISE if family == "multinomial" else None,
     )
     return Drawing(record, grids)
 
@@ -49,7 +53,8 @@ def logits_of(feed: Feed) -> np.ndarray:
 
 def feeds(family: Family = "absorbing") -> list[Feed]:
     tokens, labels = RNG.integers(0, CODES, (40, LENGTH)), RNG.integers(0, CLASSES, 40)
-    return denoiser_feeds(tokens, labels, CODES, CLASSES, 2, 20, masks=WAYS[family].masks)
+    noise = NOISE if family == "multinomial" else None
+    return denoiser_feeds(tokens, labels, CODES, CLASSES, 2, 20, masks=WAYS[family].masks, noise=noise)
 
 
 def test_only_families_with_a_denoiser_have_a_way() -> None:
@@ -74,6 +79,20 @@ def test_feeds_show_every_degree_of_noise_and_some_samples_without_a_label(masks
         assert share[-1] > 0.75
     again = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(made, again) for name in a)
+
+
+def test_a_feed_with_times_is_as_noisy_as_they_say() -> None:
+    tokens, labels = RNG.integers(0, 50, (64, 64)), RNG.integers(0, 3, 64)
+    noise = Noise(steps=100, schedule="released")
+    (feed,) = denoiser_feeds(tokens, labels, 50, 3, batches=1, batch=64, masks=False, noise=noise)
+    assert list(feed) == ["tokens", "labels", "times", "rows"]  # as the graph takes them
+    assert feed["times"].dtype == np.int32
+    assert (feed["times"].min(), feed["times"].max()) <= (1, 99)
+    assert feed["times"].max() >= 98
+    lost = 1 - cosine_alphas(100, "released").cumprod()
+    other = (feed["tokens"] != tokens).mean(1) / (1 - 1 / 50)
+    assert np.abs(other - lost[feed["times"]]).max() < 0.25
+    assert np.abs(other - lost[feed["times"]]).mean() < 0.06
 
 
 def test_random_tokens_are_of_all_codes() -> None:
@@ -127,6 +146,7 @@ def test_denoisers_that_differ_draw_differently(family: Family) -> None:
 COMMON: list[dict[str, Any]] = [{}, {"guidance": 2.0}, {"top_k": 1}, {"temperature": 0.8}]
 OWN: dict[Family, list[dict[str, Any]]] = {
     "absorbing": [{"order": "confidence"}, {"remask": "mlm"}, {"schedule": "binomial"}],
+    "multinomial": [{"steps": 1}, {"top_p": 0.4}],
     "sundae": [{"final_temperature": 0.2}, {"proportion": (0.9, 0.9)}, {"min_steps": 0}, {"steps": 5}],
 }
 

@@ -21,6 +21,7 @@ from smalti_train.models.multinomial_unet_blocks import (
     FullAttention,
     LinearAttention,
     time_embedding,
+    time_rates,
 )
 from smalti_train.unfilled import unfilled
 
@@ -121,7 +122,7 @@ def test_times_change_the_logits_and_are_stretched_over_one_range(prior: Multino
 
 
 def test_the_time_embedding_is_the_published_one() -> None:
-    found = time_embedding(times(0, 1, 3999), 4000, 8).double().numpy()
+    found = time_embedding(times(0, 1, 3999), 4000, time_rates(8)).double().numpy()
     rates = 10_000.0 ** (-np.arange(4) / 3)
     angles = np.array([0, 1, 3999])[:, None] * rates
     np.testing.assert_allclose(found, np.concatenate((np.sin(angles), np.cos(angles)), 1), atol=5e-4)

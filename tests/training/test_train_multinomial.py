@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_it_goes_on_where_it_stopped(
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=6))
     rate = module.learning_rate
 
-    def stopped(now: int, *rest: object) -> float:
+    def stopped(now: int, *rest: Any) -> float:
         if now == 3:
             raise KeyboardInterrupt
         return rate(now, *rest)

@@ -28,6 +28,7 @@ from smalti_train.models.multinomial_unet_blocks import (
     Skip,
     Upsample,
     time_embedding,
+    time_rates,
 )
 
 AttentionKind = Literal["linear", "full"]
@@ -105,6 +106,7 @@ class MultinomialUNet(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
+        self.rates = time_rates(width)
         widths = [width * multiplier for multiplier in config.multipliers]
         last = len(widths) - 1
         self.embedding = nn.Embedding(config.codes, width)
@@ -144,7 +146,7 @@ class MultinomialUNet(nn.Module):
         classes not read); ``times`` int [B] in 0 .. T - 1; ``rows`` int [B, R], raster positions whose logits are
         wanted. Returns float [B, h*w or R, K].
         """
-        time = self.mlp(time_embedding(times, self.config.steps, self.config.width).to(self.embedding.weight.dtype))
+        time = self.mlp(time_embedding(times, self.config.steps, self.rates).to(self.embedding.weight.dtype))
         if self.label_emb is not None:
             if labels is None:
                 labels = torch.full((len(tokens),), self.config.classes, device=tokens.device)

@@ -20,14 +20,20 @@ TIME_SPAN = 4000
 """Steps that the time embedding was made for; other numbers of steps are stretched over the same range."""
 
 
-def time_embedding(times: Tensor, steps: int, width: int) -> Tensor:
-    """Sines and cosines (float32 [B, width]) of ``times`` (int64 [B] in 0 .. steps - 1); ``width`` even, from 4.
+def time_rates(width: int) -> tuple[float, ...]:
+    """Angles per step of a time embedding of ``width`` dimensions (even, from 4), float32 values [width / 2].
 
-    Wavelengths grow geometrically by a factor of 10,000 in all, as in Vaswani et al. 2017.
+    Wavelengths grow geometrically by a factor of 10,000 in all, as in Vaswani et al. 2017. They are numbers and not
+    computed where they are used, since thousands of steps make much of their last digit, which not every exponential
+    has alike.
     """
     half = width // 2
-    rates = torch.exp(torch.arange(half, device=times.device) * (-math.log(10_000) / (half - 1)))
-    angles = (times * (TIME_SPAN / steps))[:, None] * rates
+    return tuple(torch.exp(torch.arange(half, device="cpu") * (-math.log(10_000) / (half - 1))).tolist())
+
+
+def time_embedding(times: Tensor, steps: int, rates: tuple[float, ...]) -> Tensor:
+    """Sines and cosines (float32 [B, 2 * len(rates)]) of ``times`` (int [B] in 0 .. steps - 1)."""
+    angles = (times * (TIME_SPAN / steps))[:, None] * torch.tensor(rates, device=times.device)
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
