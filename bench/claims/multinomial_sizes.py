@@ -1,0 +1,86 @@
+"""Sizes of paper 004's experiments, and where their files and those of paper 000 lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claims.common import FULL, TINY, Bench
+from smalti_train.config import PriorConfig, PriorRun
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.presets import PRIORS
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is, besides what paper 000's scale says."""
+
+    prior: PriorRun
+    """The multinomial prior over the tokens of paper 000's VQGAN."""
+    sundae: PriorConfig
+    """A SUNDAE prior over the same tokens, of which only the cost is measured."""
+    starved: float
+    """Share of the codes that the autoencoder to be refitted is left with."""
+    starved_steps: int
+    """Steps in which it learns to live with them."""
+    decoder_steps: int
+    """Steps of its decoder's training, after ReFiT or without."""
+    pool: int
+    """Features that are clustered."""
+    steps: tuple[int, ...]
+    """Sampling steps by which quality is told; the cost is that of the last but one."""
+    completed: int
+    """Pictures that are completed."""
+
+    @property
+    def cost_steps(self) -> int:
+        """Steps of the runs whose seconds are compared."""
+        return self.steps[-2]
+
+
+def _multinomial(name: str, base: PriorRun, **loop: Any) -> PriorRun:
+    """A multinomial prior on the images, the batches and the rates of paper 000's absorbing one, ``base``."""
+    rhythm = dataclasses.replace(base.loop, **loop)
+    return dataclasses.replace(base, model=PRIORS[name].model, objective="vlb", preset=name, loop=rhythm)
+
+
+LARGE = Sizes(
+    prior=_multinomial("avatars-64-multinomial", FULL.absorbing, steps=2000, evaluate_every=200),
+    sundae=SundaeTransformerConfig(codes=512, grid=(8, 8), classes=8, width=256, heads=4, depth=(2, 8, 2), places=True),
+    starved=0.3,
+    starved_steps=400,
+    decoder_steps=300,
+    pool=20_000,
+    steps=(1, 2, 5, 10, 20, 50, 100),
+    completed=160,
+)
+SMALL = Sizes(
+    prior=_multinomial("tiny-multinomial", TINY.absorbing),
+    sundae=PRIORS["tiny-sundae"].model,
+    starved=0.3,
+    starved_steps=1,
+    decoder_steps=1,
+    pool=400,
+    steps=(1, 2, 3),
+    completed=8,
+)
+"""Sees every line run; says nothing."""
+
+
+@dataclass(frozen=True)
+class MultinomialBench(Bench):
+    """Paper 004's experiments. ``scale`` says how many samples are compared, and with which images."""
+
+    sizes: Sizes
+    earlier: Bench
+    """Paper 000's, whose VQGAN gives the tokens and whose priors are compared with."""
+
+    @classmethod
+    def of(cls, tiny: bool, work: Path, results: Path, earlier: Path) -> MultinomialBench:
+        """The experiments at a scale, with the folders of their runs, of their results and of paper 000's runs."""
+        scale = TINY if tiny else FULL
+        return cls(
+            scale, work, results, SMALL if tiny else LARGE, Bench(scale, earlier, results.with_name("paper-000"))
+        )
