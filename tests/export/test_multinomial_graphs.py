@@ -57,7 +57,7 @@ def test_the_graph_computes_what_the_model_does(variant: str) -> None:
     assert taken >= {"tokens", "times", "rows"}
     for batch, rows in ((1, 1), (3, LENGTH), (2, 5)):
         asked = feed(config, batch, rows)
-        (logits,) = found.run(None, {name: value for name, value in asked.items() if name in taken})
+        logits = np.asarray(found.run(None, {name: value for name, value in asked.items() if name in taken})[0])
         tokens, labels, times = (
             torch.from_numpy(asked[name].astype(np.int64)) for name in ("tokens", "labels", "times")
         )

@@ -245,7 +245,9 @@ def test_the_command_writes_a_run_that_loads(codec: Path, tmp_path: Path, capsys
     assert run.model == MultinomialUNetConfig(codes=32, width=8)
     tokens = torch.randint(32, (2, 256), generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 3999])
-    assert torch.equal(prior.logits(tokens, t=t), import_checkpoint(FILE, "vqddm").logits(tokens, t=t))
+    again = import_checkpoint(FILE, "vqddm")
+    assert isinstance(again, MultinomialUNet)
+    assert torch.equal(prior.logits(tokens, t=t), again.logits(tokens, t=t))
     assert load_autoencoder(tmp_path / "prior/autoencoder")[0].config.codes == 32
     subject = open_subject(str(tmp_path / "prior"), steps=2)
     assert subject.draw is not None
