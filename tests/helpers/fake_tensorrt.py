@@ -17,6 +17,7 @@ class FakeTensorRT:
         self.__version__ = version
         self.calls: list[tuple[Any, ...]] = []
         self.fail = fail
+        self.BuilderFlag = SimpleNamespace(TF32=7)
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         if portable:
             self.ComputeCapability = SimpleNamespace(SM75=75, SM86=86, SM89=89, SM120=120, CURRENT=0)
@@ -57,6 +58,7 @@ class FakeTensorRT:
 
             def create_builder_config(self) -> Any:
                 return SimpleNamespace(
+                    clear_flag=lambda flag: fake.calls.append(("clear", flag)),
                     set_compute_capability=lambda value, index: fake.calls.append(("target", index, value)),
                     add_optimization_profile=lambda profile: fake.calls.append(("profile", profile.shapes)),
                 )

@@ -16,7 +16,7 @@ from smalti.engine_records import ENGINES, EngineRecord, Engines
 from smalti.errors import EngineError, OutputError, UsageError
 from smalti.images import check_folder, write_whole
 from smalti.manifest import FileRecord, Precision, Role
-from smalti_export.engines.graphs import bytes_last
+from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import Toolkit
 
@@ -93,7 +93,7 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(bundle.read(file))
         try:
-            proto = bytes_last(onnx.ModelProto.FromString(bundle.read(variant.graph.file)))
+            proto = for_tensorrt(onnx.ModelProto.FromString(bundle.read(variant.graph.file)))
         except Exception as error:  # protobuf's own, which has no public base; the hash is right, the graph is not
             raise EngineError(f"{bundle.path}: {variant.graph.file} is not an ONNX graph: {error}") from error
         bundle.forget()

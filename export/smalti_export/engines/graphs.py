@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
+
+KERNEL = "identity.kernel"
+
+
+def for_tensorrt(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as TensorRT can read and build it; it computes the same."""
+    return steps_apart(bytes_last(proto))
 
 
 def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -33,3 +41,42 @@ def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.node.remove(node)
             graph.node.append(cast)
     return result
+
+
+def steps_apart(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with a convolution that changes nothing after each step of a decoder's smoothing.
+
+    A step is x + (pad(a) - pad(b)) / c, with all of a, b and c made from x. The builder fuses chains of such steps and
+    works out the first anew for every use of it: 0.6 s and 12 MB for one step, 9 s and 74 MB for two, and no end for
+    18. Nothing is fused over a convolution (TensorRT-RTX 1.7).
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    graph = result.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if _is_step(node, makers):
+            name = node.output[0]
+            node.output[0] = f"{name}.fused"
+            nodes.append(helper.make_node("Conv", [f"{name}.fused", KERNEL], [name], kernel_shape=[1, 1], group=3))
+    if len(nodes) > len(graph.node):
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+        graph.initializer.append(numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), KERNEL))
+    return result
+
+
+def _is_step(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether a node adds a flow between pixels to them, which are fp32 [n, 3, h, w]."""
+    if node.op_type != "Add":
+        return False
+    for quotient in (makers.get(name) for name in node.input):
+        flow = makers.get(quotient.input[0]) if quotient is not None and quotient.op_type == "Div" else None
+        if flow is not None and flow.op_type == "Sub":
+            pads = [makers.get(name) for name in flow.input]
+            if all(pad is not None and pad.op_type == "Pad" for pad in pads):
+                return True
+    return False

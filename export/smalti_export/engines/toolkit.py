@@ -134,6 +134,8 @@ def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot read {graph.name}: {'; '.join(errors) or said}")
     config = builder.create_builder_config()
     aim(config)
+    if (rounded := getattr(trt.BuilderFlag, "TF32", None)) is not None:
+        config.clear_flag(rounded)  # fp32 means fp32
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}
     for sizes in profiles:
         profile = builder.create_optimization_profile()

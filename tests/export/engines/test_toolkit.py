@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from helpers.fake_tensorrt import FakeTensorRT
+from smalti import open_bundle
 from smalti.engine_records import Profile
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
 from smalti.manifest import Component, Latent, TensorSpec
 from smalti_export.engines import toolkit
-from smalti_export.engines.graphs import bytes_last
+from smalti_export.engines.graphs import bytes_last, for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import DeviceToolkit, PortableToolkit, open_toolkit
 
@@ -38,6 +39,7 @@ def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(grap
         ("parse", "denoiser.onnx", ["denoiser.onnx"]),
         ("target", 0, 75),
         ("target", 1, 120),
+        ("clear", 7),
         profile,
         profile,
     ]
@@ -48,7 +50,7 @@ def test_an_engine_for_the_gpu_at_hand_is_built_in_the_same_way(graph):
     tools = DeviceToolkit(trt, capability=86)
     assert (tools.runtime, tools.version, tools.targets) == ("trt", "10.13.0", ("sm_86",))
     tools.build(graph, [SIZES])
-    assert [call[0] for call in trt.calls] == ["flags", "parse", "profile"]
+    assert [call[0] for call in trt.calls] == ["flags", "parse", "clear", "profile"]
 
 
 @pytest.mark.parametrize(
@@ -154,3 +156,24 @@ def test_the_cast_to_bytes_moves_behind_the_transposition_and_changes_nothing():
     )
     assert np.array_equal(first, second)
     assert bytes_last(after) == after
+
+
+def test_the_embedded_decoder_with_its_smoothing_in_steps_draws_the_same_pixels():
+    bundle = open_bundle()
+    variant = bundle.variant("decoder", "fp32")
+    before = onnx.ModelProto.FromString(bundle.read(variant.graph.file))
+    after = for_tensorrt(before)
+    assert len(after.graph.node) == len(before.graph.node) + 18  # nine passes along each axis
+    options = onnxruntime.SessionOptions()
+    (weights,) = variant.weights
+    content = bundle.read(weights)
+    options.add_external_initializers_from_files_in_memory([weights], [content], [len(content)])
+    tokens = np.random.default_rng(0).integers(0, 1024, (1, 4, 5)).astype(np.int32)
+    first, second = (
+        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
+            None, {"tokens": tokens}
+        )[0]
+        for proto in (before, after)
+    )
+    assert np.abs(first.astype(int) - second).max() <= 1
+    assert (first == second).mean() > 0.999
