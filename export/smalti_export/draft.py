@@ -16,6 +16,7 @@ from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
 from smalti.errors import ParityError
 from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant
+from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
 from smalti_export.graphs import GraphSpec, graph_specs, trace
 from smalti_export.pair import Pair, released
@@ -41,6 +42,7 @@ class Draft:
     components: dict[Role, Component] = field(default_factory=dict)
     weights: list[FileRecord] = field(default_factory=list)
     measures: list[Measure] = field(default_factory=list)
+    golden: FileRecord | None = None
     failures: list[str] = field(default_factory=list)
     """Variants that were left out, and why."""
 
@@ -82,6 +84,8 @@ def make_draft(pair: Pair, images: ImageSet, record: Manifest, say: Callable[[st
         own = {name: value for name, value in kept.items() if name.startswith(role)}
         part = _traced(role, model, specs[role], own)
         _add(draft, record, part, figures, say)
+    content = golden.golden_file(figures, record)
+    draft.files[golden.FILE], draft.golden = content, _record(golden.FILE, content)
     return draft
 
 

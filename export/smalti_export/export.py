@@ -52,7 +52,11 @@ def export_bundle(
     resolve(record, 1, 0, {})  # which refuses what the family does not allow, before any work
     draft = make_draft(pair, validation, record, say)
     record = msgspec.structs.replace(
-        record, components=draft.components, weights=tuple(draft.weights), certificate=tuple(draft.measures)
+        record,
+        components=draft.components,
+        weights=tuple(draft.weights),
+        certificate=tuple(draft.measures),
+        golden=draft.golden,
     )
     _write(output, {**draft.files, MANIFEST: manifest.encode(record)})
     return draft.failures

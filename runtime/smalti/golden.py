@@ -34,6 +34,8 @@ Graph = Callable[[Mapping[str, Array]], Sequence[Array]]
 EACH = 16
 """Draws from each distribution that a predictor gives: there is one per question, and one draw would tell little."""
 RUNS = "runs"
+GREATEST = float(np.finfo(np.float32).max)
+"""The error of an answer that is not a number."""
 NAME = re.compile(r"([a-z]+)\.([0-9]{1,4})\.(in|out)\.([a-z]+)")
 
 
@@ -72,7 +74,7 @@ def read_golden(bundle: Bundle) -> Golden | None:
         (case.inputs if way == "in" else case.outputs)[key] = array
     if unknown := sorted(set(found) - set(bundle.manifest.components)):
         raise BundleError(f"{where}: it has cases of {', '.join(unknown)}, which the bundle has not")
-    cases = {
+    cases: dict[Role, list[Case]] = {
         role: [found[role][index] for index in sorted(found[role])]
         for role in bundle.manifest.components
         if role in found
@@ -136,8 +138,8 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
             tokens = _fitting(_draws(bundle, role, answer, case, index), expected, where)
             drawn.append((tokens == expected)[expected >= 0])
             if known is not None:
-                part = _fitting(answer if known.ndim == 2 else answer[:, : known.shape[1]], known, where)
-                errors.append(float(np.abs(part - known).max()))
+                part = _fitting(answer[:, : known.shape[1]] if known.ndim == 3 else answer, known, where)
+                errors.append(float(np.nan_to_num(np.abs(part - known), nan=GREATEST, posinf=GREATEST).max()))
                 spreads.append(float(known.std()))
         else:
             raise BundleError(f"{where} have no answer in case {index}")
@@ -156,8 +158,10 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
 
 
 def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) -> Int32:
-    """What a prior's logits give at the noise of case ``index``."""
+    """What a prior's logits give at the noise of case ``index``; -2 where they are not numbers, as none is drawn."""
     temperature = bundle.manifest.sampler.temperature
+    if not np.isfinite(logits).all():
+        return np.full(case.outputs["draws"].shape, -2, np.int32)
     if role == "predictor":
         return draw_next(logits, temperature, index)
     height, width = bundle.manifest.latent.grid

@@ -1,6 +1,6 @@
 """A bundle's graphs and golden inputs as Polygraphy reads them: for each component a loader script and stored outputs.
 
-    polygraphy run denoiser.fp16.onnx --onnxrt --data-loader-script denoiser.inputs.py --load-outputs denoiser.json ...
+    polygraphy run denoiser.fp16.onnx --onnxrt --data-loader-script denoiser_inputs.py --load-outputs denoiser.json ...
 
 runs a graph on ONNX Runtime and compares it with what the torch model answered; ``--trt`` in the place of ``--onnxrt``
 does so on TensorRT.
@@ -52,13 +52,13 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
     commands: list[str] = []
     for role, cases in golden.cases.items():
         asked = [_answered(case) for case in cases]
-        files[f"{role}.inputs.py"] = LOADER.format(role=role, count=len(asked)).encode()
+        files[f"{role}_inputs.py"] = LOADER.format(role=role, count=len(asked)).encode()
         inputs: dict[str, Any] = {
             f"{index}.{name}": value for index, case in enumerate(asked) for name, value in case.inputs.items()
         }
         buffer = io.BytesIO()
         np.savez(buffer, **inputs)
-        files[f"{role}.inputs.npz"] = buffer.getvalue()
+        files[f"{role}_inputs.npz"] = buffer.getvalue()
         files[f"{role}.json"] = json.dumps(_results(asked)).encode()
         for measure in bundle.manifest.certificate:
             if measure.component == role and measure.precision != "int8":
@@ -92,12 +92,12 @@ def _results(cases: list[Case]) -> dict[str, Any]:
         {
             "outputs": {name: _kind("LazyArray", values=_array(value)) for name, value in case.outputs.items()},
             "runtime": 0,
-            "runner_name": "torch",
+            "runner_name": "model",
             "polygraphy_class": "IterationResult",
         }
         for case in cases
     ]
-    return _kind("RunResults", lst=[["torch", runs]])
+    return _kind("RunResults", lst=[["model", runs]])
 
 
 def _kind(name: str, **content: Any) -> dict[str, Any]:
@@ -120,5 +120,5 @@ def _command(measure: Measure, graph: str, cases: list[Case]) -> str:
         compare = f"--rtol 0 --atol {bounds['logit_error'] * spread:.3g} --check-error-stat max"
     else:  # tokens: most of them are the same
         compare = "--rtol 0 --atol 0 --check-error-stat median"
-    files = f"--data-loader-script {role}.inputs.py --load-outputs {role}.json"
+    files = f"--data-loader-script {role}_inputs.py --load-outputs {role}.json"
     return f"polygraphy run {graph} --onnxrt {files} {compare}"

@@ -13,6 +13,7 @@ import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti import UsageError, open_bundle
+from smalti.backend import OnnxSession
 from smalti.cli import _run
 from smalti.verify import remeasure, verify
 
@@ -151,6 +152,22 @@ def test_a_machine_that_computes_otherwise_misses_its_tolerances(tmp_path, capsy
     said = capsys.readouterr()
     assert "denoiser fp32: logit_error is" in said.err
     assert "encoder fp32 on cpu: ok" in said.out
+
+
+def test_golden_answers_that_no_graph_gives_are_misses_and_no_crash(tmp_path, monkeypatch):
+    """As fp16 overflows on some GPUs: logits that are not numbers."""
+    path = golden_bundle(tmp_path / "table")
+    call = OnnxSession.__call__
+
+    def overflow(self, inputs):
+        outputs = call(self, inputs)
+        return [np.full_like(value, np.nan) if value.dtype == np.float32 else value for value in outputs]
+
+    monkeypatch.setattr(OnnxSession, "__call__", overflow)
+    (one,) = (one for one in remeasure(open_bundle(path)) if one.component == "denoiser")
+    assert len(one.missed) == 2
+    assert one.figures["draw_agreement"] == one.figures["grid_agreement"] == 0
+    assert np.isfinite(list(one.figures.values())).all()  # as JSON knows no others
 
 
 def drop(name):
