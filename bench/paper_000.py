@@ -27,11 +27,8 @@ Distances are FID-style (EffNet-Lite0): they compare with each other and with no
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from pathlib import Path
 
-from claims import autoencoders, canvases, plots, priors, samples, tables
+from claims import autoencoders, canvases, commands, plots, priors, samples, tables
 from claims.common import FULL, TINY, Bench
 
 
@@ -41,7 +38,7 @@ def report(bench: Bench) -> None:
         print(path)
 
 
-COMMANDS: dict[str, tuple[int, str, Callable[[Bench], None]]] = {
+COMMANDS: commands.Commands[Bench] = {
     "table5": (47, "ablation of DiffAugment and of lambda's clamp", autoencoders.table5),
     "figure5": (46, "validation bounds of the reweighted, the plain and the MLM objective", priors.figure5),
     "table4": (28, "absorbing against autoregressive", priors.table4),
@@ -51,27 +48,15 @@ COMMANDS: dict[str, tuple[int, str, Callable[[Bench], None]]] = {
     "bits": (3, "bits per dimension of pixels", lambda bench: autoencoders.bits(bench, priors.best(bench))),
     "report": (0, "tables and plots of what was measured", report),
 }
-"""Minutes on two cores where the commands before it have run, what it is, and what does it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command, or all in order."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/paper-000"), help="folder of the trainings")
-    parser.add_argument("--results", type=Path, default=Path("bench/results/paper-000"))
-    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
-    verbs = parser.add_subparsers(dest="command", required=True)
-    for name, (minutes, what, _) in COMMANDS.items():
-        about = f"{what}; about {minutes} minutes" if minutes else what
-        verbs.add_parser(name, help=about, description=about)
-    verbs.add_parser("all", help="all of these in order")
-    options = parser.parse_args(arguments)
-    bench = Bench(TINY if options.tiny else FULL, options.work, options.results)
-    for name, (_, _, command) in COMMANDS.items():
-        if options.command in (name, "all"):
-            started = time.perf_counter()
-            command(bench)
-            print(f"{name}: done in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
+
+    def bench(options: argparse.Namespace) -> Bench:
+        return Bench(TINY if options.tiny else FULL, options.work, options.results)
+
+    commands.run(commands.parser_of(__doc__, "paper-000"), COMMANDS, bench, arguments)
 
 
 if __name__ == "__main__":

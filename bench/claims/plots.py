@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from claims.common import Bench
 from claims.tables import FID_STYLE
 
+Plot = Callable[[list[dict[str, Any]]], Any]
 
-def draw_all(bench: Bench) -> list[Path]:
-    """Draw every plot whose rows there are; equal rows give equal files."""
+
+def draw_all(bench: Bench, plots: dict[str, Plot] | None = None) -> list[Path]:
+    """Draw every plot whose rows there are (paper 000's unless others are given); equal rows give equal files."""
     try:
         import matplotlib
     except ImportError:
@@ -18,7 +21,7 @@ def draw_all(bench: Bench) -> list[Path]:
     matplotlib.use("Agg")
     matplotlib.rcParams |= {"svg.hashsalt": "paper-000", "svg.fonttype": "none"}
     drawn: list[Path] = []
-    for name, plot in {"figure5": curves, "table4": curves, "table3": steps, "table1": heat, "table5": judges}.items():
+    for name, plot in (PLOTS if plots is None else plots).items():
         if rows := bench.rows(name):
             path = bench.results / f"{name}.svg"
             figure = plot(rows)
@@ -28,7 +31,8 @@ def draw_all(bench: Bench) -> list[Path]:
     return drawn
 
 
-def _axes(columns: int, *titles: str) -> tuple[Any, Any]:
+def axes_of(columns: int, *titles: str) -> tuple[Any, Any]:
+    """A figure of so many plots side by side, and the plots."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, columns, figsize=(4.5 * columns, 3.4), squeeze=False)
@@ -40,8 +44,8 @@ def _axes(columns: int, *titles: str) -> tuple[Any, Any]:
 
 
 def curves(rows: list[dict[str, Any]]) -> Any:
-    """Bound on unseen images by training step; a colour for each objective or family, a dash for each seed."""
-    figure, (axis,) = _axes(1, "unseen images, bits per token")
+    """Bound on unseen images by training step; a colour for each objective, variant or family, a dash for each seed."""
+    figure, (axis,) = axes_of(1, "unseen images, bits per token")
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
     for row in rows:
         seed, points = row["setting"]["seed"], row["curve"]
@@ -62,12 +66,12 @@ def curves(rows: list[dict[str, Any]]) -> Any:
 
 def _kind(row: dict[str, Any]) -> str:
     setting = row["setting"]
-    return setting.get("objective") or setting["family"]
+    return setting.get("objective") or setting.get("variant") or setting["family"]
 
 
 def steps(rows: list[dict[str, Any]]) -> Any:
     """Distance and time by the number of sampling steps."""
-    figure, axes = _axes(2, FID_STYLE, "seconds per image")
+    figure, axes = axes_of(2, FID_STYLE, "seconds per image")
     rows = sorted(rows, key=lambda row: row["setting"]["steps"])
     for axis, name in zip(axes, ("fid_style", "seconds_per_image"), strict=True):
         axis.plot([row["setting"]["steps"] for row in rows], [row[name] for row in rows], marker="o")
@@ -78,7 +82,7 @@ def steps(rows: list[dict[str, Any]]) -> Any:
 def heat(rows: list[dict[str, Any]]) -> Any:
     """Distance, and precision and its kin, by temperature; dotted: unseen real images."""
     names = ("precision", "recall", "density", "coverage")
-    figure, axes = _axes(2, FID_STYLE, "precision, recall, density, coverage (k = 3)")
+    figure, axes = axes_of(2, FID_STYLE, "precision, recall, density, coverage (k = 3)")
     rows = sorted(rows, key=lambda row: row["setting"]["temperature"])
     heats = [row["setting"]["temperature"] for row in rows]
     axes[0].plot(heats, [row["fid_style"] for row in rows], marker="o")
@@ -94,7 +98,7 @@ def heat(rows: list[dict[str, Any]]) -> Any:
 
 def judges(rows: list[dict[str, Any]]) -> Any:
     """What the discriminators of the variants have to pay, and how much they are heeded."""
-    figure, axes = _axes(2, "discriminator's loss", "lambda")
+    figure, axes = axes_of(2, "discriminator's loss", "lambda")
     for row in rows:
         for axis, name in zip(axes, ("discriminator", "lambda"), strict=True):
             if points := row[name]:
@@ -104,3 +108,7 @@ def judges(rows: list[dict[str, Any]]) -> Any:
     axes[0].legend(fontsize=8)
     axes[1].set_yscale("symlog", linthresh=1)
     return figure
+
+
+PLOTS: dict[str, Plot] = {"figure5": curves, "table4": curves, "table3": steps, "table1": heat, "table5": judges}
+"""Of paper 000, by the names of their rows."""

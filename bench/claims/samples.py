@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claims.common import Bench, Row, features
+from smalti_train.data import ImageSet
 from smalti_train.evaluation.evaluate import draw
 from smalti_train.evaluation.metrics import frechet_distance, kernel_distance, prdc
 from smalti_train.evaluation.subject import open_subject
@@ -18,13 +19,19 @@ NEIGHBOURS = 3
 """k of precision, recall, density and coverage, as in the paper."""
 
 
-def _drawn(bench: Bench, run: Path, options: dict[str, Any]) -> tuple[NDArray[np.uint8], float]:
-    """Samples (uint8 [N, H, W, 3], label by label) and the seconds that each took, from the disk if drawn before."""
+def drawn(
+    bench: Bench, run: Path, options: dict[str, Any], data: ImageSet | None = None, per_label: int | None = None
+) -> tuple[NDArray[np.uint8], float]:
+    """Samples (uint8 [N, H, W, 3], label by label) and the seconds that each took, from the disk if drawn before.
+
+    As many of each label as are compared, or ``per_label``; the labels are those of ``data``, or else the avatars'.
+    """
     name = "-".join([run.name, *(f"{key}-{value}" for key, value in sorted(options.items()))])
     path = bench.work / "samples" / f"{name}.npz"
     if not path.exists():
         started = time.perf_counter()
-        images = draw(open_subject(str(run), **options), bench.unseen(), bench.scale.per_label, 0).images
+        subject, count = open_subject(str(run), **options), per_label or bench.scale.per_label
+        images = draw(subject, bench.unseen() if data is None else data, count, 0).images
         seconds = (time.perf_counter() - started) / len(images)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".partial").open("wb") as file:
@@ -38,7 +45,7 @@ def measured(bench: Bench, run: Path, options: dict[str, Any]) -> Row:
     """The row of ``samples.json`` of one run and setting: the same seeds and labels for all."""
 
     def measure() -> Row:
-        images, seconds = _drawn(bench, run, options)
+        images, seconds = drawn(bench, run, options)
         ours, (theirs, others) = features(images), bench.real_features
         return {
             "samples": len(images),
@@ -55,7 +62,7 @@ def measured(bench: Bench, run: Path, options: dict[str, Any]) -> Row:
 
 def strip(bench: Bench, run: Path, options: dict[str, Any], rows: int = 1) -> NDArray[np.uint8]:
     """The first samples of each of the eight labels, ``rows`` of them, row by row."""
-    images, _ = _drawn(bench, run, options)
+    images, _ = drawn(bench, run, options)
     by_label = images.reshape(8, -1, *images.shape[1:])
     return by_label[:, :rows].swapaxes(0, 1).reshape(-1, *images.shape[1:])
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims.common import Bench, Row
 
 Column = tuple[str, Callable[[Row], str]]
+Section = tuple[str, str, list[Column], tuple[str, ...]]
+"""The command, which is the name of its rows; a title; the columns; plots and sheets, of which those that are there."""
 FID_STYLE = "FID-style (EffNet-Lite0)"
 
 
-def report(bench: Bench) -> Path:
-    """Write ``tables.md`` from the rows there are."""
-    parts = ["Figures of `bench/paper_000.py report`; what they say of the paper's claims is for a person to write."]
-    for name, title, columns, pictures in SECTIONS:
+def report(bench: Bench, sections: Sequence[Section] | None = None, script: str = "bench/paper_000.py") -> Path:
+    """Write ``tables.md`` from the rows there are, by ``sections`` (paper 000's own unless others are given)."""
+    parts = [f"Figures of `{script} report`; what they say of the paper's claims is for a person to write."]
+    for name, title, columns, pictures in SECTIONS if sections is None else sections:
         rows = bench.rows(name)
         if not rows:
             continue
-        command = [] if name == "trainings" else [f"```sh\npython bench/paper_000.py {name}\n```"]
-        shown = [f"![{name}](paper-000/{file})" for file in pictures if (bench.results / file).exists()]
+        command = [] if name == "trainings" else [f"```sh\npython {script} {name}\n```"]
+        shown = [f"![{name}]({bench.results.name}/{file})" for file in pictures if (bench.results / file).exists()]
         parts += [f"## {title}", *command, table(columns, rows), *shown]
     path = bench.results / "tables.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,7 @@ def table(columns: list[Column], rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _of(title: str, name: str, digits: int | None = None, unit: str = "") -> Column:
+def of(title: str, name: str, digits: int | None = None, unit: str = "") -> Column:
     """A column of a figure, or of a part of the setting, by name."""
 
     def show(row: Row) -> str:
@@ -45,29 +47,29 @@ def _of(title: str, name: str, digits: int | None = None, unit: str = "") -> Col
     return title, show
 
 
-def _beside_real(title: str, name: str, real: str) -> Column:
+def beside_real(title: str, name: str, real: str) -> Column:
     """A figure, and in brackets the same one for unseen real images in place of samples."""
     return title, lambda row: f"{row[name]:.2f} ({row[real]:.2f})"
 
 
-def _at(title: str, step: int) -> Column:
+def at(title: str, step: int) -> Column:
     """The bound at about a quarter of the way, and so on: the ``step``-th quarter of the curve."""
     return title, lambda row: f"{row['curve'][max(0, step * len(row['curve']) // 4 - 1)][1]:.3f}"
 
 
-_FID = _beside_real(FID_STYLE, "fid_style", "fid_style_real_against_real")
+FID = beside_real(FID_STYLE, "fid_style", "fid_style_real_against_real")
 
-SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
+SECTIONS: list[Section] = [
     (
         "figure5",
         "Figure 5: validation bound, bits per token, by objective",
         [
-            _of("objective", "objective"),
-            _of("seed", "seed"),
-            _at("quarter of the steps", 1),
-            _at("half", 2),
-            _at("three quarters", 3),
-            _of("all steps", "bits_per_dim", 3),
+            of("objective", "objective"),
+            of("seed", "seed"),
+            at("quarter of the steps", 1),
+            at("half", 2),
+            at("three quarters", 3),
+            of("all steps", "bits_per_dim", 3),
         ],
         ("figure5.svg",),
     ),
@@ -75,11 +77,11 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "table4",
         "Table 4: the same transformer, absorbing and autoregressive",
         [
-            _of("family", "family"),
-            _of("seed", "seed"),
-            _of("bits per token, unseen images (exact if autoregressive, else a bound)", "bits_per_token", 3),
-            _FID,
-            _of("seconds per image", "seconds_per_image", 2),
+            of("family", "family"),
+            of("seed", "seed"),
+            of("bits per token, unseen images (exact if autoregressive, else a bound)", "bits_per_token", 3),
+            FID,
+            of("seconds per image", "seconds_per_image", 2),
         ],
         ("table4.svg", "table4.webp"),
     ),
@@ -87,11 +89,11 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "table3",
         "Table 3: fewer steps",
         [
-            _of("steps of 256 in the paper", "of_256"),
-            _of("steps here", "steps"),
-            _of(FID_STYLE, "fid_style", 2),
-            _of("KID-style", "kid_style", 4),
-            _of("seconds per image", "seconds_per_image", 2),
+            of("steps of 256 in the paper", "of_256"),
+            of("steps here", "steps"),
+            of(FID_STYLE, "fid_style", 2),
+            of("KID-style", "kid_style", 4),
+            of("seconds per image", "seconds_per_image", 2),
         ],
         ("table3.svg", "table3.webp"),
     ),
@@ -99,9 +101,9 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "table1",
         "Table 1: temperature",
         [
-            _of("temperature", "temperature"),
-            _FID,
-            *(_beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")),
+            of("temperature", "temperature"),
+            FID,
+            *(beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")),
         ],
         ("table1.svg", "table1.webp"),
     ),
@@ -109,12 +111,12 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "table5",
         "Table 5: DiffAugment and the clamp of lambda; reconstructions of unseen images",
         [
-            _of("variant", "variant"),
-            _of(FID_STYLE, "fid_style", 2),
-            _of("PSNR, dB", "psnr_db", 2),
-            _of("edge PSNR, dB", "edge_psnr_db", 2),
-            _of("codes used", "codes_used_percent", 1, " %"),
-            _of("perplexity of the codes", "code_perplexity", 0),
+            of("variant", "variant"),
+            of(FID_STYLE, "fid_style", 2),
+            of("PSNR, dB", "psnr_db", 2),
+            of("edge PSNR, dB", "edge_psnr_db", 2),
+            of("codes used", "codes_used_percent", 1, " %"),
+            of("perplexity of the codes", "code_perplexity", 0),
         ],
         ("table5.svg", "table5.webp"),
     ),
@@ -122,10 +124,10 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "figure4",
         "Figure 4: canvases larger than the training images, and inpainting",
         [
-            _of("picture", "picture"),
-            _of("steps", "steps"),
-            _of("stride", "stride"),
-            _of("seconds per image", "seconds_per_image", 2),
+            of("picture", "picture"),
+            of("steps", "steps"),
+            of("stride", "stride"),
+            of("seconds per image", "seconds_per_image", 2),
         ],
         ("figure4-128x64.webp", "figure4-192x64.webp", "figure4-128x128.webp", "inpainting.webp"),
     ),
@@ -133,18 +135,18 @@ SECTIONS: list[tuple[str, str, list[Column], tuple[str, ...]]] = [
         "bits",
         "Bits per dimension of 5-bit images",
         [
-            _of("images", "images"),
-            _of("bits per token", "bits_per_token", 3),
-            _of("tokens' share, bits per dimension", "bits_per_dim_of_tokens", 3),
-            _of("pixels' share", "bits_per_dim_of_pixels", 3),
-            _of("bound, bits per dimension", "bits_per_dim", 3),
+            of("images", "images"),
+            of("bits per token", "bits_per_token", 3),
+            of("tokens' share, bits per dimension", "bits_per_dim_of_tokens", 3),
+            of("pixels' share", "bits_per_dim_of_pixels", 3),
+            of("bound, bits per dimension", "bits_per_dim", 3),
         ],
         (),
     ),
     (
         "trainings",
         "Trainings (minutes of the last part alone where one was interrupted)",
-        [_of("run", "run"), _of("steps", "steps"), ("minutes", lambda row: f"{row['seconds'] / 60:.1f}")],
+        [of("run", "run"), of("steps", "steps"), ("minutes", lambda row: f"{row['seconds'] / 60:.1f}")],
         (),
     ),
 ]

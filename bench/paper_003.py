@@ -1,0 +1,63 @@
+"""Paper 003's claims, repeated small: ``python bench/paper_003.py COMMAND``.
+
+Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
+is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
+order, with minutes on two cores of a server without AMX, estimated from a few steps timed on one core:
+
+    fashion       48    a prior over grey pixels (37), a classifier, 150 samples by each of three samplers
+    resampling    18    four priors that differ in how they shorten grids and tell positions
+    unrolls        8    one more, unrolled three times; 640 samples of each
+    steps         18    the prior that is drawn from (10); 640 samples at 2 .. 50 steps
+    temperature    6    640 samples at three more temperatures
+    versus        10    640 samples of absorbing diffusion at 5, 20 and 50 steps, at two temperatures
+    freezing       2    64 samples at 50 and 100 steps, with and without freezing
+    inpainting     5    export of two bundles, masks of five shapes
+    report         0
+    all          115    all of these
+
+The avatars' commands draw on what ``bench/paper_000.py table4`` leaves in ``--earlier``: the VQGAN whose 8x8 tokens
+they learn, and the absorbing prior that they are compared with; what is not there is trained first (40 minutes).
+Fashion-MNIST is Debian's package dataset-fashion-mnist, or the folder ``--fashion-mnist``.
+
+What is scaled down, and why: for two cores, the priors have 3 to 9 million parameters where the paper's have 214 and
+more, and learn from some hundreds of steps; images are avatars of 64x64 on 8x8 tokens in place of faces of 1024x1024 on
+32x32. Short trainings also learn where in the grid a token stands (``places``), but not those that compare positions.
+Bits per token are those of training, unrolled twice: they compare with each other, and bound no likelihood. Distances
+are FID-style (EffNet-Lite0) over 640 samples: they too compare with each other only.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claims import commands, fashion, repainting, sundae_priors, sundae_report, sundae_samples
+from claims.sundae_sizes import SundaeBench
+
+COMMANDS: commands.Commands[SundaeBench] = {
+    "fashion": (48, "class-conditional Fashion-MNIST, pixel by pixel", fashion.fashion),
+    "resampling": (18, "2x2 against raster resampling, 2D against 1D rotary positions", sundae_priors.resampling),
+    "unrolls": (8, "two unrolls in training against three", sundae_priors.unrolls),
+    "steps": (18, "quality by steps", sundae_samples.steps),
+    "temperature": (6, "annealed against constant temperature", sundae_samples.temperature),
+    "versus": (10, "SUNDAE against absorbing diffusion at equal calls", sundae_samples.versus),
+    "freezing": (2, "what freezing saves at batch 64", sundae_samples.freezing),
+    "inpainting": (5, "pictures repainted under masks of any shape", repainting.inpainting),
+    "report": (0, "tables and plots of what was measured", sundae_report.report),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command, or all in order."""
+    parser = commands.parser_of(__doc__, "paper-003")
+    parser.add_argument("--earlier", type=Path, default=Path("runs/paper-000"), help="folder of paper 000's trainings")
+    parser.add_argument("--fashion-mnist", type=Path, help="folder of Fashion-MNIST's four files")
+
+    def bench(options: argparse.Namespace) -> SundaeBench:
+        return SundaeBench.of(options.tiny, options.work, options.results, options.earlier, options.fashion_mnist)
+
+    commands.run(parser, COMMANDS, bench, arguments)
+
+
+if __name__ == "__main__":
+    main()
