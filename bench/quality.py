@@ -32,7 +32,10 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
     ],
     "temperature": [{"temperature": value} for value in (0.7, 0.8, 0.9, 1.0)],
     "guidance": [{"guidance": value} for value in (1.0, 1.5, 2.0)],
+    "choice": [{"order": "confidence"}, {"top_p": 0.9}, {"remask": 0.5}, {"order": "confidence", "temperature": 1.0}],
 }
+"""What each sweep changes of ``BASE``; "choice" is a table without a plot."""
+PLOTTED = ("steps", "temperature", "guidance")
 
 
 def settings(sweep: str, base: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -89,7 +92,8 @@ def plot(rows: list[dict[str, Any]], base: dict[str, Any], folder: Path) -> None
     """One picture per sweep: FID-style and precision against the setting."""
     import matplotlib.pyplot as plt
 
-    for sweep in SWEEPS:
+    rows = [row for row in rows if row["setting"].keys() == base.keys()]
+    for sweep in PLOTTED:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
         for schedule, order in sorted({(row["setting"]["schedule"], row["setting"]["order"]) for row in rows}):
             fixed = {**base, "schedule": schedule, "order": order}
