@@ -20,7 +20,14 @@ from smalti_train.evaluation.features import open_features
 from smalti_train.evaluation.metrics import frechet_distance, kernel_distance, prdc
 from smalti_train.evaluation.subject import data_of, open_subject
 
-BASE: dict[str, Any] = {"steps": 24, "temperature": 0.9, "guidance": 1.0, "schedule": "cosine", "order": "halton"}
+BASE: dict[str, Any] = {
+    "steps": 24,
+    "temperature": 0.9,
+    "guidance": 1.0,
+    "schedule": "cosine",
+    "order": "halton",
+    "remask": 0.0,
+}
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "steps": [
         {"steps": steps, "schedule": schedule, "order": order}
