@@ -15,6 +15,7 @@ from smalti.cli_options import (
     sampling_options,
 )
 from smalti.errors import ParityError
+from smalti_export.draft import PRECISIONS
 from smalti_export.export import export_bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -55,6 +56,10 @@ def export(
         typer.Option(min=0.01, max=1, help="Default share of the probability to draw from. [default: 1]"),
     ] = None,
     decoder_from: Annotated[Path | None, typer.Option(help="Run that trained the decoder further.")] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Write fp16 or int8 besides fp32; may be given twice. fp32: no other. [default: all]"),
+    ] = None,
 ) -> None:
     """Write a run as a bundle, each variant measured against the model it was made from.
 
@@ -81,6 +86,7 @@ def export(
         name=name,
         defaults=asked,
         decoder_from=decoder_from,
+        precisions=precision or PRECISIONS,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if failures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from smalti_export.wrappers import wrap
 from smalti_train.data import ImageSet
 from smalti_train.released import TRANSPOSED
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""All that a component is written in, unless fewer are wanted."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
 KEPT = (0, 1, 2)
@@ -54,14 +56,20 @@ class Part:
     role: Role
     spec: GraphSpec
     graphs: dict[Precision, onnx.ModelProto]
-    """The fp32 and the fp16 graph, both over the weights beside them."""
+    """The fp32 graph and, where wanted, the fp16 one, both over the weights beside them."""
     whole: onnx.ModelProto
     """The fp32 graph with its weights inside."""
     weight_file: tuple[str, bytes]
 
 
-def make_draft(pair: Pair, images: ImageSet, record: Manifest, say: Callable[[str], None]) -> Draft:
-    """Make every component in every precision, and measure each against the torch model on unseen ``images``.
+def make_draft(
+    pair: Pair,
+    images: ImageSet,
+    record: Manifest,
+    say: Callable[[str], None],
+    precisions: Collection[Precision] = PRECISIONS,
+) -> Draft:
+    """Make every component in these precisions, and measure each against the torch model on unseen ``images``.
 
     ``record`` is what the manifest says before there are components; by it samples are drawn where runs are compared.
 
@@ -82,41 +90,50 @@ def make_draft(pair: Pair, images: ImageSet, record: Manifest, say: Callable[[st
     for role, model in models.items():
         say(f"{role}: tracing")
         own = {name: value for name, value in kept.items() if name.startswith(role)}
-        part = _traced(role, model, specs[role], own)
-        _add(draft, record, part, figures, say)
+        part = _traced(role, model, specs[role], own, "fp16" in precisions)
+        _add(draft, record, part, [one for one in _possible(role) if one in precisions], figures, say)
     content = golden.golden_file(figures, record)
     draft.files[golden.FILE], draft.golden = content, _record(golden.FILE, content)
     return draft
 
 
-def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tensor]) -> Part:
-    """Trace the fp32 and the fp16 graph over one file of weights, in which a codec's ``kept`` tensors stand too."""
-    full = trace(role, wrap(role, model), spec)  # pyright: ignore[reportArgumentType] - one of ours
-    half = trace(role, wrap(role, copy.deepcopy(model).half()), spec)  # pyright: ignore[reportArgumentType]
+def _possible(role: Role) -> tuple[Precision, ...]:
+    return PRECISIONS if role in QUANTIZED else ("fp32", "fp16")
+
+
+def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tensor], halves: bool) -> Part:
+    """Trace the fp32 graph, and the fp16 one for ``halves``, over one file, in which a codec's ``kept`` stand too."""
+    traced: dict[Precision, onnx.ModelProto] = {}
+    traced["fp32"] = full = trace(role, wrap(role, model), spec)  # pyright: ignore[reportArgumentType] - one of ours
+    if halves:
+        half = copy.deepcopy(model).half()
+        traced["fp16"] = trace(role, wrap(role, half), spec)  # pyright: ignore[reportArgumentType]
     tensors = dict(model.state_dict())
-    names: dict[Precision, dict[str, str]] = {
-        "fp32": name_by_content(full, tensors),
-        "fp16": name_by_content(half, tensors),
-    }
-    used = set(names["fp32"].values()) | set(names["fp16"].values())
+    names = {precision: name_by_content(graph, tensors) for precision, graph in traced.items()}
+    used = {name for found in names.values() for name in found.values()}
     if role in PRIORS.values():  # of a prior all is stored, what its graphs have worked out ahead as well
         shown = {name.removesuffix(TRANSPOSED) for name in used}
         kept = {name: value.half() for name, value in tensors.items() if name not in shown}
     content, places = pack(tensors, used, kept)
     file = f"{role}.safetensors"
     graphs: dict[Precision, onnx.ModelProto] = {
-        "fp32": externalise(full, names["fp32"], file, places),
-        "fp16": externalise(half, names["fp16"], file, places),
+        precision: externalise(graph, names[precision], file, places) for precision, graph in traced.items()
     }
     return Part(role, spec, graphs, full, (file, content))
 
 
-def _add(draft: Draft, record: Manifest, part: Part, figures: Figures, say: Callable[[str], None]) -> None:
+def _add(
+    draft: Draft,
+    record: Manifest,
+    part: Part,
+    precisions: Sequence[Precision],
+    figures: Figures,
+    say: Callable[[str], None],
+) -> None:
     """Measure each variant of a component through the runtime and add those within tolerance to the draft."""
     role, (file, content) = part.role, part.weight_file
     weights = _record(file, content)
     variants: list[Variant] = []
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8") if role in QUANTIZED else ("fp32", "fp16")
     for precision in precisions:
         wrong: list[str] = []
         for proto in _attempts(part, precision, figures.calibration(role), say):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import msgspec
 from smalti import manifest
 from smalti.bundle import MANIFEST
 from smalti.errors import OutputError, UsageError
-from smalti.manifest import Manifest, SamplerDefaults
+from smalti.manifest import Manifest, Precision, SamplerDefaults
 from smalti.settings import resolve
 from smalti_export.defaults import sampler_defaults
-from smalti_export.draft import make_draft
+from smalti_export.draft import PRECISIONS, make_draft
 from smalti_export.pair import Pair, class_names, data_licences, load_pair, noise_of, provenance
 from smalti_train.data import ImageSet
 from smalti_train.loop import open_split
@@ -30,6 +30,7 @@ def export_bundle(
     name: str | None = None,
     defaults: SamplerDefaults | Mapping[str, Any] | None = None,
     decoder_from: Path | None = None,
+    precisions: Collection[str] = PRECISIONS,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Write the bundle of a prior's run to the folder ``output``, and return what missed its tolerance.
@@ -38,19 +39,23 @@ def export_bundle(
     named in the returned list (empty when all is well). When an fp32 graph misses, nothing is written: ParityError.
     ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
     family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
-    decoder was trained further (see :func:`smalti_export.pair.load_pair`). ``output`` must not exist, unless it is a
+    decoder was trained further (see :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and
+    int8; fp32 is written in any case, as what the others are made from. ``output`` must not exist, unless it is a
     bundle, which is replaced as a whole. Raises UsageError for a run that cannot be exported, defaults that its prior
     does not allow or an output that is something else, OutputError when writing fails.
     """
     if output.exists() and not (output / MANIFEST).is_file():
         raise UsageError(f"{output} exists and is not a bundle; name a folder that does not exist yet")
+    if unknown := [one for one in precisions if one not in PRECISIONS]:
+        raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")
+    wanted: list[Precision] = [one for one in PRECISIONS if one == "fp32" or one in precisions]
     pair = load_pair(run, decoder_from)
     validation = open_split(pair.prior_run.data, "validation")
     if not isinstance(defaults, SamplerDefaults):
         defaults = sampler_defaults(pair.family, defaults or {})
     record = describe(pair, validation, name or pair.prior_run.preset, defaults)
     resolve(record, 1, 0, {})  # which refuses what the family does not allow, before any work
-    draft = make_draft(pair, validation, record, say)
+    draft = make_draft(pair, validation, record, say, wanted)
     record = msgspec.structs.replace(
         record,
         components=draft.components,

@@ -196,6 +196,8 @@ def test_one_unseen_image_is_too_few(tiny_runs: tuple[Path, Path], tmp_path: Pat
     (run / "config.json").write_text(text.replace('"validation_count": 64', '"validation_count": 1'))
     with pytest.raises(UsageError, match="needs 2; the validation split has 1"):
         export_bundle(run, tmp_path / "out")
+    with pytest.raises(UsageError, match="precision 'fp8': allowed are fp32, fp16, int8"):
+        export_bundle(run, tmp_path / "out", precisions=["fp8"])
 
 
 def test_a_model_without_labels_of_a_few_pictures_can_be_exported(tmp_path: Path) -> None:
@@ -214,12 +216,15 @@ def test_a_model_without_labels_of_a_few_pictures_can_be_exported(tmp_path: Path
     train_autoencoder(short(AUTOENCODERS["tiny"]), tmp_path / "autoencoder")
     train_prior(prior, tmp_path / "prior", tmp_path / "autoencoder")
     assert len(open_split(data, "validation")) < 5
-    export_bundle(tmp_path / "prior", tmp_path / "bundle")
+    failures = export_bundle(tmp_path / "prior", tmp_path / "bundle", precisions=["int8"])
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.classes == ()
     assert [(licence.name, licence.licence) for licence in bundle.manifest.data_licences] == [("pictures", "unknown")]
     role: Role = "denoiser"
-    assert "fp32" in bundle.precisions(role)
+    assert bundle.precisions("encoder") == ("fp32",)
+    assert "fp16" not in bundle.precisions(role)
+    assert ("int8" in bundle.precisions(role)) != any(line.startswith("denoiser int8") for line in failures)
+    assert not any(path.name.endswith(".fp16.onnx") for path in (tmp_path / "bundle").iterdir())
     assert smalti.load(tmp_path / "bundle", precision="fp32").generate(seed=1).images[0].size == (64, 64)
 
 

@@ -67,7 +67,9 @@ def pixelwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = dataclasses.replace(tiny.model, codes=LEVELS, grid=(SIDE, SIDE), classes=2, depth=(1, (0, 1, 0), 1))
     loop = dataclasses.replace(tiny.loop, steps=3, batch=4, precision="fp32")
     train_prior(dataclasses.replace(tiny, model=model, data=data, loop=loop), folder / "run", folder / "pixels")
-    assert run("export", folder / "run", "-o", folder / "bundle", *OPTIONS, "--name", "grey") in (0, 6)
+    assert (
+        run("export", folder / "run", "-o", folder / "bundle", *OPTIONS, "--name", "grey", "--precision", "fp32") == 0
+    )
     return folder
 
 
@@ -79,7 +81,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("import", "--source", "unleashing-vqgan", vqgan, "-o", folder / "codec") == 0
     options = ("--config", '{"grid": [8, 8]}', "--autoencoder", folder / "codec", "--licence", "MIT")
     assert run("import", "--source", "sundae-hourglass", hourglass, "-o", folder / "run", *options) == 0
-    assert run("export", folder / "run", "-o", folder / "bundle", "--steps", 8) in (0, 6)
+    assert run("export", folder / "run", "-o", folder / "bundle", "--steps", 8, "--precision", "fp32") == 0
     return folder
 
 
@@ -97,21 +99,25 @@ def test_a_bundle_draws_what_the_torch_model_draws_as_far_as_its_certificate_say
     folder = request.getfixturevalue(kind)
     generator = smalti.load(folder / "bundle", precision="fp32")
     manifest = generator.manifest
-    certified = {(one.component, one.precision): one for one in manifest.certificate}
-    figures = certified["denoiser", "fp32"].figures
+    (figures,) = [one.figures for one in manifest.certificate if (one.component, one.precision) == ("denoiser", "fp32")]
     seeds, labels = range(16), [i % len(generator.labels) for i in range(16)]
     agreement = (generator.generate(seeds=seeds, label=labels).tokens == by_torch(folder, seeds, labels)).mean()
     assert agreement == pytest.approx(figures["grid_agreement"], abs=0.01)
     assert figures["grid_agreement"] > 0.9
     assert figures["draw_agreement"] > 0.995
     assert figures["draws"] % np.prod(manifest.latent.grid) == 0  # at every position
-    assert certified["denoiser", "fp16"].figures["draw_agreement"] > 0.99
+    for one in manifest.certificate:
+        assert one.component != "denoiser" or one.precision == "int8" or one.figures["draw_agreement"] > 0.99
 
 
 def test_its_bundle_says_how_it_draws(tokenwise: Path) -> None:
     manifest = open_bundle(tokenwise / "bundle").manifest
     assert (manifest.family, manifest.name) == ("sundae", "tiny-sundae")
     assert set(manifest.components) == {"encoder", "decoder", "denoiser"}
+    assert {(one.component, one.precision) for one in manifest.certificate} >= {
+        ("denoiser", "fp16"),
+        ("encoder", "fp16"),
+    }
     assert (manifest.latent.grid, manifest.latent.factor, manifest.latent.pixels) == ((4, 4), 16, None)
     sampler = manifest.sampler
     assert (sampler.steps, sampler.temperature, sampler.final_temperature) == (24, 1.0, 0.8)
@@ -132,7 +138,7 @@ def test_a_bundle_of_grey_pixels_is_its_denoiser_alone(pixelwise: Path) -> None:
     assert (manifest.latent.grid, manifest.latent.codes) == ((SIDE, SIDE), LEVELS)
     assert manifest.classes == ("dark", "light")
     assert set(manifest.components) == {"denoiser"}
-    assert {"fp32", "fp16"} <= set(bundle.precisions("denoiser"))
+    assert bundle.precisions("denoiser") == ("fp32",)
     assert {one.component for one in manifest.certificate} == {"denoiser"}
     files = {path.name for path in (pixelwise / "bundle").iterdir()}
     assert files == {"manifest.json", *(file.file for file in manifest.files())}
@@ -206,7 +212,7 @@ def test_an_imported_prior_exports_like_any_other(imported: Path, tmp_path: Path
     assert manifest.licence.startswith("MIT")
     assert manifest.provenance.training["prior_file"] == "sundae_hourglass_small.pt"
     for role in ("encoder", "decoder", "denoiser"):
-        assert {"fp32", "fp16"} <= set(bundle.precisions(role))
+        assert bundle.precisions(role) == ("fp32",)
     assert run("generate", "--bundle", imported / "bundle", "--seed", 2, "-o", tmp_path / "one.png") == 0
     assert Image.open(tmp_path / "one.png").size == (32, 32)
     model, config = load_prior(imported / "run")

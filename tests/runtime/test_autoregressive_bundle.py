@@ -189,7 +189,10 @@ def test_a_precision_that_the_predictor_alone_comes_in_may_be_asked_for(edit, tm
     def part(content):
         parts = content["components"]
         parts["decoder"]["variants"] = [v for v in parts["decoder"]["variants"] if v["precision"] == "fp32"]
-        parts["predictor"]["variants"].append({**parts["predictor"]["variants"][0], "precision": "fp16"})
+        (variant,) = [v for v in parts["predictor"]["variants"] if v["precision"] == "fp32"]
+        copied = {**variant["graph"], "file": "predictor.fp16.onnx"}
+        (tmp_path / "mixed" / copied["file"]).write_bytes((tmp_path / "mixed" / variant["graph"]["file"]).read_bytes())
+        parts["predictor"]["variants"].append({**variant, "precision": "fp16", "graph": copied})
 
     edit(tmp_path / "mixed", part)
     report = smalti.load(tmp_path / "mixed", precision="fp16").report

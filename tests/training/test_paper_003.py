@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 BENCH = Path(__file__).parents[2] / "bench"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def initial_weights(source: str | Path, config: Run) -> dict[str, Tensor]:
     if isinstance(config, PriorRun):
         roles = (PRIORS[bundle.manifest.family],)
     for role in roles:
-        for file in bundle.variant(role, "fp16").weights:
+        for file in bundle.variant(role, "fp32").weights:
             stored |= load(bundle.read(file))
     tensors = {
         name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
