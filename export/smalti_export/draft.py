@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
 from smalti.errors import ParityError
+from smalti.golden import missed
 from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant
 from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
 from smalti_export.graphs import GraphSpec, graph_specs, trace
 from smalti_export.pair import Pair, released
-from smalti_export.parity import TOLERANCES, missed
+from smalti_export.parity import TOLERANCES
 from smalti_export.quantize import last_layers, quantize
 from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16

@@ -47,19 +47,6 @@ differ in fp32 too, the more the larger the codebook, and decode to nearly the s
 """
 
 
-def missed(figures: dict[str, float], tolerances: dict[str, float]) -> list[str]:
-    """List the figures out of tolerance, as text; a figure that is not a number always is."""
-    lines: list[str] = []
-    for name, bound in tolerances.items():
-        value = figures[name]
-        good = value <= bound if name.endswith("_error") else value >= bound
-        if not good:
-            lines.append(
-                f"{name} is {value:.4g}, allowed is {'at most' if name.endswith('_error') else 'at least'} {bound:g}"
-            )
-    return lines
-
-
 def torch_run(graph: torch.nn.Module) -> Run:
     """Run a wrapped torch model as if it were a graph; inputs in the order given."""
 

@@ -16,10 +16,11 @@ from smalti.backend import OnnxSession
 from smalti.bundle import open_bundle
 from smalti.cli import main
 from smalti.errors import UsageError
+from smalti.golden import missed
 from smalti.manifest import Manifest, Role
 from smalti_export.export import export_bundle
 from smalti_export.graphs import graph_specs
-from smalti_export.parity import TOLERANCES, missed, torch_run
+from smalti_export.parity import TOLERANCES, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.config import DataConfig
 from smalti_train.data.avatars import STYLES

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smalti_export.parity import TOLERANCES, Reference, compare_decoders, compare_encoders, missed
+from smalti.golden import missed
+from smalti_export.parity import TOLERANCES, Reference, compare_decoders, compare_encoders
 from smalti_export.ranges import Feed
 
 
