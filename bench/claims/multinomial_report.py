@@ -8,14 +8,9 @@ from claims import plots, tables
 from claims.common import Row
 from claims.multinomial_sizes import MultinomialBench
 from claims.plots import Plot, axes_of
-from claims.tables import FID, FID_STYLE, Column, Section, beside_real, of
+from claims.tables import FID, FID_STYLE, PRDC, TRAININGS, Section, of
 
 SCRIPT = "bench/paper_004.py"
-
-
-def _where_measured(title: str, name: str, digits: int) -> Column:
-    """A figure that not every row has."""
-    return title, lambda row: f"{row[name]:.{digits}f}" if name in row else ""
 
 
 SECTIONS: list[Section] = [
@@ -41,7 +36,7 @@ SECTIONS: list[Section] = [
             of("steps", "steps"),
             FID,
             of("KID-style", "kid_style", 4),
-            *(beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")),
+            *PRDC,
             of("seconds per image", "seconds_per_image", 3),
             of("bound, bits per token", "bits_per_token", 3),
         ],
@@ -68,17 +63,12 @@ SECTIONS: list[Section] = [
             of("codes", "codes"),
             of("parameters, millions", "parameters_millions", 1),
             of("GFLOP per call", "gflop_per_call", 2),
-            _where_measured("calls", "calls", 0),
-            _where_measured("seconds per image", "seconds_per_image", 3),
+            of("calls", "calls", 0),
+            of("seconds per image", "seconds_per_image", 3),
         ],
         (),
     ),
-    (
-        "trainings",
-        "Trainings (minutes of the last part alone where one was interrupted)",
-        [of("run", "run"), of("steps", "steps"), ("minutes", lambda row: f"{row['seconds'] / 60:.1f}")],
-        (),
-    ),
+    TRAININGS,
 ]
 
 

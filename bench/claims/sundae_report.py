@@ -8,12 +8,10 @@ from claims import plots, tables
 from claims.common import Row
 from claims.plots import Plot, axes_of
 from claims.sundae_sizes import SundaeBench
-from claims.tables import FID, FID_STYLE, Section, at, beside_real, of
+from claims.tables import FID, FID_STYLE, PRDC, TRAININGS, Section, at, of
 
 SCRIPT = "bench/paper_003.py"
 
-
-PRDC = [beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")]
 
 SECTIONS: list[Section] = [
     (
@@ -115,7 +113,7 @@ SECTIONS: list[Section] = [
         ],
         ("inpainting-avatars.webp", "inpainting-fashion.webp"),
     ),
-    next(section for section in tables.SECTIONS if section[0] == "trainings"),
+    TRAININGS,
 ]
 
 

@@ -58,6 +58,13 @@ def at(title: str, step: int) -> Column:
 
 
 FID = beside_real(FID_STYLE, "fid_style", "fid_style_real_against_real")
+PRDC = [beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")]
+TRAININGS: Section = (
+    "trainings",
+    "Trainings (minutes of the last part alone where one was interrupted)",
+    [of("run", "run"), of("steps", "steps"), ("minutes", lambda row: f"{row['seconds'] / 60:.1f}")],
+    (),
+)
 
 SECTIONS: list[Section] = [
     (
@@ -103,7 +110,7 @@ SECTIONS: list[Section] = [
         [
             of("temperature", "temperature"),
             FID,
-            *(beside_real(name, name, f"{name}_real") for name in ("precision", "recall", "density", "coverage")),
+            *PRDC,
         ],
         ("table1.svg", "table1.webp"),
     ),
@@ -143,10 +150,5 @@ SECTIONS: list[Section] = [
         ],
         (),
     ),
-    (
-        "trainings",
-        "Trainings (minutes of the last part alone where one was interrupted)",
-        [of("run", "run"), of("steps", "steps"), ("minutes", lambda row: f"{row['seconds'] / 60:.1f}")],
-        (),
-    ),
+    TRAININGS,
 ]
