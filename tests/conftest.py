@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // WORKERS)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,7 +24,26 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_runs(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tuple[Path, Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder that the first worker to ask for it makes, and the other workers wait for."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if WORKERS == 1 else base.parent
+
+    def made_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not (done := folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(made_once: Callable[..., Path], cache_dir: Path) -> tuple[Path, Path]:
     """Folders of an autoencoder's and a prior's run, preset "tiny", trained long enough to be no longer random."""
     from smalti_train.presets import AUTOENCODERS, PRIORS
     from smalti_train.train_autoencoder import train_autoencoder
@@ -31,19 +54,37 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tupl
         loop = dataclasses.replace(config.loop, steps=20, precision="fp32")
         return dataclasses.replace(config, data=data, loop=loop)
 
-    folder = tmp_path_factory.mktemp("runs")
-    train_autoencoder(short(AUTOENCODERS["tiny"]), folder / "autoencoder")
-    train_prior(short(PRIORS["tiny"]), folder / "prior", folder / "autoencoder")
+    def make(folder: Path) -> None:
+        train_autoencoder(short(AUTOENCODERS["tiny"]), folder / "autoencoder")
+        train_prior(short(PRIORS["tiny"]), folder / "prior", folder / "autoencoder")
+
+    folder = made_once("tiny_runs", make)
     return folder / "autoencoder", folder / "prior"
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_runs: tuple[Path, Path]) -> Path:
-    """The folder of a real bundle: 64x64 pixels, 4x4 tokens, 64 codes, eight labels, all precisions."""
+def tiny_preview(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path]) -> Path:
+    """Folder of the run of a preview decoder of the tiny autoencoder."""
+    from smalti_train.loading import load_autoencoder
+    from smalti_train.train_preview import preview_run, train_preview
+
+    def make(folder: Path) -> None:
+        config = preview_run(*load_autoencoder(tiny_runs[0]))
+        loop = dataclasses.replace(config.loop, steps=40, batch=8, precision="fp32")
+        train_preview(dataclasses.replace(config, loop=loop), folder / "run", tiny_runs[0])
+
+    return made_once("tiny_preview", make) / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path], tiny_preview: Path) -> Path:
+    """The folder of a real bundle: 64x64 pixels, 4x4 tokens, 64 codes, eight labels, a preview, all precisions."""
     from smalti.manifest import SamplerDefaults
     from smalti_export.export import export_bundle
 
-    path = tmp_path_factory.mktemp("bundle") / "tiny"
-    failures = export_bundle(tiny_runs[1], path, name="tiny", defaults=SamplerDefaults(steps=8, temperature=1.0))
-    assert not failures
-    return path
+    def make(folder: Path) -> None:
+        defaults = SamplerDefaults(steps=8, temperature=1.0)
+        options = {"defaults": defaults, "preview_from": tiny_preview}
+        assert not export_bundle(tiny_runs[1], folder / "tiny", name="tiny", **options)
+
+    return made_once("tiny_bundle", make) / "tiny"

@@ -56,6 +56,9 @@ def export(
         typer.Option(min=0.01, max=1, help="Default share of the probability to draw from. [default: 1]"),
     ] = None,
     decoder_from: Annotated[Path | None, typer.Option(help="Run that trained the decoder further.")] = None,
+    preview_from: Annotated[
+        Path | None, typer.Option(help="Run of a preview decoder (smalti train preview), to be added.")
+    ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(help="Write fp16 or int8 besides fp32; may be given twice. fp32: no other. [default: all]"),
@@ -86,6 +89,7 @@ def export(
         name=name,
         defaults=asked,
         decoder_from=decoder_from,
+        preview_from=preview_from,
         precisions=precision or PRECISIONS,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )

@@ -79,14 +79,19 @@ def make_draft(
     """
     prior = copy.deepcopy(pair.prior)
     round_to_fp16(prior)
-    specs = graph_specs(pair.autoencoder.config.factor, pair.prior_run.model)
     figures = make_figures(pair, images, record)
     draft, kept = Draft(), dict[str, Tensor]()
     models: dict[Role, nn.Module] = {}
+    features = 1
     if record.latent.pixels is None:
         codec, kept = released(pair.autoencoder)
         round_to_fp16(codec)
-        models = {"encoder": codec, "decoder": codec}
+        models["encoder"] = models["decoder"] = codec
+        features = pair.features
+    if pair.preview is not None:
+        models["preview"] = copy.deepcopy(pair.preview)
+        round_to_fp16(models["preview"])
+    specs = graph_specs(pair.autoencoder.config.factor, pair.prior_run.model, features)
     models[PRIORS[pair.family]] = prior
     for role, model in models.items():
         say(f"{role}: tracing")

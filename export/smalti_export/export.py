@@ -18,9 +18,11 @@ from smalti.settings import resolve
 from smalti_export.defaults import sampler_defaults
 from smalti_export.draft import PRECISIONS, make_draft
 from smalti_export.pair import Pair, class_names, data_licences, load_pair, noise_of, provenance
+from smalti_export.replace import replace_folder
 from smalti_train.data import ImageSet
 from smalti_train.loop import open_split
 from smalti_train.models.pixels import PixelCodes
+from smalti_train.run import flush
 
 
 def export_bundle(
@@ -30,6 +32,7 @@ def export_bundle(
     name: str | None = None,
     defaults: SamplerDefaults | Mapping[str, Any] | None = None,
     decoder_from: Path | None = None,
+    preview_from: Path | None = None,
     precisions: Collection[str] = PRECISIONS,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
@@ -39,7 +42,8 @@ def export_bundle(
     named in the returned list (empty when all is well). When an fp32 graph misses, nothing is written: ParityError.
     ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
     family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
-    decoder was trained further (see :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and
+    decoder was trained further, ``preview_from`` that of a preview decoder distilled from it (see
+    :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and
     int8; fp32 is written in any case, as what the others are made from. ``output`` must not exist, unless it is a
     bundle, which is replaced as a whole. Raises UsageError for a run that cannot be exported, defaults that its prior
     does not allow or an output that is something else, OutputError when writing fails.
@@ -49,7 +53,7 @@ def export_bundle(
     if unknown := [one for one in precisions if one not in PRECISIONS]:
         raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")
     wanted: list[Precision] = [one for one in PRECISIONS if one == "fp32" or one in precisions]
-    pair = load_pair(run, decoder_from)
+    pair = load_pair(run, decoder_from, preview_from)
     validation = open_split(pair.prior_run.data, "validation")
     if not isinstance(defaults, SamplerDefaults):
         defaults = sampler_defaults(pair.family, defaults or {})
@@ -93,20 +97,15 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
 
 
 def _write(output: Path, files: dict[str, bytes]) -> None:
-    """Write a folder whole: beside its place, then renamed into it."""
+    """Write a folder whole: beside its place, then put there."""
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    old = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         for file, content in files.items():
             (partial / file).write_bytes(content)
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
+            flush(partial / file)
+        replace_folder(partial, output)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not output.exists():
-            old.rename(output)
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error

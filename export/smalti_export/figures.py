@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +13,22 @@ from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Manifest, Role
 from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
 from smalti_export.pair import Pair, released
-from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_run
-from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, torch_graph
+from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
+from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds
 from smalti_export.ranges import Feed
 from smalti_export.wrappers import wrap
 from smalti_train.config import AutoregressiveConfig
 from smalti_train.data import ImageSet
 from smalti_train.models.pixels import PixelCodes
+from smalti_train.train_preview import cost
 
 BATCH, WHOLE_BATCH = 16, 4
 """Images per batch; fewer where the decoder's layers span the image, as those are the large ones."""
 BATCHES = 16
 """Of unseen images: scales come from the first half, figures from the second (some 16,000 draws at 16x16)."""
+
+PREVIEWS = 2
+"""Batches by which previews and the decoder's images are compared."""
 
 
 @dataclass
@@ -44,16 +47,25 @@ class Figures:
     def measure(self, role: Role, session: Session) -> dict[str, float]:
         """Compare a component's ``session`` with the model, on inputs that no scale came from."""
 
-        def variant(inputs: Feed) -> NDArray[Any]:
-            return session(inputs)[0]
-
         match self._reference(role):
             case PredictorReference() as reference:
                 return compare_predictors(reference, session)
             case DenoiserReference() as reference:
-                return compare_denoisers(reference, variant)
+                return compare_denoisers(reference, lambda inputs: session(inputs)[0])
+            case reference if role == "encoder":
+                return compare_encoders(reference, session)
             case reference:
-                return (compare_encoders if role == "encoder" else compare_decoders)(reference, variant)
+                return compare_decoders(reference, session) | (self._preview() if role == "preview" else {})
+
+    def _preview(self) -> dict[str, float]:
+        """What the preview decoder is, in whatever precision: its likeness to the decoder, and its cost."""
+        assert self.pair.preview is not None
+        rough, sharp = (torch_graph(wrap("decoder", model)) for model in (self.pair.preview, self.pair.autoencoder))
+        known = Reference(sharp, self.feeds["decoder"][len(self.feeds["decoder"]) // 2 :][:PREVIEWS])
+        return {
+            "decoder_psnr": compare_decoders(known, rough)["psnr"],
+            "cost": cost(self.pair.preview, self.pair.autoencoder),
+        }
 
     def _reference(self, role: Role) -> Reference | DenoiserReference | PredictorReference:
         if role not in self.references:
@@ -66,8 +78,9 @@ class Figures:
                 assert isinstance(self.drawing, Drawing)
                 self.references[role] = DenoiserReference(torch_run(wrap(role, self.pair.prior)), unseen, self.drawing)
             else:
-                run = torch_run(wrap(role, released(self.pair.autoencoder)[0]))
-                self.references[role] = Reference(run, unseen)
+                model = self.pair.preview if role == "preview" else released(self.pair.autoencoder)[0]
+                assert model is not None
+                self.references[role] = Reference(torch_graph(wrap(role, model)), unseen)
         return self.references[role]
 
 
@@ -82,6 +95,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
     feeds: dict[Role, list[Feed]] = {
         "encoder": [{"images": part} for part in pixels],
         "decoder": [{"tokens": part} for part in tokens],
+        "preview": [{"tokens": part} for part in _unfinished(tokens, config.codes)],
     }
     role, defaults = PRIORS[pair.family], record.sampler
     if isinstance(config, AutoregressiveConfig):
@@ -103,6 +117,16 @@ def _tokens(pair: Pair, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     if isinstance(pair.autoencoder, PixelCodes):
         return grey.to_tokens(pixels, pair.autoencoder.config.codes)
     return torch_run(wrap("encoder", released(pair.autoencoder)[0]))({"images": pixels})
+
+
+def _unfinished(tokens: list[NDArray[np.int32]], codes: int) -> list[NDArray[np.int32]]:
+    """The same batches, of whose grids some tokens are not drawn yet, as when a preview is shown."""
+    generator = np.random.default_rng(0)
+    shares = ((np.arange(len(part)) / len(part))[:, None, None] for part in tokens)
+    return [
+        np.where(generator.random(part.shape) < lost, codes, part).astype(np.int32)
+        for part, lost in zip(tokens, shares)
+    ]
 
 
 def _batches(pair: Pair, images: ImageSet) -> list[NDArray[np.uint8]]:

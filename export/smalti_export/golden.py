@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from smalti.generator import EMBEDDING
 from smalti.golden import RUNS, draw, draw_next
-from smalti.manifest import Manifest
+from smalti.manifest import Manifest, Role
 from smalti_export.denoisers import DenoiserReference
 from smalti_export.figures import Figures
 from smalti_export.parity import Reference
@@ -45,7 +46,7 @@ def golden_file(figures: Figures, record: Manifest) -> bytes:
                 cases = [_predictor_case(reference, record, where, case) for case, where in enumerate(chosen)]
                 tensors[RUNS] = reference.runs.reshape(len(reference.runs), *record.latent.grid)
             case _:
-                cases = [_codec_case(reference)]
+                cases = [_codec_case(role, reference)]
         for index, (inputs, outputs) in enumerate(cases):
             for way, arrays in (("in", inputs), ("out", outputs)):
                 tensors |= {f"{role}.{index}.{way}.{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
@@ -73,9 +74,10 @@ def _predictor_case(reference: PredictorReference, record: Manifest, where: int,
     return reference.feeds[where], {"draws": draw_next(logits, record.sampler.temperature, case), "logits": logits}
 
 
-def _codec_case(reference: Reference) -> Case:
+def _codec_case(role: Role, reference: Reference) -> Case:
     """The first images of the first batch, and their tokens, whichever of them is asked for."""
-    ((name, given),), answer = reference.feeds[0].items(), reference.outputs[0]
-    pixels, other = (given, "tokens") if name == "images" else (answer, "images")
+    ((name, given),), answers = reference.feeds[0].items(), reference.outputs[0]
+    pixels = given if role == "encoder" else answers[0]
     count = max(1, min(IMAGES, PIXELS // pixels[0].size))
-    return {name: given[:count]}, {other: answer[:count]}
+    names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
+    return {name: given[:count]}, {name: answer[:count] for name, answer in zip(names, answers)}

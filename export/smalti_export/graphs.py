@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti.generator import EMBEDDING
 from smalti.manifest import Role, TensorSpec
 from smalti_train.config import AutoregressiveConfig, PriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
@@ -32,8 +33,8 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
 
 
-def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
-    """Give the signature of every component of a pair; sizes given by name are free.
+def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role, GraphSpec]:
+    """Give the signature of every component of a pair; sizes given by name are free, ``features`` are an embedding's.
 
     Raises UsageError for a prior of which nobody told for how many tokens it is.
     """
@@ -45,8 +46,9 @@ def graph_specs(factor: int, prior: PriorConfig) -> dict[Role, GraphSpec]:
     tokens = spec("tokens", "int32", "n", "h", "w")
     labels = spec("labels", "int32", "n")
     specs: dict[Role, GraphSpec] = {
-        "encoder": GraphSpec((images,), (tokens,)),
+        "encoder": GraphSpec((images,), (tokens, spec(EMBEDDING, "float32", "n", features))),
         "decoder": GraphSpec((tokens,), (images,)),
+        "preview": GraphSpec((tokens,), (images,)),
     }
     if isinstance(prior, AutoregressiveConfig):
         kept, width = 2 * prior.layers, prior.width // prior.heads
@@ -118,7 +120,7 @@ def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str,
         kept, heads, width = (int(shapes["past"][axis]) for axis in (0, 2, 4))
         free = {"tokens": {0: n, 1: dim("k", min=1)}, "labels": {0: n}, "past": {1: n, 3: dim("p", min=0)}}
         return (whole(2, 3), whole(2), torch.zeros(kept, 2, heads, 5, width)), free
-    if role == "decoder":
+    if role in ("decoder", "preview"):
         return (whole(2, 5, 7),), {"tokens": {0: n, 1: dim("h", min=1), 2: dim("w", min=1)}}
     factor = int(str(shapes["images"][1]).split("*")[0])
     images = torch.zeros(2, 5 * factor, 7 * factor, 3, dtype=torch.uint8)

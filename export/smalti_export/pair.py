@@ -21,15 +21,16 @@ from smalti_train.config import (
     PixelRun,
     PriorConfig,
     PriorRun,
-    Run,
 )
 from smalti_train.data import ImageSet
-from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_prior
+from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
-from smalti_train.models.pixels import PixelCodes
+from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
+from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.released import folded
 
 OWN_LICENCE = "Apache-2.0"
@@ -46,6 +47,8 @@ class Pair:
     prior_run: PriorRun
     steps: tuple[int, int]
     """Training steps of the two; pixels have none."""
+    preview: PreviewDecoder | None = None
+    """Of the autoencoder's decoder, where one was distilled."""
 
     @property
     def family(self) -> Family:
@@ -67,6 +70,17 @@ class Pair:
     def halo(self) -> int | None:
         """Tokens that a pixel can depend on around its own; None for all of them."""
         return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder | PixelCodes) else None
+
+    @property
+    def features(self) -> int:
+        """Dimensions of an embedding: channels of what the encoder sees before it makes codes of it."""
+        match self.autoencoder.config:
+            case EdgeAutoencoderConfig() as config:
+                return config.channels[-1]
+            case VQGANConfig() as config:
+                return config.z_channels or config.code_dim
+            case PixelCodesConfig():
+                raise UsageError("pixels are tokens already: nothing sees them, and there are no features")
 
     @property
     def licence(self) -> str:
@@ -91,18 +105,34 @@ def noise_of(model: PriorConfig) -> manifest.Noise | None:
     return manifest.Noise(steps=model.steps, schedule=model.schedule)
 
 
-def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
+def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | None = None) -> Pair:
     """Load a prior's run and its own copy of the autoencoder, or one whose decoder alone was trained further.
 
-    Raises UsageError when one is missing, when they do not fit each other, when ``decoder_from`` makes other tokens
-    than the prior has learnt, or for a prior that a bundle cannot hold.
+    ``preview_from`` is the run of a preview decoder.
+
+    Raises UsageError when one is missing, when they do not fit each other, when ``decoder_from`` or ``preview_from``
+    is for other tokens than the prior has learnt, or for a prior that a bundle cannot hold.
     """
     prior, prior_run = load_prior(run)
     autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
     if decoder_from is not None:
         other, autoencoder_run = load_autoencoder(decoder_from)
-        _check_decoder(autoencoder, other, run, decoder_from)
+        _check_decoder(
+            autoencoder,
+            other,
+            f"{decoder_from} has another {{}} than the prior of {run} was trained with, so its tokens mean something "
+            f"else. Train the decoder alone: smalti train autoencoder --decoder-only --init {run / 'autoencoder'}",
+        )
         autoencoder = other
+    preview = None
+    if preview_from is not None:
+        preview, _ = load_preview(preview_from)
+        _check_decoder(
+            autoencoder,
+            load_autoencoder(preview_from / "autoencoder")[0],
+            f"{preview_from} was distilled from an autoencoder with another {{}} than the prior of {run} was trained "
+            f"with. Distil one from its own: smalti train preview --autoencoder {run / 'autoencoder'}",
+        )
     codes = autoencoder.config.codes
     if prior_run.model.codes != codes:
         raise UsageError(
@@ -115,24 +145,20 @@ def load_pair(run: Path, decoder_from: Path | None = None) -> Pair:
             "from a class or from nothing"
         )
     steps = (0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps, _newest_step(run))
-    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps)
+    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview)
 
 
-def _check_decoder(ours: Autoencoder, theirs: Autoencoder, run: Path, decoder_from: Path) -> None:
-    """Raise UsageError unless the two make the same tokens of every image."""
+def _check_decoder(ours: Autoencoder, theirs: Autoencoder, refusal: str) -> None:
+    """Raise UsageError, ``refusal`` with the part that differs, unless the two make the same tokens of every image."""
     if isinstance(ours, PixelCodes):
-        raise UsageError(f"the prior of {run} draws pixels, which need no decoder; leave --decoder-from out")
+        raise UsageError("this prior draws pixels, which need no decoder; leave --decoder-from and --preview-from out")
     shared = ("encoder", "quantizer") if isinstance(ours, EdgeAutoencoder) else ("encoder", "quantize", "quant_conv")
     states = (model.state_dict() for model in (ours, theirs))
     mine, other = ({name: state[name] for name in state if name.startswith(shared)} for state in states)
     wrong = [name for name in mine.keys() | other.keys() if name not in mine or name not in other]
     wrong = wrong or [name for name in mine if not torch.equal(mine[name], other[name])]
     if wrong:
-        raise UsageError(
-            f"{decoder_from} has another {min(wrong).split('.')[0]} than the prior of {run} was trained with, so its "
-            "tokens mean something else. Train the decoder alone: smalti train autoencoder --decoder-only --init "
-            f"{run / 'autoencoder'}"
-        )
+        raise UsageError(refusal.format(min(wrong).split(".")[0]))
 
 
 def _newest_step(run: Path) -> int:
@@ -185,7 +211,7 @@ def provenance(pair: Pair) -> manifest.Provenance:
     )
 
 
-def _history(run: Run, part: str, steps: int) -> dict[str, str | int]:
+def _history(run: CodecRun | PriorRun, part: str, steps: int) -> dict[str, str | int]:
     if (origin := _origin(run)) is not None:
         return {f"{part}_source": origin.source, f"{part}_file": origin.file, f"{part}_sha256": origin.sha256}
     if isinstance(run, PixelRun):
@@ -194,5 +220,5 @@ def _history(run: Run, part: str, steps: int) -> dict[str, str | int]:
     return {**figures, "prior_objective": run.objective} if isinstance(run, PriorRun) else figures
 
 
-def _origin(run: Run) -> Imported | None:
+def _origin(run: CodecRun | PriorRun) -> Imported | None:
     return None if isinstance(run, AutoencoderRun | PixelRun) else run.imported

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from smalti import autoregressive
@@ -18,16 +17,6 @@ EACH = 16
 """Draws from each predicted distribution: there is one per call, and one draw of it would tell little."""
 BATCH = 16
 """Grids given to the graph at once in whole runs."""
-
-
-def torch_graph(graph: torch.nn.Module) -> Graph:
-    """Run a wrapped torch model with several outputs as if it were a graph; inputs in the order given."""
-
-    @torch.no_grad()
-    def run(inputs: Any) -> list[NDArray[Any]]:
-        return [output.numpy() for output in graph(*(torch.from_numpy(np.array(value)) for value in inputs.values()))]
-
-    return run
 
 
 def prefix_feeds(

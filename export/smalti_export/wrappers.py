@@ -25,6 +25,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.hourglass_prior import HourglassPrior
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.pixels import PixelCodes
+from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
@@ -43,20 +44,29 @@ def to_uint8(values: Tensor, value_range: tuple[float, float]) -> Tensor:
     return ((x - black) * (255 / (white - black))).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def embedding(features: Tensor) -> Tensor:
+    """Features [N, D, h, w] as fp32 vectors [N, D]: their mean over the image, of length 1."""
+    return F.normalize(features.float().mean((2, 3)), dim=1)
+
+
 class EncoderGraph(nn.Module):
-    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w]."""
+    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D]."""
 
     def __init__(self, model: EdgeAutoencoder) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode."""
         codes = self.model.quantizer.codebook
-        x = to_values(images, self.model.config.value_range, codes.dtype)
-        features = self.model.encoder(x).permute(0, 2, 3, 1)
+        # The last layer makes the few dimensions of a code of what is there; all of it tells images apart better.
+        *layers, last = self.model.encoder
+        seen = to_values(images, self.model.config.value_range, codes.dtype)
+        for layer in layers:
+            seen = layer(seen)
         # The released codes already have unit length (see smalti_train.released).
-        return (features @ codes.T).argmax(-1).to(torch.int32)
+        scores = last(seen).permute(0, 2, 3, 1) @ codes.T
+        return scores.argmax(-1).to(torch.int32), embedding(seen)
 
 
 class DecoderGraph(nn.Module):
@@ -73,17 +83,20 @@ class DecoderGraph(nn.Module):
 
 
 class VQGANEncoderGraph(nn.Module):
-    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w]: the nearest code, or a Gumbel quantiser's likeliest."""
+    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D].
+
+    Tokens are those of the nearest codes, or a Gumbel quantiser's likeliest.
+    """
 
     def __init__(self, model: VQGAN) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode."""
         model = self.model
         x = to_values(images, model.config.value_range, model.encoder.conv_in.weight.dtype)
-        z = model.encoder(x)
+        seen = z = model.encoder(x)
         if model.quant_conv is not None:
             z = model.quant_conv(z)
         quantizer = model.quantize
@@ -93,7 +106,7 @@ class VQGANEncoderGraph(nn.Module):
             # In fp32, as codes lie closer to each other than fp16 can tell. |z - c|^2 without |z|^2, negated.
             codes = quantizer.embedding.weight.float()
             scores = 2 * (z.float().permute(0, 2, 3, 1) @ codes.T) - codes.square().sum(1)
-        return scores.argmax(-1).to(torch.int32)
+        return scores.argmax(-1).to(torch.int32), embedding(seen)
 
 
 class VQGANDecoderGraph(nn.Module):
@@ -106,6 +119,18 @@ class VQGANDecoderGraph(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Decode."""
         return to_uint8(self.model.decode(tokens), self.model.config.value_range)
+
+
+class PreviewGraph(nn.Module):
+    """int32 tokens [N, h, w] of 0 .. K, K where none is known, to rough uint8 images [N, H, W, 3]."""
+
+    def __init__(self, model: PreviewDecoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Decode roughly."""
+        return to_uint8(self.model(tokens), self.model.config.value_range)
 
 
 class DenoiserGraph(nn.Module):
@@ -175,9 +200,11 @@ class PredictorGraph(nn.Module):
         return model.tok_emb(torch.where(start, first[:, None], tokens))
 
 
-def wrap(role: Role, model: Autoencoder | Prior) -> nn.Module:
+def wrap(role: Role, model: Autoencoder | Prior | PreviewDecoder) -> nn.Module:
     """Give the module, in eval mode, whose forward is the component's graph; UsageError for one that needs none."""
     match model:
+        case PreviewDecoder():
+            graph = PreviewGraph(model)
         case HourglassPrior() | AbsorbingTransformer() | SundaeTransformer():
             graph = DenoiserGraph(model)
         case MultinomialUNet():

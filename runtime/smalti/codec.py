@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,26 @@ from smalti.tiles import Decode, decode_tiled
 
 Int32 = NDArray[np.int32]
 Encode = Callable[[NDArray[np.uint8]], Int32]
+Number = TypeVar("Number", np.int32, np.float32)
 
 DECODE_TOKENS = 4096
 """Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
 
 
-def encode_images(encode: Encode, images: Sequence[Image.Image | NDArray[np.uint8]], latent: Latent) -> Int32:
-    """Tokens (int32 [N, h, w]) of images of one size, by an ``encode`` that takes pixels uint8 [n, H, W, 3].
+def over_images(
+    graph: Callable[[NDArray[np.uint8]], NDArray[Number]],
+    images: Sequence[Image.Image | NDArray[np.uint8]],
+    latent: Latent,
+) -> NDArray[Number]:
+    """What a ``graph`` of pixels uint8 [n, H, W, 3] gives for images of one size, a row for each.
 
     Raises UsageError for sizes that do not fit.
     """
     if isinstance(images, Image.Image):
-        raise UsageError("encode takes a list of images; put the one in brackets")
+        raise UsageError("a list of images is needed; put the one in brackets")
     arrays = [to_array(image) for image in images]
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
-        raise UsageError("encode takes one or more images, all of one size")
+        raise UsageError("one or more images are needed, all of one size")
     factor, (height, width, _) = latent.factor, arrays[0].shape
     if height % factor or width % factor or not height or not width:
         near = [max(1, round(side / factor)) * factor for side in (width, height)]
@@ -38,7 +43,7 @@ def encode_images(encode: Encode, images: Sequence[Image.Image | NDArray[np.uint
             f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
         )
     each = _at_once(latent, height * width // factor**2)
-    parts = [encode(np.stack(arrays[first : first + each])) for first in range(0, len(arrays), each)]
+    parts = [graph(np.stack(arrays[first : first + each])) for first in range(0, len(arrays), each)]
     return np.concatenate(parts)
 
 

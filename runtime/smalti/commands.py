@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from smalti import __version__
 from smalti.bench import measure
@@ -19,6 +20,8 @@ from smalti.cli_options import BundleOption, JsonOption, PrecisionOption, Provid
 from smalti.errors import UsageError
 from smalti.generator import load
 from smalti.images import check_writable, contact_sheet, open_image, save_png, write_whole
+
+ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files, all of one size.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +48,7 @@ app.add_typer(bundle_app, name="bundle")
 
 @app.command()
 def encode(
-    images: Annotated[list[Path], typer.Argument(help="Image files, all of one size.")],
+    images: ImagesArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .npy for the tokens (int32 [N, h, w]).")],
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
@@ -53,15 +56,38 @@ def encode(
     threads: ThreadsOption = None,
 ) -> None:
     """Turn images into tokens."""
+    _check_npy(output)
+    tokens = load(bundle, provider, precision, threads).encode([open_image(path) for path in images])
+    _save_npy(tokens, output)
+    typer.echo(f"{output}: tokens {list(tokens.shape)}")
+
+
+@app.command()
+def embed(
+    images: ImagesArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .npy for the features (float32 [N, D]).")],
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Turn images into vectors of length 1, whose products say how alike the images are."""
+    _check_npy(output)
+    features = load(bundle, provider, precision, threads).embed([open_image(path) for path in images])
+    _save_npy(features, output)
+    typer.echo(f"{output}: features {list(features.shape)}")
+
+
+def _check_npy(output: Path) -> None:
     if output.suffix != ".npy":
         raise UsageError(f"output {output}: name a file that ends in .npy")
     check_writable(output)
-    generator = load(bundle, provider, precision, threads)
-    tokens = generator.encode([open_image(path) for path in images])
+
+
+def _save_npy(array: NDArray[Any], output: Path) -> None:
     buffer = io.BytesIO()
-    np.save(buffer, tokens, allow_pickle=False)
+    np.save(buffer, array, allow_pickle=False)
     write_whole(output, buffer.getvalue())
-    typer.echo(f"{output}: tokens {list(tokens.shape)}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The public face of a bundle: load it, generate, stream, inpaint, encode, decode."""
+"""The public face of a bundle: load it, generate, stream, inpaint, encode, decode, embed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from smalti import grey
-from smalti.absorbing import Denoiser
 from smalti.autoregressive import NextLogits
 from smalti.backend import (
     OnnxSession,
@@ -26,18 +26,19 @@ from smalti.backend import (
     runtime_version,
 )
 from smalti.bundle import Bundle, open_bundle
-from smalti.canvas import at_least_a_window, canvas_denoiser
-from smalti.codec import Encode, check_tokens, decode_images, encode_images
+from smalti.codec import Encode, check_tokens, decode_images, over_images
+from smalti.drawing import draw
 from smalti.errors import BundleError, UsageError
 from smalti.inpainting import Picture, check_pair, paste, patches
 from smalti.manifest import PRIORS, Role
 from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
-from smalti.sampling import Run, draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
 from smalti.settings import Options, Settings, resolve
 from smalti.tiles import Decode
 
 Int32 = NDArray[np.int32]
+EMBEDDING = "embedding"
+"""An encoder's second output."""
 NETWORK_BATCH = 16
 """Grids sent through the prior at once, which bounds its memory whatever the count."""
 
@@ -158,7 +159,24 @@ class Generator:
 
         Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit.
         """
-        return encode_images(self._encoder(), images, self.manifest.latent)
+        return over_images(self._encoder(), images, self.manifest.latent)
+
+    def embed(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Features of images of one size, whose sides are multiples of the bundle's factor: float32 [N, D].
+
+        Each row is the mean of what the encoder sees over the image, and has length 1: the products of two rows say how
+        alike two images are, at most 1. Images are PIL images (any mode) or uint8 [H, W, 3].
+
+        Raises UsageError for sizes that do not fit, BundleError for a bundle without that component.
+        """
+        encoder = self.manifest.components.get("encoder")
+        if encoder is None or EMBEDDING not in [output.name for output in encoder.outputs]:
+            raise BundleError(
+                f"{self.bundle.path} has no features to embed images with: its encoder is missing or from before there "
+                "were any; export it again from a run that has an autoencoder"
+            )
+        session = self._session("encoder")
+        return over_images(lambda pixels: session({"images": pixels})[1], images, self.manifest.latent)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
         """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w.
@@ -221,7 +239,9 @@ class Generator:
 
     def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
         """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
-        run, codes = self._run(start, settings, timings), self.manifest.latent.codes
+        run = draw(self.manifest, self.logits, self.next_logits, start, settings, timings.timed)
+        codes = self.manifest.latent.codes
+        preview = self._preview if "preview" in self.manifest.components else None
         index = 0
         while True:
             started, before = time.perf_counter(), timings.network
@@ -229,32 +249,8 @@ class Generator:
             timings.draw += time.perf_counter() - started - (timings.network - before)
             if grids is None:
                 return
-            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), codes)
+            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), preview, codes)
             index += 1
-
-    def _run(self, start: Int32, settings: Settings, timings: Timings) -> Run:
-        latent, family, no_label = self.manifest.latent, self.manifest.family, len(self.labels)
-        indices = [no_label if name is None else self.labels.index(name) for name in settings.labels]
-        given: dict[str, Any] = {"labels": np.asarray(indices, np.int32), "no_label": no_label, "mask": latent.codes}
-        if family == "autoregressive":
-            return draw_autoregressive(timings.timed(self.next_logits()), start, settings, **given)
-        stride = min(latent.grid) if settings.stride is None else settings.stride
-        if family == "absorbing":
-            _, height, width = start.shape
-            windows = canvas_denoiser(self.logits, (height, width), latent.grid, stride=stride, mask=latent.codes)
-            return draw_absorbing(timings.timed(windows), start, settings, **given)
-        whole, inside = at_least_a_window(start, latent.grid, latent.codes)
-        _, height, width = whole.shape
-
-        def at(time: int | None) -> Denoiser:
-            windows = canvas_denoiser(partial(self.logits, time=time), (height, width), latent.grid, stride=stride)
-            return timings.timed(windows)
-
-        if self.manifest.noise is None:
-            run = draw_sundae(at(None), whole, settings, **given)
-        else:
-            run = draw_multinomial(at, whole, settings, noise=self.manifest.noise, **given)
-        return replace(run, grids=(grids[inside] for grids in run.grids))
 
     def _encoder(self) -> Encode:
         """What turns pixels (uint8 [N, H, W, 3]) into tokens (int32 [N, h, w])."""
@@ -271,6 +267,12 @@ class Generator:
             return partial(grey.to_pixels, codes=self.manifest.latent.codes)
         session = self._session("decoder")
         return lambda tokens: session({"tokens": tokens})[0]
+
+    def _preview(self, tokens: Int32) -> list[Image.Image]:
+        """Images of tokens int32 [N, h, w] of 0 .. K, of any canvas as a whole, for a preview needs little memory."""
+        session, latent = self._session("preview"), self.manifest.latent
+        whole = msgspec.structs.replace(latent, halo=None)
+        return decode_images(lambda part: session({"tokens": part})[0], tokens, whole)
 
     def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
         decoder = self._decoder()

@@ -2,7 +2,8 @@
 
 They stand in one safetensors file. ``ROLE.I.in.NAME`` is an input of case I, ``ROLE.I.out.NAME`` the answer in fp32:
 
-* ``out.images`` (uint8 [n, H, W, 3]) of decoders, ``out.tokens`` (int32 [n, h, w]) of encoders;
+* ``out.images`` (uint8 [n, H, W, 3]) of decoders and previews; ``out.tokens`` (int32 [n, h, w]) and
+  ``out.embedding`` (float32 [n, D]) of encoders;
 * ``out.logits`` of priors: float32 [n, r, K] at the first r ``rows`` of a denoiser, [n, K] of a predictor;
 * ``out.draws`` of priors, the tokens drawn from all logits at the noise of :func:`draw`: int32 [n, R] of a denoiser,
   -1 where nothing is to be drawn, and int32 [n, EACH] of a predictor;
@@ -117,22 +118,27 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
     """Figures of a component's ``graph`` on golden cases, by the names of the parity certificate.
 
     ``logit_error`` (greatest difference over the spread of the answers), ``draw_agreement`` and ``draws``; ``psnr``
-    (dB) and ``greatest_difference`` (of 255); ``token_agreement``. Raises BundleError for cases that do not fit.
+    (dB) and ``greatest_difference`` (of 255); ``token_agreement`` and the least ``cosine`` of embeddings. Raises
+    BundleError for cases that do not fit.
     """
     where = f"{bundle.path}: the golden inputs of the {role}"
     errors: list[float] = []
     spreads: list[float] = []
     squares: list[float] = []
     same: list[NDArray[np.bool_]] = []
+    cosines: list[float] = []
     drawn: list[NDArray[np.bool_]] = []
     for index, case in enumerate(cases):
-        answer = np.asarray(graph(case.inputs)[0])
+        answers = graph(case.inputs)
+        answer = np.asarray(answers[0])
         if "images" in case.outputs:
             difference = _fitting(answer, case.outputs["images"], where).astype(np.int16) - case.outputs["images"]
             errors.append(float(np.abs(difference).max()))
             squares.append(float(np.square(difference.astype(np.float64)).mean()))
         elif "tokens" in case.outputs:
             same.append(_fitting(answer, case.outputs["tokens"], where) == case.outputs["tokens"])
+            if (known := case.outputs.get("embedding")) is not None and len(answers) > 1:
+                cosines.append(float((_fitting(np.asarray(answers[1]), known, where) * known).sum(-1).min()))
         elif "draws" in case.outputs:
             expected, known = case.outputs["draws"], case.outputs.get("logits")
             tokens = _fitting(_draws(bundle, role, answer, case, index), expected, where)
@@ -151,6 +157,8 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
         figures |= {"draw_agreement": float(every.mean()) if every.size else 1.0, "draws": float(every.size)}
     if same:
         figures["token_agreement"] = float(np.mean([part.mean() for part in same]))
+    if cosines:
+        figures["cosine"] = min(cosines)
     if squares:
         figures["psnr"] = float(10 * np.log10(255.0**2 / max(float(np.mean(squares)), 1e-6)))
         figures["greatest_difference"] = max(errors)

@@ -16,7 +16,8 @@ SCHEMA_VERSION = 1
 """Raised when a reader of the old layout would misread the new one."""
 
 Precision = Literal["fp32", "fp16", "int8"]
-Role = Literal["denoiser", "predictor", "decoder", "encoder"]
+Role = Literal["denoiser", "predictor", "decoder", "encoder", "preview"]
+"""``preview`` shows roughly what the decoder would make, of unfinished grids too. Bundles may lack the last two."""
 Family = Literal["absorbing", "autoregressive", "sundae", "multinomial"]
 PRIORS: dict[Family, Role] = {
     "absorbing": "denoiser",
@@ -156,7 +157,7 @@ class Measure(_Record, frozen=True, kw_only=True):
     precision: Precision
     provider: str
     figures: dict[str, float]
-    """Such as ``max_logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``."""
+    """Such as ``logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``."""
     tolerances: dict[str, float]
     """The bound of each gated figure: an upper one for errors, a lower one for agreements and PSNR."""
 
@@ -181,7 +182,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     noise: Noise | None = None
     """Of bundles of the family multinomial, and of no others."""
     golden: FileRecord | None = None
-    """Inputs, and what the torch model made of them (:mod:`smalti.golden`); bundles of smalti 0.1.0 have none."""
+    """Inputs, and what the torch model made of them (:mod:`smalti.golden`); a bundle may have none."""
 
     def files(self) -> tuple[FileRecord, ...]:
         """Every file the bundle has besides the manifest."""
@@ -267,7 +268,7 @@ def _check_grey(manifest: Manifest, where: str) -> None:
         )
     if not 2 <= latent.codes <= 256:
         raise BundleError(f"{where}: latent.codes is {latent.codes}; with latent.pixels grey there are 2 .. 256 levels")
-    if surplus := sorted({"decoder", "encoder"} & set(manifest.components)):
+    if surplus := sorted({"decoder", "encoder", "preview"} & set(manifest.components)):
         raise BundleError(
             f"{where}: components has {' and '.join(surplus)}; with latent.pixels grey tokens are pixels already, and "
             "nothing stands in between"

@@ -47,7 +47,7 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
     """
     golden = read_golden(bundle)
     if golden is None:
-        raise UsageError(f"{bundle.path} has no golden inputs (smalti 0.1.0 wrote none): export it again")
+        raise UsageError(f"{bundle.path} has no golden inputs: export it again")
     files: dict[str, bytes] = {}
     commands: list[str] = []
     for role, cases in golden.cases.items():

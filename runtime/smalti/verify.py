@@ -177,7 +177,7 @@ def remeasure(
     golden = read_golden(bundle)
     if golden is None:
         raise UsageError(
-            f"{bundle.path} has no golden inputs to measure with (smalti 0.1.0 wrote none): export it again, or verify "
+            f"{bundle.path} has no golden inputs to measure with: export it again, or verify "
             "its files and graphs alone, without --run"
         )
     actual, _ = resolve_provider(provider)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import smalti
 from smalti.backend import OnnxSession
@@ -24,7 +25,7 @@ from smalti_export.parity import TOLERANCES, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.config import DataConfig
 from smalti_train.data.avatars import STYLES
-from smalti_train.loading import load_prior
+from smalti_train.loading import load_preview, load_prior
 from smalti_train.loop import open_split
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import folded
@@ -32,7 +33,12 @@ from smalti_train.tokens import load_autoencoder
 from smalti_train.train_autoencoder import train_autoencoder
 from smalti_train.train_prior import train_prior
 
-PRECISIONS = {"encoder": ("fp32", "fp16"), "decoder": ("fp32", "fp16", "int8"), "denoiser": ("fp32", "fp16", "int8")}
+PRECISIONS = {
+    "encoder": ("fp32", "fp16"),
+    "decoder": ("fp32", "fp16", "int8"),
+    "preview": ("fp32", "fp16"),
+    "denoiser": ("fp32", "fp16", "int8"),
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -96,9 +102,38 @@ def test_the_manifest_describes_the_models(record: Manifest, tiny_runs: tuple[Pa
     assert record.name == "tiny"
     assert (record.sampler.steps, record.sampler.temperature, record.sampler.guidance) == (8, 1.0, 1.0)
     assert record.provenance.training["prior_steps"] == 20
-    for role, spec in graph_specs(16, prior.model).items():
+    for role, spec in graph_specs(16, prior.model, 32).items():
         assert record.components[role].inputs == spec.inputs
         assert record.components[role].outputs == spec.outputs
+
+
+def test_the_preview_shows_what_its_model_does_in_every_precision(tiny_bundle: Path, tiny_preview: Path) -> None:
+    model, _ = load_preview(tiny_preview)
+    tokens = np.random.default_rng(0).integers(0, 65, (3, 4, 7)).astype(np.int32)
+    expected = torch_run(wrap("preview", model))({"tokens": tokens})
+    for precision in PRECISIONS["preview"]:
+        (found,) = OnnxSession(open_bundle(tiny_bundle), "preview", precision, threads=1)({"tokens": tokens})
+        assert found.shape == (3, 64, 112, 3)
+        assert np.abs(found.astype(int) - expected).mean() < 1
+
+
+def test_the_certificate_says_what_a_preview_costs_and_how_close_it_is(record: Manifest) -> None:
+    for measure in record.certificate:
+        if measure.component == "preview":
+            assert 0 < measure.figures["cost"] <= 0.1
+            assert 5 < measure.figures["decoder_psnr"] < measure.figures["psnr"]
+
+
+def test_a_preview_of_another_autoencoder_is_refused(
+    tiny_runs: tuple[Path, Path], tiny_preview: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_preview, tmp_path / "other")
+    weights = load_file(other / "autoencoder/model.safetensors")
+    weights["quantizer.codebook"] += 1
+    save_file(weights, other / "autoencoder/model.safetensors")
+    with pytest.raises(UsageError, match="another quantizer"):
+        export_bundle(tiny_runs[1], tmp_path / "out", preview_from=other)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_licence_of_every_style_is_in_the_manifest(record: Manifest) -> None:
@@ -120,13 +155,13 @@ main(["export", *sys.argv[1:]])
 
 
 def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_any_export_writes(
-    tiny_bundle: Path, tiny_runs: tuple[Path, Path], record: Manifest, tmp_path: Path
+    tiny_bundle: Path, tiny_runs: tuple[Path, Path], tiny_preview: Path, record: Manifest, tmp_path: Path
 ) -> None:
     output = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, output)
     (output / "stale.onnx").touch()  # of an older export, which is replaced as a whole
     options = [str(tiny_runs[1]), "--output", str(output), "--name", "tiny", "--steps", "8"]
-    options += ["--schedule", "exact", "--order", "random"]
+    options += ["--schedule", "exact", "--order", "random", "--preview-from", str(tiny_preview)]
     finished = subprocess.run([sys.executable, "-c", IMPOSSIBLE, *options], capture_output=True, text=True)
     assert finished.returncode == 6, finished.stderr
     assert "decoder int8: psnr is" in finished.stderr.splitlines()[-1]

@@ -28,7 +28,7 @@ def test_every_exported_bundle_is_sound_and_has_golden_inputs(tiny_bundle: Path)
     found = verify(open_bundle(tiny_bundle))
     assert found.golden
     assert found.problems == found.undeclared == ()
-    assert found.graphs == 8
+    assert found.graphs == 10
 
 
 def test_the_certificate_is_measured_again_within_its_tolerances(tiny_bundle: Path) -> None:
@@ -37,7 +37,8 @@ def test_the_certificate_is_measured_again_within_its_tolerances(tiny_bundle: Pa
     assert set(measured) == {(one.component, one.precision) for one in bundle.manifest.certificate}
     for one in measured.values():
         assert one.missed == ()
-        assert set(one.figures) == set(one.certified)
+        # What a preview costs, and how close it comes to the decoder, needs the torch models.
+        assert set(one.figures) == set(one.certified) - {"cost", "decoder_psnr"}
     exact = measured["denoiser", "fp32"].figures
     assert exact["draw_agreement"] > 0.99
     assert exact["grid_agreement"] > 0.99
@@ -52,6 +53,7 @@ def test_the_stored_cases_are_whole_and_of_the_right_kinds(tiny_bundle: Path) ->
     assert {role: len(cases) for role, cases in golden.cases.items()} == {
         "encoder": 1,
         "decoder": 1,
+        "preview": 1,
         "denoiser": BATCHES,
     }
     for case in golden.cases["denoiser"]:

@@ -12,7 +12,7 @@ from torch import nn
 import smalti_export
 from smalti.manifest import Role
 from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace
-from smalti_export.parity import torch_run
+from smalti_export.parity import torch_graph, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
@@ -30,7 +30,7 @@ SIZES = HourglassPriorConfig(
     layers_out=1,
     head_dim=8,
 )
-SPECS = graph_specs(FACTOR, SIZES)
+SPECS = graph_specs(FACTOR, SIZES, 12)
 ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
 Arrays = dict[str, np.ndarray]
 
@@ -69,9 +69,12 @@ def graphs(models: dict[Role, nn.Module]) -> dict[Role, onnx.ModelProto]:
     return {role: trace(role, model, SPECS[role]) for role, model in models.items()}
 
 
+def outputs(proto: onnx.ModelProto, feed: Arrays) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+
+
 def run(proto: onnx.ModelProto, feed: Arrays) -> np.ndarray:
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, feed)
+    (output,) = outputs(proto, feed)
     return output
 
 
@@ -86,7 +89,10 @@ def test_the_encoder_computes_what_the_model_does(
     n, h, w = size
     patches = noise(n, h, w, 3, top=200, dtype=np.uint8).repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
     feed = {"images": patches + noise(*patches.shape, top=56, dtype=np.uint8)}
-    expected, found = torch_run(models["encoder"])(feed), run(graphs["encoder"], feed)
+    (expected, vectors), (found, embedded) = torch_graph(models["encoder"])(feed), outputs(graphs["encoder"], feed)
+    np.testing.assert_allclose(embedded, vectors, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), np.ones(n), rtol=1e-5)
+    assert embedded.shape == (n, 12)
     assert found.shape == expected.shape == size
     assert found.dtype == expected.dtype == np.int32
     assert np.array_equal(found, expected)
@@ -167,6 +173,6 @@ def test_a_bundle_says_nothing_about_the_machine_it_was_made_on(
     tiny_bundle: Path, tiny_runs: tuple[Path, Path]
 ) -> None:
     files = [path for path in tiny_bundle.iterdir() if path.suffix in (".onnx", ".json")]
-    assert len(files) == 9
+    assert len(files) == 11
     for path in files:
         assert_nothing_about_the_machine(path.read_bytes(), tiny_runs[0].parent, tiny_bundle.parent)

@@ -22,7 +22,7 @@ def test_what_is_not_a_number_never_passes(name: str) -> None:
 
 def test_every_variant_that_can_be_written_has_a_gate() -> None:
     assert {role: set(variants) for role, variants in TOLERANCES.items()} == {
-        role: {"fp32", "fp16", "int8"} for role in ("denoiser", "predictor", "decoder", "encoder")
+        role: {"fp32", "fp16", "int8"} for role in ("denoiser", "predictor", "decoder", "encoder", "preview")
     }
     assert all(bounds for variants in TOLERANCES.values() for bounds in variants.values())
 
@@ -30,11 +30,11 @@ def test_every_variant_that_can_be_written_has_a_gate() -> None:
 def test_decoders_are_compared_in_decibels_over_all_pixels() -> None:
     feeds: list[Feed] = [{"tokens": np.full((1, 2, 2), value)} for value in (100, 200)]
 
-    def images(feed: Feed) -> np.ndarray:
-        return np.repeat(feed["tokens"][..., None], 3, axis=-1).astype(np.uint8)
+    def images(feed: Feed) -> list[np.ndarray]:
+        return [np.repeat(feed["tokens"][..., None], 3, axis=-1).astype(np.uint8)]
 
-    def shifted(feed: Feed) -> np.ndarray:
-        return images(feed) - (10 if feed["tokens"].max() == 200 else 0)
+    def shifted(feed: Feed) -> list[np.ndarray]:
+        return [images(feed)[0] - (10 if feed["tokens"].max() == 200 else 0)]
 
     reference = Reference(images, feeds)
     figures = compare_decoders(reference, shifted)
@@ -43,8 +43,11 @@ def test_decoders_are_compared_in_decibels_over_all_pixels() -> None:
     assert compare_decoders(reference, images)["psnr"] > 100
 
 
-def test_encoders_are_compared_token_by_token() -> None:
+def test_encoders_are_compared_token_by_token_and_by_the_worst_embedding() -> None:
     feeds: list[Feed] = [{"images": np.arange(8).reshape(1, 2, 4)}]
-    reference = Reference(lambda feed: feed["images"], feeds)
-    assert compare_encoders(reference, lambda feed: feed["images"]) == {"token_agreement": 1.0}
-    assert compare_encoders(reference, lambda feed: np.minimum(feed["images"], 5)) == {"token_agreement": 0.75}
+    reference = Reference(lambda feed: [feed["images"], np.eye(2, dtype=np.float32)], feeds)
+    same = compare_encoders(reference, lambda feed: [feed["images"], np.eye(2, dtype=np.float32)])
+    assert same == {"token_agreement": 1.0, "cosine": 1.0}
+    turned = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    other = compare_encoders(reference, lambda feed: [np.minimum(feed["images"], 5), turned])
+    assert other == {"token_agreement": 0.75, "cosine": pytest.approx(0.6)}

@@ -75,7 +75,7 @@ def run(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         words = [str(argument) for argument in arguments]
-        if "--bundle" not in words and words[0] in ("generate", "encode", "decode", "bench"):
+        if "--bundle" not in words and words[0] in ("generate", "encode", "decode", "embed", "bench"):
             words += ["--bundle", str(tiny_bundle)]
         code = _run(words)
         return code, *capsys.readouterr()

@@ -174,6 +174,16 @@ def test_images_are_encoded_and_decoded(run, out, gen):
     assert np.array_equal(pixels(out / "back.png")[68:], gen.decode(tokens)[1])
 
 
+def test_images_are_embedded(run, out, gen):
+    images = gen.generate(2, 3).images
+    for i, image in enumerate(images):
+        image.save(out / f"{i}.png")
+    code, said, _ = run("embed", out / "0.png", out / "1.png", "-o", out / "e.npy")
+    assert code == 0
+    assert np.array_equal(np.load(out / "e.npy"), gen.embed(images))
+    assert f"features [2, {gen.embed(images).shape[1]}]" in said
+
+
 def test_bench_reports_each_stage_in_seconds_and_per_megapixel(run):
     code, said, _ = run("bench", "--json", "--repeats", 2, "--count", 2, "--steps", 3)
     assert code == 0
@@ -195,4 +205,4 @@ def test_help_and_version_need_no_bundle(capsys):
     assert capsys.readouterr().out.strip() == f"smalti {smalti.__version__}"
     assert _run(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f" {verb} " in said for verb in ("generate", "encode", "decode", "bench", "train", "export"))
+    assert all(f" {verb} " in said for verb in ("generate", "encode", "decode", "embed", "bench", "train", "export"))

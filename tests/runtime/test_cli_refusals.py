@@ -73,6 +73,8 @@ def test_a_refusal_has_its_exit_code_says_why_and_writes_nothing(target, argumen
         (["decode", "float.npy", "-o", "a.png"], 2, "tokens must be integers"),
         (["encode", "missing.png", "-o", "t.npy"], 2, "missing.png cannot be read as an image"),
         (["encode", "empty.npy", "-o", "t.txt"], 2, "name a file that ends in .npy"),
+        (["embed", "missing.png", "-o", "t.npy"], 2, "missing.png cannot be read as an image"),
+        (["embed", "empty.npy", "-o", "t.txt"], 2, "name a file that ends in .npy"),
     ],
 )
 def test_other_mistakes_are_told_as_well(line, code, says, run, out, monkeypatch):

@@ -100,9 +100,9 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_does(size, near
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        ([], "one or more images, all of one size"),
-        ([Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))], "one or more images, all of one size"),
-        (Image.new("RGB", (64, 64)), "a list of images; put the one in brackets"),
+        ([], "one or more images are needed, all of one size"),
+        ([Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))], "one or more images are needed, all of one size"),
+        (Image.new("RGB", (64, 64)), "a list of images is needed; put the one in brackets"),
         ([np.zeros((64, 64, 3))], r"PIL image or uint8 \[H, W, 3\]; got float64 \[64, 64, 3\]"),
         ([np.zeros((64, 64), np.uint8)], r"got uint8 \[64, 64\]"),
         ([np.zeros((64, 64, 4), np.uint8)], r"got uint8 \[64, 64, 4\]"),
@@ -147,3 +147,35 @@ def test_a_bundle_without_encoder_generates_and_says_that_it_cannot_encode(copie
     assert len(generator.generate(2).images) == 2
     with pytest.raises(BundleError, match="has no encoder"):
         generator.encode([Image.new("RGB", (64, 64))])
+    with pytest.raises(BundleError, match="no features"):
+        generator.embed([Image.new("RGB", (64, 64))])
+
+
+def test_an_embedding_has_length_one_and_is_that_of_the_image_alone(gen):
+    images = list(np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8))
+    found = gen.embed(images)
+    assert found.dtype == np.float32
+    assert found.shape == (20, gen.manifest.components["encoder"].outputs[1].shape[1])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(20), rtol=1e-5)
+    np.testing.assert_allclose(gen.embed(images[7:8])[0], found[7], atol=1e-5)
+    assert gen.embed([Image.fromarray(images[3]).resize((128, 96))]).shape == found[:1].shape
+
+
+def test_images_that_are_alike_have_embeddings_that_are(gen):
+    made = gen.generate(4, 1, label=["planets", "pixel-art", "lorelei", "landscape"]).images
+    noise = np.random.default_rng(0).integers(-4, 5, (4, 64, 64, 3))
+    again = [np.clip(np.asarray(image) + noise[i], 0, 255).astype(np.uint8) for i, image in enumerate(made)]
+    alike = gen.embed(made) @ gen.embed(again).T
+    assert np.array_equal(alike.argmax(1), np.arange(4))
+
+
+@pytest.mark.parametrize("images", [[], [np.zeros((60, 64, 3), np.uint8)], np.zeros(3)])
+def test_what_cannot_be_embedded_is_refused(images, gen):
+    with pytest.raises(UsageError):
+        gen.embed(images)
+
+
+def test_the_features_of_a_bundle_from_before_there_were_any_are_refused(copied, edit):
+    edit(copied, lambda content: content["components"]["encoder"]["outputs"].pop())
+    with pytest.raises(BundleError, match="export it again"):
+        smalti.load(copied).embed([Image.new("RGB", (64, 64))])

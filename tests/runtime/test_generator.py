@@ -188,11 +188,26 @@ def test_every_step_of_a_stream_can_be_previewed(gen):
     steps, whole = list(gen.stream(2, 4)), gen.generate(2, 4)
     for step in steps:
         before = step.tokens.copy()
-        previews = step.preview()
-        assert [image.size for image in previews] == [image.size for image in whole.images]
+        for shown in (step.preview(), step.images()):
+            assert [image.size for image in shown] == [image.size for image in whole.images]
         assert np.array_equal(step.tokens, before)
-    assert [image.tobytes() for image in steps[-1].preview()] == [image.tobytes() for image in whole.images]
-    assert steps[0].preview()[0].tobytes() != whole.images[0].tobytes()
+    assert [image.tobytes() for image in steps[-1].images()] == [image.tobytes() for image in whole.images]
+    assert steps[0].images()[0].tobytes() != whole.images[0].tobytes()
+
+
+def test_previews_come_from_the_preview_decoder_where_there_is_one(gen, copied, edit):
+    edit(copied, lambda content: content["components"].pop("preview"))
+    (rough, sharp), without = zip(*((step.preview(), step.images()) for step in gen.stream(2, 4))), smalti.load(copied)
+    assert [[image.tobytes() for image in step.preview()] for step in without.stream(2, 4)] == [
+        [image.tobytes() for image in images] for images in sharp
+    ]
+    difference = np.asarray(rough[-1][0]).astype(int) - np.asarray(sharp[-1][0])
+    assert 0 < np.abs(difference).mean() < 60
+
+
+def test_a_canvas_is_previewed_whole(gen):
+    *_, last = gen.stream(1, 4, size=(320, 128))
+    assert last.preview()[0].size == (320, 128)
 
 
 def test_a_stream_can_be_left_early_and_another_begun(gen):
@@ -230,9 +245,9 @@ def test_threads_that_use_a_component_for_the_first_time_at_once_all_succeed(tin
 def test_the_report_says_what_was_asked_what_runs_and_why(tiny_bundle, gen):
     report = gen.report
     assert (report.requested, report.actual, report.requested_precision) == ("auto", "cpu", "auto")
-    assert report.precision == {"denoiser": "int8", "decoder": "int8", "encoder": "fp32"}
+    assert report.precision == {"denoiser": "int8", "decoder": "int8", "encoder": "fp32", "preview": "fp32"}
     assert "int8 is certified for" in report.why
-    assert "encoder in fp32" in report.why
+    assert "encoder, preview in fp32" in report.why
     assert report.runtime.startswith("onnxruntime")
     assert report.threads >= 1
     assert json.loads(json.dumps(report.to_dict()))["precision"]["denoiser"] == "int8"
@@ -249,7 +264,7 @@ def test_auto_precision_takes_only_what_the_bundle_holds(copied, edit):
 
     edit(copied, drop)
     report = smalti.load(copied).report
-    assert report.precision == {"denoiser": "fp32", "decoder": "int8", "encoder": "fp32"}
+    assert report.precision == {"denoiser": "fp32", "decoder": "int8", "encoder": "fp32", "preview": "fp32"}
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(copied, edit):

@@ -1,4 +1,4 @@
-"""``smalti train autoencoder``, ``prior``, ``refit`` and ``log-sigma``."""
+"""``smalti train autoencoder``, ``prior``, ``preview``, ``refit`` and ``log-sigma``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,30 @@ import typer
 from torch import Tensor
 
 from smalti.errors import UsageError
+from smalti_train.cli_options import (
+    BatchOption,
+    CompileOption,
+    DataOption,
+    InitOption,
+    LrOption,
+    PrecisionOption,
+    PresetOption,
+    RootOption,
+    RunOption,
+    SeedOption,
+    StepsOption,
+    check_numbers,
+    resolve,
+    with_images,
+)
 from smalti_train.config import (
     EFFNET_LITE0,
-    AnyRun,
     CodecRun,
-    DataConfig,
     Masking,
     Objective,
     PixelRun,
-    Precision,
+    PreviewRun,
     PriorRun,
-    Run,
     Times,
     VQGANRun,
 )
@@ -35,6 +48,7 @@ from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
 from smalti_train.train_log_sigma import BITS, head_run, train_log_sigma
+from smalti_train.train_preview import preview_run, train_preview
 from smalti_train.train_prior import train_prior
 from smalti_train.train_vqgan import train_vqgan
 
@@ -49,18 +63,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train models. However a run was stopped, the same command continues it.",
 )
-
-PresetOption = Annotated[str, typer.Option(help="Named configuration.")]
-RunOption = Annotated[Path, typer.Option(help="Folder of the run; made if it does not exist.")]
-StepsOption = Annotated[int | None, typer.Option(help="Steps in all.")]
-BatchOption = Annotated[int | None, typer.Option(help="Images per step, over all processes.")]
-LrOption = Annotated[float | None, typer.Option(help="Peak learning rate.")]
-PrecisionOption = Annotated[str | None, typer.Option(help="bf16, fp16 (GPU only) or fp32.")]
-CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the model first.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and noise.")]
-DataOption = Annotated[str | None, typer.Option(help="Data set: avatars, folder or fashion-mnist.")]
-RootOption = Annotated[Path | None, typer.Option(help="Folder of the images, for data sets that need one.")]
-InitOption = Annotated[str | None, typer.Option(help="Run or bundle whose weights a new run starts from.")]
 
 
 @app.command()
@@ -90,8 +92,8 @@ def autoencoder(
     chosen = _own(run) if preset is None and (run / "config.json").exists() else _preset(AUTOENCODERS, preset or BEST)
     if isinstance(chosen, PixelRun):
         given = (steps, batch, lr, precision, compile, seed, init, decoder_only, perceptual, perceptual_heads)
-        return _pixels(dataclasses.replace(chosen, data=_where(chosen.data, data, root)), run, given)
-    config = _resolve(chosen, steps, batch, lr, precision, compile, seed, data, root)
+        return _pixels(dataclasses.replace(chosen, data=with_images(chosen.data, data, root)), run, given)
+    config = resolve(chosen, steps, batch, lr, precision, compile, seed, data, root)
     config = dataclasses.replace(config, decoder_only=decoder_only or config.decoder_only)
     if isinstance(config, VQGANRun):
         if perceptual is not None:
@@ -131,7 +133,7 @@ def prior(
     ] = None,
 ) -> None:
     """Train a prior over an autoencoder's tokens; its kind is the preset's."""
-    config = _resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
+    config = resolve(_preset(PRIORS, preset), steps, batch, lr, precision, compile, seed, data, root)
     chosen = {"objective": objective, "masking": masking, "times": times}
     for (name, value), kind in zip(chosen.items(), (Objective, Masking, Times)):
         if value is not None and value not in get_args(kind):
@@ -162,7 +164,7 @@ def refit(
 
     Then train the decoder to read it: smalti train autoencoder --run OUTPUT.
     """
-    _check_numbers(lr, steps=steps, codes=codes, pool=pool)
+    check_numbers(lr, steps=steps, codes=codes, pool=pool)
     figures = refit_run(
         run,
         output,
@@ -171,7 +173,7 @@ def refit(
         seed=seed,
         steps=steps,
         lr=lr,
-        data=lambda own: _where(own, data, root),
+        data=lambda own: with_images(own, data, root),
         progress=True,
     )
     for name, found in zip(("before", "rebuilt"), figures):
@@ -196,8 +198,33 @@ def log_sigma(
     _, trained = load_autoencoder(autoencoder)
     if not isinstance(trained, VQGANRun):
         raise UsageError(f"{autoencoder} is no VQGAN, and no other autoencoder has a probabilistic head")
-    config = _resolve(head_run(trained, bits), steps, batch, lr, precision, None, seed, data, root)
+    config = resolve(head_run(trained, bits), steps, batch, lr, precision, None, seed, data, root)
     train_log_sigma(config, run, autoencoder)
+
+
+@app.command()
+def preview(
+    run: RunOption,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Run of a trained autoencoder; a new preview learns from its decoder.")
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
+    data: DataOption = None,
+    root: RootOption = None,
+) -> None:
+    """Distil a small decoder that shows a run's steps at a tenth of the cost; export takes it with --preview-from."""
+    chosen = read_run(run / "config.json") if (run / "config.json").exists() else None
+    if chosen is None:
+        if autoencoder is None:
+            raise UsageError("a new preview learns from a decoder: name its autoencoder's run with --autoencoder")
+        chosen = preview_run(*load_autoencoder(autoencoder))
+    if not isinstance(chosen, PreviewRun):
+        raise UsageError(f"{run} is a run of another kind; name another folder")
+    train_preview(resolve(chosen, steps, batch, lr, precision, None, seed, data, root), run, autoencoder)
 
 
 def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
@@ -213,7 +240,7 @@ def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
     typer.echo(f"{run}: pixels are the tokens of {config.preset}, so nothing was trained; name it with --autoencoder")
 
 
-def _start(init: str | None, run: Path, config: Run) -> dict[str, Tensor] | None:
+def _start(init: str | None, run: Path, config: CodecRun | PriorRun) -> dict[str, Tensor] | None:
     """Weights named by --init, for a run that has none of its own yet."""
     return None if init is None or RunFolder(run).checkpoints() else initial_weights(init, config)
 
@@ -224,54 +251,14 @@ def _preset(presets: Mapping[str, Preset], name: str) -> Preset:
     return presets[name]
 
 
-def _resolve(
-    config: AnyRun,
-    steps: int | None,
-    batch: int | None,
-    lr: float | None,
-    precision: str | None,
-    compile: bool | None,
-    seed: int | None,
-    data: str | None,
-    root: Path | None,
-) -> AnyRun:
-    """Change single fields of a preset; UsageError for values outside what is allowed."""
-    _check_numbers(lr, steps=steps, batch=batch)
-    if precision is not None and precision not in get_args(Precision):
-        raise UsageError(f"precision {precision!r}: allowed are {', '.join(get_args(Precision))}")
-
-    def changed(**fields: object) -> dict[str, object]:
-        return {name: value for name, value in fields.items() if value is not None}
-
-    loop = dataclasses.replace(
-        config.loop, **changed(steps=steps, batch=batch, precision=precision, compile=compile, seed=seed)
-    )
-    optimizer = dataclasses.replace(config.optimizer, **changed(lr=lr))
-    return dataclasses.replace(config, loop=loop, optimizer=optimizer, data=_where(config.data, data, root))
-
-
-def _check_numbers(lr: float | None, **counts: int | None) -> None:
-    """Raise UsageError for counts below 1 and for a rate that is none."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} {value}: at least 1 is needed")
-    if lr is not None and not 0 < lr < 1:
-        raise UsageError(f"lr {lr}: must lie between 0 and 1")
-
-
 def _own(run: Path) -> CodecRun:
     """The configuration of a run that is there; UsageError for one that this command cannot continue."""
     config = read_run(run / "config.json")
-    if isinstance(config, PriorRun):
-        raise UsageError(f"{run} is the run of a prior: continue it with 'smalti train prior'")
+    if isinstance(config, PriorRun | PreviewRun):
+        kind = "prior" if isinstance(config, PriorRun) else "preview"
+        raise UsageError(f"{run} is the run of a {kind}: continue it with 'smalti train {kind}'")
     if isinstance(config, VQGANRun) and config.pixel_bits is not None:
         raise UsageError(f"{run} is the run of a probabilistic head: continue it with 'smalti train log-sigma'")
     if isinstance(config, VQGANRun) and config.imported is not None and not config.decoder_only:
         raise UsageError(f"{run} was imported, and has no training to continue: start a new one with --init {run}")
     return config
-
-
-def _where(config: DataConfig, data: str | None, root: Path | None) -> DataConfig:
-    """Other images, or others of the same kind."""
-    config = config if data is None else dataclasses.replace(config, name=data)
-    return config if root is None else dataclasses.replace(config, root=str(root.resolve()))

@@ -18,6 +18,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodesConfig
+from smalti_train.models.preview_decoder import PreviewDecoderConfig
 from smalti_train.models.quantizer_gumbel import STEPS as GUMBEL_STEPS
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
@@ -195,6 +196,18 @@ class PixelRun:
 
 
 @dataclass(frozen=True)
+class PreviewRun:
+    """Everything that decides a preview decoder's training."""
+
+    preset: str
+    """The autoencoder's."""
+    model: PreviewDecoderConfig = field(default_factory=PreviewDecoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True)
 class PriorRun:
     """Everything that decides a prior's training."""
 
@@ -247,8 +260,8 @@ class PriorRun:
 TrainedRun = AutoencoderRun | VQGANRun | PriorRun
 CodecRun = AutoencoderRun | VQGANRun | PixelRun
 """Runs of what turns images into tokens and back."""
-Run = TrainedRun | PixelRun
-AnyRun = TypeVar("AnyRun", bound=TrainedRun)
+Run = TrainedRun | PixelRun | PreviewRun
+AnyRun = TypeVar("AnyRun", bound=TrainedRun | PreviewRun)
 
 PRIOR_KINDS: dict[str, type[PriorConfig]] = {
     "hourglass": HourglassPriorConfig,

@@ -13,6 +13,7 @@ from smalti_train.config import (
     PRIOR_KINDS,
     AutoencoderRun,
     PixelRun,
+    PreviewRun,
     PriorRun,
     Run,
     VQGANRun,
@@ -24,6 +25,7 @@ RUN_KINDS: dict[str, type[Run]] = {
     "vqgan": VQGANRun,
     "pixels": PixelRun,
     "prior": PriorRun,
+    "preview": PreviewRun,
 }
 """Runs by what their file calls them."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from smalti.errors import UsageError
-from smalti_train.config import CodecRun, PixelRun, PriorConfig, PriorRun
+from smalti_train.config import CodecRun, PixelRun, PreviewRun, PriorConfig, PriorRun
 from smalti_train.config_files import read_run
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import (
@@ -20,6 +20,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencode
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
+from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.run import RunFolder
@@ -73,8 +74,9 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
     UsageError when there should be some and are none, or the run is of another kind.
     """
     config = read_run(path / "config.json")
-    if isinstance(config, PriorRun):
-        raise UsageError(f"{path} is the run of a prior; an autoencoder's run is needed here")
+    if isinstance(config, PriorRun | PreviewRun):
+        kind = "prior" if isinstance(config, PriorRun) else "preview decoder"
+        raise UsageError(f"{path} is the run of a {kind}; an autoencoder's run is needed here")
     model = build_autoencoder(config.model)
     copy = path / "model.safetensors"
     if isinstance(config, PixelRun):
@@ -92,11 +94,25 @@ def load_prior(path: Path) -> tuple[Prior, PriorRun]:
     """Load the averaged weights of a run's newest checkpoint, in eval mode; UsageError when there are none."""
     config = read_run(path / "config.json")
     if not isinstance(config, PriorRun):
-        raise UsageError(f"{path} is the run of an autoencoder; a prior's run is needed here")
+        kind = "preview decoder" if isinstance(config, PreviewRun) else "autoencoder"
+        raise UsageError(f"{path} is the run of {'a' if kind[0] == 'p' else 'an'} {kind}; a prior's run is needed here")
     saved = RunFolder(path).latest()
     if saved is None:
         raise UsageError(f"{path} has no checkpoint yet; let 'smalti train prior' write one first")
     with unfilled():  # published priors are large: no time for values that are about to be replaced
         model = build_prior(config.model)
     model.load_state_dict(saved[0]["ema"], assign=True)
+    return model.eval(), config
+
+
+def load_preview(path: Path) -> tuple[PreviewDecoder, PreviewRun]:
+    """Load a preview decoder in eval mode from its run's newest checkpoint; UsageError when there is none."""
+    config = read_run(path / "config.json")
+    if not isinstance(config, PreviewRun):
+        raise UsageError(f"{path} is not the run of a preview decoder; 'smalti train preview' makes one")
+    saved = RunFolder(path).latest()
+    if saved is None:
+        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train preview' write one first")
+    model = PreviewDecoder(config.model)
+    model.load_state_dict(saved[0]["model"])
     return model.eval(), config

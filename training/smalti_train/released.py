@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from smalti.bundle import open_bundle
 from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Role
-from smalti_train.config import AutoencoderRun, PriorRun, Run
+from smalti_train.config import AutoencoderRun, CodecRun, PriorRun
 from smalti_train.config_files import differences
 from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
@@ -75,7 +75,7 @@ def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def initial_weights(source: str | Path, config: Run) -> dict[str, Tensor]:
+def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str, Tensor]:
     """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
 
     A run's autoencoder may have fewer residual blocks than ``config`` (``smalti_train.models.growth``).
@@ -111,7 +111,7 @@ def initial_weights(source: str | Path, config: Run) -> dict[str, Tensor]:
     return state
 
 
-def _check_shapes(state: dict[str, Tensor], config: Run, source: str | Path) -> None:
+def _check_shapes(state: dict[str, Tensor], config: CodecRun | PriorRun, source: str | Path) -> None:
     with unfilled():
         model = build_prior(config.model) if isinstance(config, PriorRun) else build_autoencoder(config.model)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -1,0 +1,201 @@
+"""Export every published recipe at its full size, with random weights, through its own certificate.
+
+    python bench/published.py sundae-ffhq256
+    python bench/published.py all --precision fp16 --precision int8
+
+Nothing may pass because it is near nothing: every parameter is moved away from where training starts, gates and norms
+included, and the prior's last layer is scaled until its logits have a standard deviation of 3. Weights are rounded to
+fp16 beforehand, as a bundle stores them, so that figures are of the graphs and not of the rounding. Recipes of the same
+sizes are exported once. Writes a row for each to ``--results``, skips those that are there, and exits with 1 when an
+fp32 graph misses its tolerance or errs by more than a thousandth of the logits' spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from smalti.bundle import open_bundle
+from smalti.errors import SmaltiError
+from smalti_export.export import export_bundle
+from smalti_export.parity import torch_graph
+from smalti_export.weights import round_to_fp16
+from smalti_export.wrappers import wrap
+from smalti_train.config import AutoregressiveConfig, DataConfig, Imported, PriorRun
+from smalti_train.loading import Autoencoder, build_autoencoder, build_prior
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
+from smalti_train.models.vqgan import VQGAN
+from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.recipes import RECIPE_PRIORS
+from smalti_train.run import RunFolder
+from smalti_train.tokens import keep_autoencoder
+
+SPREAD = 3.0
+"""Standard deviation of the logits."""
+ERROR = 1e-3
+"""Of an fp32 graph's logits, in their spread."""
+IMAGES = 48
+STEPS = 2
+"""Of the whole runs that are compared: with random weights, more say nothing else."""
+GIB = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=[*RECIPE_PRIORS, "all"])
+    parser.add_argument("--precision", action="append", choices=["fp32", "fp16", "int8"], help="default: fp32 alone")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/published.json")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.exists() else []
+    for recipe in RECIPE_PRIORS if options.recipe == "all" else [options.recipe]:
+        if any(recipe in row["recipes"] for row in rows):
+            continue
+        row = exported(recipe, tuple(options.precision or ("fp32",)))
+        rows.append({"recipes": same_sizes(recipe), **row})
+        print(json.dumps(rows[-1], indent=1), flush=True)
+        options.results.write_text(json.dumps(rows, indent=1) + "\n")
+    if wrong := [row["recipes"][0] for row in rows if not holds(row)]:
+        sys.exit(f"not within tolerance: {', '.join(wrong)}")
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Whether an exported recipe's fp32 graphs are what the models are; one too large for a graph says so."""
+    return "refused" in row or row["figures"]["prior fp32"]["logit_error"] <= ERROR
+
+
+def same_sizes(recipe: str) -> list[str]:
+    """This recipe and the others whose two models have its sizes."""
+    sizes = AUTOENCODERS[recipe].model, PRIORS[recipe].model
+    return [recipe] + [
+        other
+        for other in RECIPE_PRIORS
+        if other != recipe and (AUTOENCODERS[other].model, PRIORS[other].model) == sizes
+    ]
+
+
+def exported(recipe: str, precisions: tuple[str, ...]) -> dict[str, Any]:
+    """Figures of a recipe's bundle by component and precision, and what it took."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as work:
+        parameters = write_run(recipe, Path(work))
+        row: dict[str, Any] = {"parameters": parameters}
+        try:
+            failures = export_bundle(
+                Path(work) / "run", Path(work) / "bundle", defaults=defaults(recipe), precisions=precisions, say=print
+            )
+        except SmaltiError as error:
+            return {**row, "refused": str(error), "seconds": round(time.perf_counter() - started)}
+        bundle = open_bundle(Path(work) / "bundle")
+        figures = {
+            f"{'prior' if measure.component in ('denoiser', 'predictor') else measure.component} {measure.precision}": (
+                measure.figures
+            )
+            for measure in bundle.manifest.certificate
+        }
+        size = sum(record.bytes for record in bundle.manifest.files())
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    seconds = round(time.perf_counter() - started)
+    return {**row, "figures": figures, "left_out": failures, "bytes": size, "seconds": seconds, "gib": round(most, 1)}
+
+
+def defaults(recipe: str) -> dict[str, Any]:
+    return {} if PRIORS[recipe].objective == "autoregressive" else {"steps": STEPS}
+
+
+def write_run(recipe: str, work: Path) -> dict[str, int]:
+    """A run of random weights in ``work/run``; parameters of its two models."""
+    torch.manual_seed(0)
+    codec_run, run = AUTOENCODERS[recipe], PRIORS[recipe]
+    data = DataConfig(name="folder", size=run.data.size, root=str(make_images(work / "images", run.data.size)))
+    codec, prior = build_autoencoder(codec_run.model).eval(), build_prior(run.model).eval()
+    for model in (codec, prior):
+        move(model)
+    even_out(codec)
+    spread_out(prior, run)
+    for model in (codec, prior):
+        round_to_fp16(model)
+    classes = tuple(map(str, range(run.model.classes)))
+    origin = Imported("random weights", "none", "0" * 64, "none", classes)
+    run = replace(run, data=data, imported=origin)
+    folder = RunFolder(work / "run")
+    folder.open(run)
+    folder.keep_config(run)
+    keep_autoencoder(folder.path, codec, replace(codec_run, data=data))
+    folder.save(1, {"ema": prior.state_dict()}, {})
+    folder.close()
+    return {name: sum(p.numel() for p in model.parameters()) for name, model in (("codec", codec), ("prior", prior))}
+
+
+def make_images(root: Path, size: int) -> Path:
+    """A folder of smooth random pictures; some of them fall to the validation split."""
+    generator = np.random.default_rng(0)
+    root.mkdir()
+    for index in range(IMAGES):
+        small = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(root / f"{index}.png")
+    return root
+
+
+@torch.no_grad()
+def move(model: nn.Module) -> None:
+    """Move every parameter, also those that start at nothing or at one."""
+    for parameter in model.parameters():
+        own = parameter.std().item() if parameter.numel() > 1 else 0.0
+        parameter += torch.randn_like(parameter) * max(0.2 * own, 0.02)
+
+
+@torch.no_grad()
+def even_out(codec: Autoencoder) -> None:
+    """Let pictures fill the range of pixels without leaving it, or errors beyond its ends would not be seen."""
+    if not isinstance(codec, VQGAN):
+        return
+    black, white = codec.config.value_range
+    last = codec.decoder.conv_out
+    values = codec.decode(torch.randint(codec.config.codes, (1, 8, 8)))
+    scale = (white - black) / 6 / values.std()
+    last.weight.mul_(scale)
+    assert last.bias is not None
+    last.bias.copy_((last.bias - values.mean()) * scale + (white + black) / 2)
+
+
+@torch.no_grad()
+def spread_out(prior: nn.Module, run: PriorRun) -> None:
+    """Scale the last linear layer, or 1x1 convolution, until the logits' standard deviation is ``SPREAD``."""
+    model = run.model
+    assert model.grid is not None
+    length = model.grid[0] * model.grid[1]
+    feed: dict[str, Any] = {"tokens": np.random.default_rng(0).integers(0, model.codes, (1, length)).astype(np.int32)}
+    feed["labels"] = np.zeros(1, np.int32)
+    if isinstance(model, AutoregressiveConfig):
+        feed["past"] = np.zeros((2 * model.layers, 1, model.heads, 0, model.width // model.heads), np.float32)
+        role = "predictor"
+    else:
+        if isinstance(model, MultinomialUNetConfig):
+            feed["times"] = np.full(1, model.steps // 2, np.int32)
+        feed["rows"] = np.arange(length, dtype=np.int32)[None]
+        role = "denoiser"
+    last = [one for one in prior.modules() if isinstance(one, nn.Linear | nn.Conv2d | nn.Conv1d)][-1]
+    for _ in range(3):  # where the logits are more than that layer's products
+        found = torch_graph(wrap(role, prior))(feed)[0]  # pyright: ignore[reportArgumentType]
+        scale = SPREAD / float(found.std())
+        last.weight.mul_(scale)
+        if last.bias is not None:
+            last.bias.mul_(scale)
+    print(f"logits: standard deviation {float(found.std()):.2f}, scaled by {type(last).__name__}", flush=True)
+    assert 0.5 * SPREAD < float(found.std()) < 2 * SPREAD
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smalti_export import replace
+from smalti_export.replace import replace_folder
+
+FOREVER = """
+import sys
+from pathlib import Path
+from smalti_export.replace import replace_folder
+target = Path(sys.argv[1])
+number = 0
+while True:
+    new = target.with_name(f".new-{number}")
+    new.mkdir()
+    for name in "ab":
+        (new / name).write_text(str(number))
+    replace_folder(new, target)
+    if not number:
+        print("begun", flush=True)
+    number += 1
+"""
+"""Puts one folder after the other in the same place, each with two files that say the same."""
+
+
+def folder(path: Path, content: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_new_folder_stands_in_the_old_ones_place(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not at_once:
+        monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+    target = tmp_path / "target"
+    for content in ("first", "second", "third"):
+        replace_folder(folder(tmp_path / "new", content), target)
+        assert (target / "file").read_text() == content
+        assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+    target = folder(tmp_path / "target", "old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "nothing", target)
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="elsewhere two renames are needed")
+def test_killed_at_any_moment_one_of_the_two_is_there_and_whole(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    seen: set[str] = set()
+    for attempt in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", FOREVER, target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            until = time.monotonic() + 0.02 * (attempt + 1)
+            while time.monotonic() < until:
+                assert target.is_dir()
+            process.kill()
+        found = [(target / name).read_text() for name in "ab"]
+        assert found[0] == found[1]
+        seen.add(found[0])
+        for left in tmp_path.glob(".new-*"):
+            for file in left.iterdir():
+                file.unlink()
+            left.rmdir()
+    assert len(seen) > 1
