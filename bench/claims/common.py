@@ -70,8 +70,8 @@ def _prior(config: PriorRun, **loop: Any) -> PriorRun:
 
 FULL = Scale(
     vqgan=AUTOENCODERS["avatars-64-vqgan"],  # pyright: ignore[reportArgumentType]
-    absorbing=_prior(PRIORS["avatars-64-transformer"], steps=700, evaluate_every=50, sheet_every=700),
-    autoregressive=_prior(PRIORS["avatars-64-autoregressive"], steps=700, evaluate_every=50, sheet_every=700),
+    absorbing=_prior(PRIORS["avatars-64-transformer"], steps=600, evaluate_every=50, sheet_every=600),
+    autoregressive=_prior(PRIORS["avatars-64-autoregressive"], steps=600, evaluate_every=50, sheet_every=600),
     warm_steps=(800, 1000),
     judged_steps=600,
     judged_images=2000,

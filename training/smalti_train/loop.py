@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,6 +169,19 @@ def open_split(data: DataConfig, split: str) -> ImageSet:
     if images.skipped:
         print(f"{split}: {len(images.skipped)} files cannot be read and are left out", file=sys.stderr)
     return images
+
+
+@contextlib.contextmanager
+def interruptible(accelerator: Accelerator, report: Reporter, checkpoint: Callable[[], None]) -> Iterator[None]:
+    """Around a training's steps: an interrupt leaves a checkpoint, and in any case terminal and logs are closed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint()
+        raise
+    finally:
+        report.close()
+        accelerator.end_training()
 
 
 class Reporter:

@@ -13,6 +13,7 @@ from smalti_train.config import AutoencoderRun
 from smalti_train.loop import (
     Reporter,
     batch_indices,
+    interruptible,
     learning_rate,
     open_split,
     restore_scaler,
@@ -97,7 +98,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             folder.save(step, parts, scaler_state(accelerator))
 
     loop = config.loop
-    try:
+    with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
@@ -137,9 +138,3 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
                 folder.save_sheet(step, sheet(model, validation, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
-    except KeyboardInterrupt:
-        checkpoint()
-        raise
-    finally:
-        report.close()
-        accelerator.end_training()

@@ -21,6 +21,7 @@ from smalti_train.loading import load_autoencoder
 from smalti_train.loop import (
     Reporter,
     batch_indices,
+    interruptible,
     learning_rate,
     open_split,
     restore_scaler,
@@ -110,7 +111,7 @@ def _train(config: VQGANRun, folder: RunFolder, autoencoder: Path) -> None:
             folder.save(step, parts, scaler_state(accelerator))
 
     loop, value_range = config.loop, config.model.value_range
-    try:
+    with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
@@ -145,12 +146,6 @@ def _train(config: VQGANRun, folder: RunFolder, autoencoder: Path) -> None:
                 report.say(f"step {step}: validation {figure:.3f} bits per dimension, without the tokens' share")
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
-    except KeyboardInterrupt:
-        checkpoint()
-        raise
-    finally:
-        report.close()
-        accelerator.end_training()
 
 
 @torch.no_grad()

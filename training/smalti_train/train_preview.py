@@ -22,6 +22,7 @@ from smalti_train.loading import Autoencoder
 from smalti_train.loop import (
     Reporter,
     batch_indices,
+    interruptible,
     learning_rate,
     open_split,
     restore_scaler,
@@ -131,7 +132,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
             parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
             folder.save(step, parts, scaler_state(accelerator))
 
-    try:
+    with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             set_learning_rate(optimizer, learning_rate(step, loop, config.optimizer))
             chosen = np.sort(batch_indices(step, loop.batch, len(tokens), loop.seed))
@@ -161,12 +162,6 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
                 folder.save_sheet(step, contact_sheet(_sheet(model, teacher, unseen[:8]), 8))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
-    except KeyboardInterrupt:
-        checkpoint()
-        raise
-    finally:
-        report.close()
-        accelerator.end_training()
 
 
 def _check(config: PreviewRun, teacher: Autoencoder) -> None:

@@ -18,6 +18,7 @@ from smalti_train.loading import AbsorbingPrior, Autoencoder, MultinomialPrior, 
 from smalti_train.loop import (
     Reporter,
     batch_indices,
+    interruptible,
     learning_rate,
     moving_average,
     open_split,
@@ -121,7 +122,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
             folder.save(step, parts, scaler_state(accelerator))
 
     loop = config.loop
-    try:
+    with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
@@ -160,12 +161,6 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
                 folder.save_sheet(step, sheet(averaged(ema), codec, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
-    except KeyboardInterrupt:
-        checkpoint()
-        raise
-    finally:
-        report.close()
-        accelerator.end_training()
 
 
 def averaged(ema: AveragedModel) -> Prior:

@@ -17,6 +17,7 @@ from smalti_train.diff_augment import diff_augment
 from smalti_train.loop import (
     Reporter,
     batch_indices,
+    interruptible,
     learning_rate,
     moving_average,
     open_split,
@@ -116,7 +117,7 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
 
     loop, value_range = config.loop, config.model.value_range
     part = accelerator.process_index, accelerator.num_processes
-    try:
+    with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
@@ -185,12 +186,6 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
                 folder.save_sheet(step, sheet(_averaged(ema), validation, accelerator))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
-    except KeyboardInterrupt:
-        checkpoint()
-        raise
-    finally:
-        report.close()
-        accelerator.end_training()
 
 
 def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
