@@ -87,7 +87,8 @@ def test_vqgans_compute_what_the_models_do(dialect: str) -> None:
     encoder, decoder = (session(trace(role, wrap(role, model), specs[role])) for role in ("encoder", "decoder"))
     for size in ((2, 12, 8), (1, 6, 10)):
         pixels = noise(*size, 3, top=256).astype(np.uint8)
-        (tokens,) = encoder.run(None, {"images": pixels})
+        tokens, embedded = encoder.run(None, {"images": pixels})
+        np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), np.ones(size[0]), rtol=1e-5)
         images = to_images(pixels, value_range=model.config.value_range)
         assert tokens.dtype == np.int32
         assert np.array_equal(tokens, model.encode(images).numpy())

@@ -44,11 +44,18 @@ size_t stub_image(unsigned char *to, size_t size) {
 long stub_allocated(void) { return allocated; }
 void stub_make_current(uintptr_t context) { depth = 0; if (context) stack[depth++] = context; }
 
+static uintptr_t new_handle(void) { return __atomic_fetch_add(&next_handle, 1, __ATOMIC_SEQ_CST); }
+
+static char busy;
+
 static int enter(const char *name, const char *what) {
+    int code = 0;
+    while (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE)) {} /* several threads may call at once */
     if (log_size + strlen(name) + strlen(what) + 3 < sizeof log_text)
         log_size += (size_t)sprintf(log_text + log_size, "%s%s%s\n", name, *what ? " " : "", what);
-    if (!strcmp(name, fail_name) && fail_after-- <= 0) return fail_code;
-    return 0;
+    if (!strcmp(name, fail_name) && fail_after-- <= 0) code = fail_code;
+    __atomic_clear(&busy, __ATOMIC_RELEASE);
+    return code;
 }
 #define ENTER(...)                                                                                                     \
     do {                                                                                                               \
@@ -103,11 +110,11 @@ int cuModuleLoadData(uintptr_t *to, const unsigned char *data) {
         image_size = a > b ? a : b;
     } else image_size = strlen((const char *)data);
     memcpy(image, data, image_size);
-    *to = next_handle++;
+    *to = new_handle();
     return 0;
 }
 int cuModuleGetFunction(uintptr_t *to, uintptr_t module, const char *name) {
-    ENTER("%s", name); NEEDS_CONTEXT; (void)module; *to = next_handle++; return 0;
+    ENTER("%s", name); NEEDS_CONTEXT; (void)module; *to = new_handle(); return 0;
 }
 int cuLaunchKernel(uintptr_t function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, uintptr_t stream, void **parameters, void **extra) {
@@ -121,16 +128,21 @@ int cuLaunchKernel(uintptr_t function, unsigned gx, unsigned gy, unsigned gz, un
     NEEDS_CONTEXT;
     return on_launch ? on_launch(bytes, size, gx, bx) : 0;
 }
-int cuStreamCreate(uintptr_t *to, unsigned flags) { ENTER("%u", flags); NEEDS_CONTEXT; *to = next_handle++; return 0; }
+int cuStreamCreate(uintptr_t *to, unsigned flags) { ENTER("%u", flags); NEEDS_CONTEXT; *to = new_handle(); return 0; }
 int cuStreamDestroy_v2(uintptr_t stream) { ENTER("%#lx", stream); return 0; }
 int cuStreamSynchronize(uintptr_t stream) { ENTER("%#lx", stream); NEEDS_CONTEXT; return 0; }
 int cuMemAlloc_v2(uintptr_t *to, size_t size) {
     ENTER("%zu", size); NEEDS_CONTEXT;
     *to = (uintptr_t)aligned_alloc(256, (size + 255) / 256 * 256);
-    allocated++;
+    __atomic_fetch_add(&allocated, 1, __ATOMIC_SEQ_CST);
     return *to ? 0 : 2;
 }
-int cuMemFree_v2(uintptr_t pointer) { ENTER(); NEEDS_CONTEXT; free((void *)pointer); allocated--; return 0; }
+int cuMemFree_v2(uintptr_t pointer) {
+    ENTER(); NEEDS_CONTEXT;
+    free((void *)pointer);
+    __atomic_fetch_sub(&allocated, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, uintptr_t stream) {
     ENTER("%zu stream=%#lx", size, stream); NEEDS_CONTEXT; memcpy((void *)to, from, size); return 0;
 }

@@ -33,7 +33,9 @@ def polygraphy(command: list[str], folder: Path) -> tuple[int, str]:
 def test_the_graphs_of_an_exported_bundle_agree_with_the_stored_outputs(tiny_bundle, tmp_path, capsys):
     commands = commands_of(tiny_bundle, tmp_path / "compare", capsys)
     assert [command[2] for command in commands] == [
-        f"{role}.{precision}.onnx" for role in ("decoder", "denoiser", "encoder") for precision in ("fp32", "fp16")
+        f"{role}.{precision}.onnx"
+        for role in ("decoder", "denoiser", "encoder", "preview")
+        for precision in ("fp32", "fp16")
     ]
     for command in commands:
         code, said = polygraphy(command, tmp_path / "compare")
