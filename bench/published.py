@@ -39,9 +39,12 @@ from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.recipes import RECIPE_PRIORS
+from smalti_train.recipes_sundae import SUNDAE_PRIORS
+from smalti_train.recipes_vqddm import VQDDM_PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.tokens import keep_autoencoder
 
+RECIPES = (*RECIPE_PRIORS, *SUNDAE_PRIORS, *VQDDM_PRIORS)
 SPREAD = 3.0
 """Standard deviation of the logits."""
 ERROR = 1e-3
@@ -54,12 +57,12 @@ GIB = 2**30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=[*RECIPE_PRIORS, "all"])
+    parser.add_argument("recipe", choices=[*RECIPES, "all"])
     parser.add_argument("--precision", action="append", choices=["fp32", "fp16", "int8"], help="default: fp32 alone")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/published.json")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.exists() else []
-    for recipe in RECIPE_PRIORS if options.recipe == "all" else [options.recipe]:
+    for recipe in RECIPES if options.recipe == "all" else [options.recipe]:
         if any(recipe in row["recipes"] for row in rows):
             continue
         row = exported(recipe, tuple(options.precision or ("fp32",)))
