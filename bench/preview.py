@@ -1,4 +1,4 @@
-"""What a preview costs and looks like beside the decoder: ``python bench/preview.py [BUNDLE] [--sheet FILE]``.
+"""What a preview costs and looks like beside the decoder: ``python bench/preview.py BUNDLE [--sheet FILE]``.
 
 Prints the median seconds of both for one picture and for eight, called in turn, and their ratio. The sheet has the
 decoder's pictures, their previews, and previews of steps at a quarter and at half of the run.
@@ -22,19 +22,22 @@ from smalti.result import Step
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("bundle", nargs="?")
+    parser.add_argument("bundle", help="one with a preview decoder")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--sheet", type=Path, help="a .png or .webp to write")
     options = parser.parse_args()
     gen = smalti.load(options.bundle, precision=options.precision)
+    if "preview" not in gen.report.precision:
+        raise SystemExit(f"{options.bundle} has no preview decoder: export it with --preview-from")
     print(f"{gen.manifest.name}, decoder {gen.report.precision['decoder']}, preview {gen.report.precision['preview']}")
     for count in (1, 8):
         *_, last = gen.stream(count, seed=0)
         rough, sharp = in_turn(last.preview, last.images, options.repeats)
         print(f"{count} at once: preview {rough * 1e3:.2f} ms, decoder {sharp * 1e3:.2f} ms, {rough / sharp:.3f} of it")
     if options.sheet is not None:
-        steps = list(gen.stream(8, seed=0, label=[gen.labels[i % len(gen.labels)] for i in range(8)]))
+        labels = [gen.labels[i % len(gen.labels)] for i in range(8)] if gen.labels else None
+        steps = list(gen.stream(8, seed=0, label=labels))
         write_sheet(steps, options.sheet)
 
 

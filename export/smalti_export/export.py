@@ -86,6 +86,7 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
             factor=pair.autoencoder.config.factor,
             halo=pair.halo,
             pixels="grey" if isinstance(pair.autoencoder, PixelCodes) else None,
+            preview_halo=None if pair.preview is None else pair.preview.config.halo,
         ),
         classes=class_names(pair, images),
         sampler=defaults,

@@ -60,7 +60,8 @@ class Figures:
     def _preview(self) -> dict[str, float]:
         """What the preview decoder is, in whatever precision: its likeness to the decoder, and its cost."""
         assert self.pair.preview is not None
-        rough, sharp = (torch_graph(wrap("decoder", model)) for model in (self.pair.preview, self.pair.autoencoder))
+        models = self.pair.preview, released(self.pair.autoencoder)[0]
+        rough, sharp = (torch_graph(wrap("decoder", model)) for model in models)
         known = Reference(sharp, self.feeds["decoder"][len(self.feeds["decoder"]) // 2 :][:PREVIEWS])
         return {
             "decoder_psnr": compare_decoders(known, rough)["psnr"],

@@ -49,6 +49,8 @@ class Pair:
     """Training steps of the two; pixels have none."""
     preview: PreviewDecoder | None = None
     """Of the autoencoder's decoder, where one was distilled."""
+    preview_steps: int = 0
+    """Its training steps."""
 
     @property
     def family(self) -> Family:
@@ -117,22 +119,21 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
     autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
     if decoder_from is not None:
         other, autoencoder_run = load_autoencoder(decoder_from)
-        _check_decoder(
-            autoencoder,
-            other,
-            f"{decoder_from} has another {{}} than the prior of {run} was trained with, so its tokens mean something "
-            f"else. Train the decoder alone: smalti train autoencoder --decoder-only --init {run / 'autoencoder'}",
-        )
+        if part := _differs(autoencoder, other, ("encoder", "quantizer", "quantize", "quant_conv")):
+            raise UsageError(
+                f"{decoder_from} has another {part} than the prior of {run} was trained with, so its tokens mean "
+                "something else. Train the decoder alone: smalti train autoencoder --decoder-only --init "
+                f"{run / 'autoencoder'}"
+            )
         autoencoder = other
-    preview = None
+    preview, preview_steps = None, 0
     if preview_from is not None:
-        preview, _ = load_preview(preview_from)
-        _check_decoder(
-            autoencoder,
-            load_autoencoder(preview_from / "autoencoder")[0],
-            f"{preview_from} was distilled from an autoencoder with another {{}} than the prior of {run} was trained "
-            f"with. Distil one from its own: smalti train preview --autoencoder {run / 'autoencoder'}",
-        )
+        preview, preview_steps = load_preview(preview_from)[0], _newest_step(preview_from)
+        if part := _differs(autoencoder, load_autoencoder(preview_from / "autoencoder")[0]):
+            raise UsageError(
+                f"{preview_from} shows what an autoencoder with another {part} makes of tokens. Distil one from that "
+                f"which is exported: smalti train preview --autoencoder {decoder_from or run / 'autoencoder'}"
+            )
     codes = autoencoder.config.codes
     if prior_run.model.codes != codes:
         raise UsageError(
@@ -145,20 +146,18 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
             "from a class or from nothing"
         )
     steps = (0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps, _newest_step(run))
-    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview)
+    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview, preview_steps)
 
 
-def _check_decoder(ours: Autoencoder, theirs: Autoencoder, refusal: str) -> None:
-    """Raise UsageError, ``refusal`` with the part that differs, unless the two make the same tokens of every image."""
+def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("",)) -> str:
+    """The first part that two autoencoders have not in common, of those whose names begin so; empty when they agree."""
     if isinstance(ours, PixelCodes):
         raise UsageError("this prior draws pixels, which need no decoder; leave --decoder-from and --preview-from out")
-    shared = ("encoder", "quantizer") if isinstance(ours, EdgeAutoencoder) else ("encoder", "quantize", "quant_conv")
     states = (model.state_dict() for model in (ours, theirs))
-    mine, other = ({name: state[name] for name in state if name.startswith(shared)} for state in states)
+    mine, other = ({name: state[name] for name in state if name.startswith(parts)} for state in states)
     wrong = [name for name in mine.keys() | other.keys() if name not in mine or name not in other]
     wrong = wrong or [name for name in mine if not torch.equal(mine[name], other[name])]
-    if wrong:
-        raise UsageError(refusal.format(min(wrong).split(".")[0]))
+    return min(wrong).split(".")[0] if wrong else ""
 
 
 def _newest_step(run: Path) -> int:
@@ -206,6 +205,7 @@ def provenance(pair: Pair) -> manifest.Provenance:
             "preset": pair.prior_run.preset,
             **_history(pair.autoencoder_run, "autoencoder", pair.steps[0]),
             **_history(pair.prior_run, "prior", pair.steps[1]),
+            **({"preview_steps": pair.preview_steps} if pair.preview is not None else {}),
         },
         versions={package: metadata.version(package) for package in packages},
     )

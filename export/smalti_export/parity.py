@@ -94,5 +94,5 @@ def compare_encoders(reference: Reference, variant: Graph) -> dict[str, float]:
     pairs = list(zip(found, reference.outputs))
     return {
         "token_agreement": float(np.mean([(ours[0] == theirs[0]).mean() for ours, theirs in pairs])),
-        "cosine": float(min((ours[1] * theirs[1]).sum(1).min() for ours, theirs in pairs)),
+        "cosine": float(np.min([(ours[1] * theirs[1]).sum(1).min() for ours, theirs in pairs])),
     }

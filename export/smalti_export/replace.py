@@ -40,9 +40,8 @@ def _exchanged(first: Path, second: Path) -> bool:
     """Let two folders change places in one step; False where the system or the file system cannot."""
     paths = os.fsencode(first), os.fsencode(second)
     with contextlib.suppress(AttributeError, OSError):  # a C library without the call, or none to be found
-        library = ctypes.CDLL(None)
         if sys.platform == "darwin":
-            return library.renamex_np(*paths, EXCHANGE) == 0
+            return ctypes.CDLL(None).renamex_np(*paths, EXCHANGE) == 0
         if sys.platform == "linux":
-            return library.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], EXCHANGE) == 0
+            return ctypes.CDLL(None).renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], EXCHANGE) == 0
     return False

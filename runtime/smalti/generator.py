@@ -167,16 +167,18 @@ class Generator:
         Each row is the mean of what the encoder sees over the image, and has length 1: the products of two rows say how
         alike two images are, at most 1. Images are PIL images (any mode) or uint8 [H, W, 3].
 
-        Raises UsageError for sizes that do not fit, BundleError for a bundle without that component.
+        Raises UsageError for sizes that do not fit, BundleError for a bundle whose encoder gives no features.
         """
-        encoder = self.manifest.components.get("encoder")
-        if encoder is None or EMBEDDING not in [output.name for output in encoder.outputs]:
+        names = []
+        if "encoder" in self.manifest.components:
+            names = [output.name for output in self._session("encoder").outputs]
+        if EMBEDDING not in names:
             raise BundleError(
                 f"{self.bundle.path} has no features to embed images with: its encoder is missing or from before there "
                 "were any; export it again from a run that has an autoencoder"
             )
-        session = self._session("encoder")
-        return over_images(lambda pixels: session({"images": pixels})[1], images, self.manifest.latent)
+        session, place = self._session("encoder"), names.index(EMBEDDING)
+        return over_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
         """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w.
@@ -269,10 +271,10 @@ class Generator:
         return lambda tokens: session({"tokens": tokens})[0]
 
     def _preview(self, tokens: Int32) -> list[Image.Image]:
-        """Images of tokens int32 [N, h, w] of 0 .. K, of any canvas as a whole, for a preview needs little memory."""
+        """Rough images of tokens int32 [N, h, w] of 0 .. K."""
         session, latent = self._session("preview"), self.manifest.latent
-        whole = msgspec.structs.replace(latent, halo=None)
-        return decode_images(lambda part: session({"tokens": part})[0], tokens, whole)
+        reach = msgspec.structs.replace(latent, halo=latent.preview_halo)
+        return decode_images(lambda part: session({"tokens": part})[0], tokens, reach)
 
     def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
         decoder = self._decoder()

@@ -137,7 +137,9 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
             squares.append(float(np.square(difference.astype(np.float64)).mean()))
         elif "tokens" in case.outputs:
             same.append(_fitting(answer, case.outputs["tokens"], where) == case.outputs["tokens"])
-            if (known := case.outputs.get("embedding")) is not None and len(answers) > 1:
+            if (known := case.outputs.get("embedding")) is not None:
+                if len(answers) < 2:
+                    raise BundleError(f"{where} have an embedding, and its graph gives none")
                 cosines.append(float((_fitting(np.asarray(answers[1]), known, where) * known).sum(-1).min()))
         elif "draws" in case.outputs:
             expected, known = case.outputs["draws"], case.outputs.get("logits")
@@ -158,7 +160,7 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
     if same:
         figures["token_agreement"] = float(np.mean([part.mean() for part in same]))
     if cosines:
-        figures["cosine"] = min(cosines)
+        figures["cosine"] = float(np.min(cosines))  # which is no number where one of them is none
     if squares:
         figures["psnr"] = float(10 * np.log10(255.0**2 / max(float(np.mean(squares)), 1e-6)))
         figures["greatest_difference"] = max(errors)

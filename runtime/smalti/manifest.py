@@ -93,6 +93,8 @@ class Latent(_Record, frozen=True, kw_only=True):
     pixels: Literal["grey"] | None = None
     """"grey": a token is the grey level of one pixel (:mod:`smalti.grey`), and the bundle has neither decoder nor
     encoder; None: those two components stand between tokens and pixels."""
+    preview_halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None = None
+    """The halo of the component ``preview``; None where there is none."""
 
 
 class Noise(_Record, frozen=True, kw_only=True):

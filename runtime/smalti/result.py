@@ -139,7 +139,7 @@ class Step:
     def preview(self) -> list[Image.Image]:
         """Show roughly what is there, masked tokens as the others make them likely.
 
-        It takes the bundle's preview decoder, which costs at most a tenth of the decoder; in a bundle without one the
-        images are those of :meth:`images`.
+        It takes the bundle's preview decoder, which needs a small part of the decoder's operations (its certificate
+        says which, as ``cost``); in a bundle without one the images are those of :meth:`images`.
         """
         return self.images() if self._preview is None else self._preview(self.tokens)

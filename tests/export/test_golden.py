@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 import smalti
 from helpers.golden_bundle import add_file
@@ -133,3 +134,13 @@ def test_a_predictors_cases_are_prefixes_of_many_lengths(tiny_bundle: Path, tmp_
     assert one.missed == ()
     assert one.figures["draws"] == 12 * 3 * 16
     assert one.figures["grid_agreement"] == 1
+
+
+def test_an_embedding_that_is_another_one_fails_the_certificate(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(tiny_bundle, tmp_path / "other")
+    tensors = load(bytes((path / "golden.safetensors").read_bytes()))
+    tensors["encoder.0.out.embedding"] = np.ascontiguousarray(np.roll(tensors["encoder.0.out.embedding"], 1, axis=1))
+    add_file(path, "golden", "golden.safetensors", save(tensors))
+    wrong = [one for one in remeasure(open_bundle(path), threads=1) if one.missed]
+    assert {one.component for one in wrong} == {"encoder"}
+    assert all(line.startswith("cosine is") for one in wrong for line in one.missed)

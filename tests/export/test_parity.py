@@ -51,3 +51,15 @@ def test_encoders_are_compared_token_by_token_and_by_the_worst_embedding() -> No
     turned = np.array([[1, 0], [0.8, 0.6]], np.float32)
     other = compare_encoders(reference, lambda feed: [np.minimum(feed["images"], 5), turned])
     assert other == {"token_agreement": 0.75, "cosine": pytest.approx(0.6)}
+
+
+def test_an_embedding_that_is_no_number_misses_wherever_it_stands() -> None:
+    feeds: list[Feed] = [{"images": np.zeros((1, 2, 2)) + index} for index in range(3)]
+    one = np.ones((1, 1), np.float32)
+    reference = Reference(lambda feed: [feed["images"], one], feeds)
+    for bad in range(3):
+        figures = compare_encoders(
+            reference,
+            lambda feed, bad=bad: [feed["images"], one * (np.nan if feed["images"].max() == bad else 1)],
+        )
+        assert missed(figures, {"cosine": 0.5})

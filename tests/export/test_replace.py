@@ -48,6 +48,18 @@ def test_the_new_folder_stands_in_the_old_ones_place(
         assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_where_no_c_library_can_be_asked_two_renames_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def windows(name: str | None) -> None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+
+    monkeypatch.setattr(replace.sys, "platform", "win32")
+    monkeypatch.setattr(replace.ctypes, "CDLL", windows)
+    target = folder(tmp_path / "target", "old")
+    replace_folder(folder(tmp_path / "new", "new"), target)
+    assert (target / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

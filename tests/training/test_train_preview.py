@@ -18,7 +18,7 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
 from smalti_train.presets import AUTOENCODERS
-from smalti_train.train_preview import cost, preview_run, teacher_pixels, train_preview, unfinished
+from smalti_train.train_preview import WIDTHS, cost, preview_run, teacher_pixels, train_preview, unfinished
 
 
 def command(*arguments: object) -> int:
@@ -50,8 +50,9 @@ def test_the_widest_preview_that_costs_a_tenth_is_chosen(preset: str) -> None:
     config = preview_run(teacher, run)
     assert cost(PreviewDecoder(config.model), teacher) <= 0.1
     assert (config.model.codes, config.model.factor) == (run.model.codes, run.model.factor)
-    if config.model.width < 128:
-        wider = dataclasses.replace(config.model, width=config.model.width * 2, fine=config.model.fine * 2)
+    if config.model.width < WIDTHS[0]:
+        width = WIDTHS[WIDTHS.index(config.model.width) - 1]
+        wider = dataclasses.replace(config.model, width=width, fine=width // 3)
         assert cost(PreviewDecoder(wider), teacher) > 0.1
 
 
@@ -83,6 +84,15 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tiny_runs: tuple[Path
     train_preview(config, tmp_path / "cut", None)
     states = [load_preview(tmp_path / name)[0].state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_new_run_may_start_from_another_ones_weights(
+    tiny_runs: tuple[Path, Path], tiny_preview: Path, tmp_path: Path
+) -> None:
+    options = ("--steps", 1, "--batch", 4, "--precision", "fp32", "--lr", 1e-6)
+    assert command("--run", tmp_path / "on", "--autoencoder", tiny_runs[0], "--init", tiny_preview, *options) == 0
+    before, after = (load_preview(path)[0].state_dict() for path in (tiny_preview, tmp_path / "on"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
 
 
 def test_what_cannot_be_previewed_is_refused(

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from smalti.cli import main
 from smalti.errors import TrainingError
-from smalti_train import train_autoencoder, train_prior, train_vqgan
+from smalti_train import train_autoencoder, train_preview, train_prior, train_vqgan
 from smalti_train.config import LoopConfig, Run, VQGANRun
+from smalti_train.loading import load_autoencoder
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.run import RunFolder
 from smalti_train.watch import LossWatch
@@ -35,10 +36,14 @@ LOOPS: dict[str, tuple[ModuleType, Run]] = {
     "prior": (train_prior, PRIORS["tiny"]),
     "transformer": (train_prior, PRIORS["tiny-transformer"]),
     "autoregressive": (train_prior, PRIORS["tiny-autoregressive"]),
+    "preview": (train_preview, AUTOENCODERS["tiny"]),
 }
 
 
 def start(kind: str, brief: Callable, small_vqgan: VQGANRun, tiny_runs: tuple[Path, Path], run: Path) -> None:
+    if kind == "preview":
+        chosen = train_preview.preview_run(*load_autoencoder(tiny_runs[0]))
+        return train_preview.train_preview(brief(chosen, steps=12, batch=4, checkpoint_every=4), run, tiny_runs[0])
     module, preset = LOOPS[kind]
     config = brief(small_vqgan if kind == "vqgan" else preset, steps=12, batch=4, checkpoint_every=4)
     if module is train_prior:

@@ -215,8 +215,9 @@ def preview(
     seed: SeedOption = None,
     data: DataOption = None,
     root: RootOption = None,
+    init: Annotated[Path | None, typer.Option(help="Run of a preview whose weights a new one starts from.")] = None,
 ) -> None:
-    """Distil a small decoder that shows a run's steps at a tenth of the cost; export takes it with --preview-from."""
+    """Distil a small decoder, of a tenth of the operations, that shows steps; export takes it with --preview-from."""
     chosen = read_run(run / "config.json") if (run / "config.json").exists() else None
     if chosen is None:
         if autoencoder is None:
@@ -224,7 +225,7 @@ def preview(
         chosen = preview_run(*load_autoencoder(autoencoder))
     if not isinstance(chosen, PreviewRun):
         raise UsageError(f"{run} is a run of another kind; name another folder")
-    train_preview(resolve(chosen, steps, batch, lr, precision, None, seed, data, root), run, autoencoder)
+    train_preview(resolve(chosen, steps, batch, lr, precision, None, seed, data, root), run, autoencoder, init)
 
 
 def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:

@@ -29,7 +29,7 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, Codec
     own = run / "autoencoder"
     if source is None:
         if not own.exists():
-            raise UsageError("a new prior needs its autoencoder: name the autoencoder's run with --autoencoder")
+            raise UsageError("a new run learns an autoencoder's tokens: name that one's run with --autoencoder")
         return load_autoencoder(own)
     model, config = load_autoencoder(source)
     copy = own / "model.safetensors"

@@ -1,4 +1,5 @@
-"""Distil a preview decoder from an autoencoder's decoder: what a run shows while it goes on, at a tenth of the cost.
+"""Distil a preview decoder from an autoencoder's decoder: what a run shows while it goes on, at a tenth of the
+operations.
 
 It learns from the decoder's own pixels of the training images' tokens. In half of the grids some tokens are missing, so
 that it shows unfinished grids too: as what those that are there make likely.
@@ -18,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from smalti.errors import UsageError
 from smalti.images import contact_sheet
 from smalti_train.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
-from smalti_train.loading import Autoencoder
+from smalti_train.config_files import differences
+from smalti_train.loading import Autoencoder, load_preview
 from smalti_train.loop import (
     Reporter,
     batch_indices,
@@ -78,21 +80,22 @@ def cost(preview: PreviewDecoder, autoencoder: Autoencoder) -> float:
     return counts[0] / counts[1]
 
 
-def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None) -> None:
+def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None, init: Path | None = None) -> None:
     """Train the preview of the decoder in the run ``autoencoder`` until ``config.loop.steps``.
 
     Continues from the newest checkpoint below ``path`` when there is one, with the run's own copy of the autoencoder,
-    which may then be None. Raises UsageError for a configuration that does not fit the decoder, the data or the
-    machine; OutputError when a checkpoint cannot be written; TrainingError when the loss is no longer a number.
+    which may then be None; a new run may start from the preview in the run ``init``. Raises UsageError for a
+    configuration that does not fit the decoder, the data or the machine; OutputError when a checkpoint cannot be
+    written; TrainingError when the loss is no longer a number.
     """
     folder = RunFolder(path)
     try:
-        _train(config, folder, autoencoder)
+        _train(config, folder, autoencoder, init)
     finally:
         folder.close()
 
 
-def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
+def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Path | None) -> None:
     accelerator = start(config.loop, folder)
     main = accelerator.is_main_process
     folder.open(config, lock=main)
@@ -121,6 +124,8 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
         model.load_state_dict(parts["model"])
         restore_optimizer(optimizer, parts["optimizer"])
         restore_scaler(accelerator, state)
+    elif init is not None:
+        model.load_state_dict(_initial(init, config).state_dict())
     prepared, optimizer = accelerator.prepare(model, optimizer)
     report = Reporter("preview", step, config.loop.steps, config.loop.batch, main)
     watch = LossWatch(accelerator, config.loop, folder, model)
@@ -135,7 +140,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
     with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             set_learning_rate(optimizer, learning_rate(step, loop, config.optimizer))
-            chosen = np.sort(batch_indices(step, loop.batch, len(tokens), loop.seed))
+            chosen = batch_indices(step, loop.batch, len(tokens), loop.seed)
             whole = torch.from_numpy(tokens[chosen].astype(np.int64))
             shown = unfinished(whole, config.model.codes, step_generator(loop.seed, step))
             whole, shown = (share(accelerator, part).to(accelerator.device) for part in (whole, shown))
@@ -159,7 +164,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None) -> None:
                 accelerator.log({"validation/psnr": figure}, step=step)
                 report.say(f"step {step}: PSNR {figure:.2f} dB against the decoder")
             if main and (step % loop.sheet_every == 0 or step == loop.steps):
-                folder.save_sheet(step, contact_sheet(_sheet(model, teacher, unseen[:8]), 8))
+                folder.save_sheet(step, contact_sheet(_sheet(model, teacher, unseen[:8]), min(8, len(unseen))))
             if step % loop.checkpoint_every == 0 or step == loop.steps:
                 checkpoint()
 
@@ -172,6 +177,13 @@ def _check(config: PreviewRun, teacher: Autoencoder) -> None:
             f"this preview is for {ours.codes} codes of {ours.factor} pixels, and the autoencoder has {theirs.codes} "
             f"of {theirs.factor}: name the autoencoder that it was configured for"
         )
+
+
+def _initial(source: Path, config: PreviewRun) -> PreviewDecoder:
+    model, other = load_preview(source)
+    if changed := differences(other.model, config.model, "model."):
+        raise UsageError(f"the weights of {source} do not fit this preview ({'; '.join(changed)})")
+    return model
 
 
 def unfinished(tokens: Tensor, codes: int, generator: torch.Generator) -> Tensor:

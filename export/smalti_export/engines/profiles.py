@@ -36,12 +36,13 @@ def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
         return [{"n": batch, "r": (1, max(1, length // NETWORK_BATCH), length)}]
     if role == "predictor":
         return [{"n": batch, "k": (1, 1, length), "p": (0, length // 2, length)}]
-    if latent.halo is None or role == "encoder":
+    halo = latent.preview_halo if role == "preview" else latent.halo
+    if halo is None or role == "encoder":
         rows, columns = ((1, side, CANVAS * side) for side in latent.grid)
     else:
-        rows, columns = ((1, side, TILE + 2 * latent.halo) for side in latent.grid)
+        rows, columns = ((1, side, TILE + 2 * halo) for side in latent.grid)
     canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
-    if latent.halo is None:
+    if halo is None:
         return [canvas]
     # As many at once as the runtime takes: see smalti.codec.
     images = (1, 1, max(1, min(NETWORK_BATCH, DECODE_TOKENS // length)))

@@ -128,6 +128,14 @@ def test_profiles_of_a_codec_are_batches_of_its_grid_and_canvases():
     assert whole["tokens"] == Profile(least=(1, 1, 1), best=(1, 16, 8), most=(1, 64, 32))
 
 
+def test_profiles_of_a_preview_are_those_of_tiles_with_its_own_halo():
+    preview = component(("tokens", "n", "h", "w"))
+    reach = Latent(grid=(16, 8), codes=9, factor=4, halo=None, preview_halo=4)
+    batches, canvas = make_profiles("preview", preview, reach)
+    assert batches["tokens"].most == (16, 16, 8)
+    assert canvas["tokens"].most == (1, 40, 40)
+
+
 def test_a_free_side_that_nobody_knows_is_refused():
     with pytest.raises(EngineError, match=r"the decoder's input tokens has a free side 'q'.*built of n, h, w"):
         make_profiles("decoder", component(("tokens", "n", "q", "w")), latent())

@@ -34,6 +34,11 @@ class PreviewDecoderConfig:
         return next(side for side in (4, 2, 1) if self.factor % side == 0)
 
     @property
+    def halo(self) -> int:
+        """Tokens around a tile that its pixels can depend on: one a block, and at most one in the last convolution."""
+        return self.blocks + 1
+
+    @property
     def value_range(self) -> tuple[float, float]:
         """Black and white of its images."""
         return -1.0, 1.0
