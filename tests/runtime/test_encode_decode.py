@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import smalti
+from helpers.golden_bundle import plain_bundle
 from smalti import BundleError, UsageError
 from smalti.images import to_array
 
@@ -175,7 +176,9 @@ def test_what_cannot_be_embedded_is_refused(images, gen):
         gen.embed(images)
 
 
-def test_the_features_of_a_bundle_from_before_there_were_any_are_refused(copied, edit):
-    edit(copied, lambda content: content["components"]["encoder"]["outputs"].pop())
+def test_an_encoder_that_gives_no_features_is_told(tmp_path):
+    generator = smalti.load(plain_bundle(tmp_path / "plain"))
+    image = generator.decode(np.zeros(generator.manifest.latent.grid, int))[0]
+    assert generator.encode([image]).shape == (1, *generator.manifest.latent.grid)
     with pytest.raises(BundleError, match="export it again"):
-        smalti.load(copied).embed([Image.new("RGB", (64, 64))])
+        generator.embed([image])

@@ -18,7 +18,15 @@ from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
 from smalti_train.presets import AUTOENCODERS
-from smalti_train.train_preview import WIDTHS, cost, preview_run, teacher_pixels, train_preview, unfinished
+from smalti_train.train_preview import (
+    WIDTHS,
+    cost,
+    preview_run,
+    start_from_codes,
+    teacher_pixels,
+    train_preview,
+    unfinished,
+)
 
 
 def command(*arguments: object) -> int:
@@ -54,6 +62,22 @@ def test_the_widest_preview_that_costs_a_tenth_is_chosen(preset: str) -> None:
         width = WIDTHS[WIDTHS.index(config.model.width) - 1]
         wider = dataclasses.replace(config.model, width=width, fine=width // 3)
         assert cost(PreviewDecoder(wider), teacher) > 0.1
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-vqgan"])
+def test_tokens_whose_codes_are_alike_are_alike_from_the_start(preset: str) -> None:
+    run = AUTOENCODERS[preset]
+    teacher = build_autoencoder(run.model).eval()
+    codes = teacher.quantizer.codebook if preset == "tiny" else teacher.quantize.embedding.weight
+    with torch.no_grad():
+        codes[1] = codes[0] + 1e-4
+    model = PreviewDecoder(dataclasses.replace(preview_run(teacher, run).model, width=64))
+    start_from_codes(model, teacher)
+    vectors = model.embedding.weight.detach()
+    apart = torch.cdist(vectors[:1], vectors[1:-1])[0]
+    assert apart[0] < 0.05 * apart.median()
+    assert vectors[:-1].std() == pytest.approx(1, abs=0.01)
+    assert not vectors[-1].any()
 
 
 def test_every_second_grid_is_whole_and_the_others_lack_some_tokens() -> None:

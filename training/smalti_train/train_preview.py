@@ -36,6 +36,8 @@ from smalti_train.loop import (
     to_pixels,
 )
 from smalti_train.losses import psnr
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
 from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.tokens import cached_tokens, encode_images, find_autoencoder, keep_autoencoder
@@ -114,6 +116,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Pat
     accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.loop.seed)
     model = PreviewDecoder(config.model).to(memory_format=torch.channels_last)  # pyright: ignore
+    start_from_codes(model, teacher)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
     )
@@ -184,6 +187,20 @@ def _initial(source: Path, config: PreviewRun) -> PreviewDecoder:
     if changed := differences(other.model, config.model, "model."):
         raise UsageError(f"the weights of {source} do not fit this preview ({'; '.join(changed)})")
     return model
+
+
+@torch.no_grad()
+def start_from_codes(model: PreviewDecoder, teacher: Autoencoder) -> None:
+    """Begin with a random projection of the teacher's codes, so that tokens which look alike are alike from the start.
+
+    Their mean stands for a token that is missing.
+    """
+    assert not isinstance(teacher, PixelCodes)
+    quantizer = teacher.quantizer if isinstance(teacher, EdgeAutoencoder) else teacher.quantize
+    codes = quantizer.lookup(torch.arange(teacher.config.codes).reshape(1, 1, -1))[0, :, 0].T
+    projected = (codes - codes.mean(0)) @ torch.randn(codes.shape[1], model.config.width)
+    model.embedding.weight[:-1] = projected / projected.std()
+    model.embedding.weight[-1] = 0
 
 
 def unfinished(tokens: Tensor, codes: int, generator: torch.Generator) -> Tensor:
