@@ -73,20 +73,24 @@ def steps(rows: list[dict[str, Any]]) -> Any:
     """Distance and time by the number of sampling steps."""
     figure, axes = axes_of(2, FID_STYLE, "seconds per image")
     rows = sorted(rows, key=lambda row: row["setting"]["steps"])
-    for axis, name in zip(axes, ("fid_style", "seconds_per_image"), strict=True):
-        axis.plot([row["setting"]["steps"] for row in rows], [row[name] for row in rows], marker="o")
+    shown = {"fid_style": "to unseen images", "fid_style_reconstructed": "to reconstructions"}
+    for name, label in shown.items():
+        axes[0].plot([row["setting"]["steps"] for row in rows], [row[name] for row in rows], marker="o", label=label)
+    axes[0].legend(fontsize=8)
+    axes[1].plot([row["setting"]["steps"] for row in rows], [row["seconds_per_image"] for row in rows], marker="o")
+    for axis in axes:
         axis.set_xlabel("sampling steps")
     return figure
 
 
 def heat(rows: list[dict[str, Any]]) -> Any:
-    """Distance, and precision and its kin, by temperature; dotted: unseen real images."""
+    """Distance to reconstructions, precision and its kin by temperature; dotted: those of other images."""
     names = ("precision", "recall", "density", "coverage")
-    figure, axes = axes_of(2, FID_STYLE, "precision, recall, density, coverage (k = 3)")
+    figure, axes = axes_of(2, f"{FID_STYLE} to reconstructions", "precision, recall, density, coverage (k = 3)")
     rows = sorted(rows, key=lambda row: row["setting"]["temperature"])
     heats = [row["setting"]["temperature"] for row in rows]
-    axes[0].plot(heats, [row["fid_style"] for row in rows], marker="o")
-    axes[0].axhline(rows[0]["fid_style_real_against_real"], color="C0", linestyle=":")
+    axes[0].plot(heats, [row["fid_style_reconstructed"] for row in rows], marker="o")
+    axes[0].axhline(rows[0]["fid_style_reconstructed_real"], color="C0", linestyle=":")
     for index, name in enumerate(names):
         axes[1].plot(heats, [row[name] for row in rows], marker="o", color=f"C{index}", label=name)
         axes[1].axhline(rows[0][f"{name}_real"], color=f"C{index}", linestyle=":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from smalti_train.evaluation.subject import open_subject
 
 NEIGHBOURS = 3
 """k of precision, recall, density and coverage, as in the paper."""
+DISTANCES = ("fid_style", "fid_style_real_against_real", "fid_style_reconstructed", "fid_style_reconstructed_real")
 
 
 def drawn(
@@ -41,19 +43,45 @@ def drawn(
         return held["images"], float(held["seconds"])
 
 
+def reconstructed(bench: Bench, run: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features of what a run's autoencoder makes of the real images, and of the others: the best that a prior can draw.
+
+    From the disk if they were computed before for an autoencoder of the same weights.
+    """
+    weights = (run / "autoencoder/model.safetensors").read_bytes()
+    path = bench.work / "samples" / f"reconstructions-{hashlib.sha256(weights).hexdigest()[:12]}.npz"
+    if not path.exists():
+        subject = open_subject(str(run))
+        first, second = (features(subject.decode(subject.encode(images))) for images in bench.real()[:2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".partial").open("wb") as file:
+            np.savez(file, first=first, second=second)
+        path.with_suffix(".partial").replace(path)
+    with np.load(path, allow_pickle=False) as held:
+        return held["first"], held["second"]
+
+
 def measured(bench: Bench, run: Path, options: dict[str, Any]) -> Row:
-    """The row of ``samples.json`` of one run and setting: the same seeds and labels for all."""
+    """The row of ``samples.json`` of one run and setting: the same seeds and labels for all.
+
+    Distances are to unseen images and to their reconstructions; precision and its kin are of the reconstructions, for
+    what a small autoencoder leaves out of every picture would hide all that priors differ in. What ends in ``_real`` is
+    the figure of as many other images, or of their reconstructions, in place of samples.
+    """
 
     def measure() -> Row:
         images, seconds = drawn(bench, run, options)
         ours, (theirs, others) = features(images), bench.real_features
+        shown, shown_others = reconstructed(bench, run)
         return {
             "samples": len(images),
             "fid_style": frechet_distance(theirs, ours),
             "fid_style_real_against_real": frechet_distance(theirs, others),
+            "fid_style_reconstructed": frechet_distance(shown, ours),
+            "fid_style_reconstructed_real": frechet_distance(shown, shown_others),
             "kid_style": kernel_distance(theirs, ours),
-            **prdc(theirs, ours, NEIGHBOURS)._asdict(),
-            **{f"{key}_real": value for key, value in prdc(theirs, others, NEIGHBOURS)._asdict().items()},
+            **prdc(shown, ours, NEIGHBOURS)._asdict(),
+            **{f"{key}_real": value for key, value in prdc(shown, shown_others, NEIGHBOURS)._asdict().items()},
             "seconds_per_image": seconds,
         }
 
@@ -75,7 +103,7 @@ def table3(bench: Bench, run: Path) -> None:
         bench.row(
             "table3",
             {"of_256": fraction, **options},
-            lambda options=options: _part(measured(bench, run, options), "fid_style", "kid_style", "seconds_per_image"),
+            lambda options=options: _part(measured(bench, run, options), *DISTANCES, "kid_style", "seconds_per_image"),
         )
         strips.append(strip(bench, run, options))
     bench.save_sheet("table3", np.concatenate(strips), 8)
@@ -84,8 +112,8 @@ def table3(bench: Bench, run: Path) -> None:
 def table1(bench: Bench, run: Path) -> None:
     """Samples at several temperatures, one step for each token."""
     strips: list[NDArray[np.uint8]] = []
-    figures = ("fid_style", "fid_style_real_against_real", "precision", "recall", "density", "coverage")
-    real = tuple(f"{name}_real" for name in figures[2:])
+    likeness = ("precision", "recall", "density", "coverage")
+    figures = (*DISTANCES, *likeness, *(f"{name}_real" for name in likeness))
     for temperature in bench.scale.temperatures:
         options: dict[str, Any] = {"steps": bench.scale.tokens}
         if temperature != 1.0:  # the run's own, for which table 4 has drawn already
@@ -93,7 +121,7 @@ def table1(bench: Bench, run: Path) -> None:
         bench.row(
             "table1",
             {"temperature": temperature},
-            lambda options=options: _part(measured(bench, run, options), *figures, *real),
+            lambda options=options: _part(measured(bench, run, options), *figures),
         )
         strips.append(strip(bench, run, options))
     bench.save_sheet("table1", np.concatenate(strips), 8)
