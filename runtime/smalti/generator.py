@@ -169,15 +169,14 @@ class Generator:
 
         Raises UsageError for sizes that do not fit, BundleError for a bundle whose encoder gives no features.
         """
-        names = []
-        if "encoder" in self.manifest.components:
-            names = [output.name for output in self._session("encoder").outputs]
-        if EMBEDDING not in names:
+        session = self._session("encoder") if "encoder" in self.manifest.components else None
+        names = [output.name for output in session.outputs] if session else []
+        if session is None or EMBEDDING not in names:
             raise BundleError(
                 f"{self.bundle.path} has no features to embed images with: its encoder is missing or from before there "
                 "were any; export it again from a run that has an autoencoder"
             )
-        session, place = self._session("encoder"), names.index(EMBEDDING)
+        place = names.index(EMBEDDING)
         return over_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
