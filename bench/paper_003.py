@@ -23,7 +23,8 @@ What is scaled down, and why: for two cores, the priors have 3 to 9 million para
 more, and learn from some hundreds of steps; images are avatars of 64x64 on 8x8 tokens in place of faces of 1024x1024 on
 32x32. Short trainings also learn where in the grid a token stands (``places``), but not those that compare positions.
 Bits per token are those of training, unrolled twice: they compare with each other, and bound no likelihood. Distances
-are FID-style (EffNet-Lite0) over 640 samples: they too compare with each other only.
+are FID-style (EffNet-Lite0) over 640 samples, to unseen images and to their reconstructions: they too compare with
+each other only.
 """
 
 from __future__ import annotations

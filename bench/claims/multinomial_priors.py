@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from claims import priors
 from claims.common import Row, curve
 from claims.multinomial_sizes import MultinomialBench
-from claims.samples import measured, strip
+from claims.samples import DISTANCES, LIKENESS, measured, part, strip
 from smalti_train.config import AbsorbingConfig, PriorConfig
 from smalti_train.loading import AbsorbingPrior, MultinomialPrior, Prior, SundaePrior, build_prior
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
@@ -25,8 +25,6 @@ from smalti_train.sampling import draw, draw_multinomial, draw_sundae, torch_den
 from smalti_train.train_prior import train_prior
 from smalti_train.unfilled import unfilled
 
-FIGURES = ("fid_style", "fid_style_real_against_real", "kid_style", "precision", "recall", "density", "coverage")
-REAL = tuple(f"{name}_real" for name in FIGURES[3:])
 PUBLISHED = {
     "multinomial U-Net, published": "vqddm-celebahq256",
     "absorbing transformer, published": "unleashing-ffhq256",
@@ -57,7 +55,7 @@ def steps(bench: MultinomialBench) -> None:
 
         def measure(count: int = count) -> Row:
             row = measured(bench, run, {"steps": count})
-            return {name: row[name] for name in (*FIGURES, *REAL, "seconds_per_image")} | {"bits_per_token": bound}
+            return part(row, *DISTANCES, "kid_style", *LIKENESS, "seconds_per_image") | {"bits_per_token": bound}
 
         bench.row("steps", {"steps": count}, measure)
         strips.append(strip(bench, run, {"steps": count}))

@@ -8,7 +8,7 @@ from claims import plots, tables
 from claims.common import Row
 from claims.multinomial_sizes import MultinomialBench
 from claims.plots import Plot, axes_of
-from claims.tables import FID, FID_STYLE, PRDC, TRAININGS, Section, of
+from claims.tables import FID, FID_STYLE, NEAR, PRDC, TRAININGS, Section, of
 
 SCRIPT = "bench/paper_004.py"
 
@@ -35,6 +35,7 @@ SECTIONS: list[Section] = [
         [
             of("steps", "steps"),
             FID,
+            NEAR,
             of("KID-style", "kid_style", 4),
             *PRDC,
             of("seconds per image", "seconds_per_image", 3),

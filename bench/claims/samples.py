@@ -19,6 +19,8 @@ from smalti_train.evaluation.subject import open_subject
 NEIGHBOURS = 3
 """k of precision, recall, density and coverage, as in the paper."""
 DISTANCES = ("fid_style", "fid_style_real_against_real", "fid_style_reconstructed", "fid_style_reconstructed_real")
+_LIKENESS = ("precision", "recall", "density", "coverage")
+LIKENESS = (*_LIKENESS, *(f"{name}_real" for name in _LIKENESS))
 
 
 def drawn(
@@ -103,7 +105,7 @@ def table3(bench: Bench, run: Path) -> None:
         bench.row(
             "table3",
             {"of_256": fraction, **options},
-            lambda options=options: _part(measured(bench, run, options), *DISTANCES, "kid_style", "seconds_per_image"),
+            lambda options=options: part(measured(bench, run, options), *DISTANCES, "kid_style", "seconds_per_image"),
         )
         strips.append(strip(bench, run, options))
     bench.save_sheet("table3", np.concatenate(strips), 8)
@@ -112,8 +114,6 @@ def table3(bench: Bench, run: Path) -> None:
 def table1(bench: Bench, run: Path) -> None:
     """Samples at several temperatures, one step for each token."""
     strips: list[NDArray[np.uint8]] = []
-    likeness = ("precision", "recall", "density", "coverage")
-    figures = (*DISTANCES, *likeness, *(f"{name}_real" for name in likeness))
     for temperature in bench.scale.temperatures:
         options: dict[str, Any] = {"steps": bench.scale.tokens}
         if temperature != 1.0:  # the run's own, for which table 4 has drawn already
@@ -121,11 +121,12 @@ def table1(bench: Bench, run: Path) -> None:
         bench.row(
             "table1",
             {"temperature": temperature},
-            lambda options=options: _part(measured(bench, run, options), *figures),
+            lambda options=options: part(measured(bench, run, options), *DISTANCES, *LIKENESS),
         )
         strips.append(strip(bench, run, options))
     bench.save_sheet("table1", np.concatenate(strips), 8)
 
 
-def _part(row: Row, *names: str) -> Row:
+def part(row: Row, *names: str) -> Row:
+    """Some figures of a row."""
     return {name: row[name] for name in names}

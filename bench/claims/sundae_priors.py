@@ -8,7 +8,7 @@ from pathlib import Path
 
 from claims import priors
 from claims.common import Row, curve
-from claims.samples import measured
+from claims.samples import DISTANCES, LIKENESS, measured, part
 from claims.sundae_sizes import VARIANTS, SundaeBench
 from smalti_train.config import PriorRun
 from smalti_train.train_prior import train_prior
@@ -66,13 +66,11 @@ def unrolls(bench: SundaeBench) -> None:
             )
             points = curve(run, FIGURE)
             drawn = measured(bench, run, {"steps": steps, "min_steps": steps})
-            kept = ("fid_style", "fid_style_real_against_real", "precision", "recall", "density", "coverage")
             seconds = next((row["seconds"] for row in bench.rows("trainings") if row["setting"]["run"] == run.name), 0)
             return {
                 "bits_per_token": points[-1][1],
                 "curve": points,
-                **{name: drawn[name] for name in kept},
-                **{f"{name}_real": drawn[f"{name}_real"] for name in kept[2:]},
+                **part(drawn, *DISTANCES, *LIKENESS),
                 "training_minutes": seconds / 60,
             }
 

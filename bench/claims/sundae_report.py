@@ -8,7 +8,7 @@ from claims import plots, tables
 from claims.common import Row
 from claims.plots import Plot, axes_of
 from claims.sundae_sizes import SundaeBench
-from claims.tables import FID, FID_STYLE, PRDC, TRAININGS, Section, at, of
+from claims.tables import FID, FID_STYLE, NEAR, PRDC, TRAININGS, Section, at, of
 
 SCRIPT = "bench/paper_003.py"
 
@@ -47,6 +47,7 @@ SECTIONS: list[Section] = [
             of("unrolls", "variant"),
             of("bits per token, unrolled twice", "bits_per_token", 3),
             FID,
+            NEAR,
             *PRDC,
             of("minutes of training", "training_minutes", 1),
         ],
@@ -55,7 +56,7 @@ SECTIONS: list[Section] = [
     (
         "temperature",
         "Annealed against constant temperature (section 3.5)",
-        [of("first step", "first"), of("last step", "last"), of("steps", "steps"), FID, *PRDC],
+        [of("first step", "first"), of("last step", "last"), of("steps", "steps"), FID, NEAR, *PRDC],
         ("temperature.webp",),
     ),
     (
@@ -64,6 +65,7 @@ SECTIONS: list[Section] = [
         [
             of("steps", "steps"),
             FID,
+            NEAR,
             of("KID-style", "kid_style", 4),
             *PRDC,
             of("seconds per image", "seconds_per_image", 3),
@@ -77,6 +79,7 @@ SECTIONS: list[Section] = [
             of("family, temperature", "family"),
             of("calls", "steps"),
             FID,
+            NEAR,
             *PRDC,
             of("seconds per image", "seconds_per_image", 3),
         ],
@@ -127,14 +130,13 @@ def _pair(row: Row, name: str, digits: int) -> str:
 
 
 def versus(rows: list[Row]) -> Any:
-    """Distance by calls, a line for each family."""
-    figure, (axis,) = axes_of(1, FID_STYLE)
+    """Distance to reconstructions by calls, a line for each family; dotted: that of other images' reconstructions."""
+    figure, (axis,) = axes_of(1, f"{FID_STYLE} to reconstructions")
     for family in dict.fromkeys(row["setting"]["family"] for row in rows):
-        points = sorted(
-            (row["setting"]["steps"], row["fid_style"]) for row in rows if row["setting"]["family"] == family
-        )
+        own = [row for row in rows if row["setting"]["family"] == family]
+        points = sorted((row["setting"]["steps"], row["fid_style_reconstructed"]) for row in own)
         axis.plot(*zip(*points), marker="o", label=family)
-    axis.axhline(rows[0]["fid_style_real_against_real"], color="grey", linestyle=":", label="unseen real images")
+    axis.axhline(rows[0]["fid_style_reconstructed_real"], color="grey", linestyle=":", label="other reconstructions")
     axis.set_xlabel("calls of the network")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8)

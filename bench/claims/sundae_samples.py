@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from claims import priors
 from claims.common import Row
-from claims.samples import measured, strip
+from claims.samples import DISTANCES, LIKENESS, measured, part, strip
 from claims.sundae_priors import best
 from claims.sundae_sizes import SundaeBench
 from smalti.absorbing import Denoiser, Logits
 from smalti_train.loading import load_prior
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.sampling import draw_sundae, torch_denoiser
-
-FIGURES = ("fid_style", "fid_style_real_against_real", "precision", "recall", "density", "coverage")
-REAL = tuple(f"{name}_real" for name in FIGURES[2:])
 
 
 def _options(steps: int, **more: float) -> dict[str, Any]:
@@ -29,8 +26,7 @@ def _options(steps: int, **more: float) -> dict[str, Any]:
 
 
 def _measure(bench: SundaeBench, run: Path, options: dict[str, Any], *more: str) -> Row:
-    row = measured(bench, run, options)
-    return {name: row[name] for name in (*FIGURES, *REAL, *more)}
+    return part(measured(bench, run, options), *DISTANCES, *LIKENESS, *more)
 
 
 def temperature(bench: SundaeBench) -> None:
