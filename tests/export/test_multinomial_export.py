@@ -13,6 +13,8 @@ from PIL import Image
 import smalti
 from smalti.bundle import open_bundle
 from smalti.cli import _run
+from smalti.golden import read_golden
+from smalti.verify import remeasure
 from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.presets import PRIORS
@@ -61,6 +63,18 @@ def test_its_bundle_says_how_it_draws(exported: Path) -> None:
     assert [one.name for one in manifest.components["denoiser"].inputs] == ["tokens", "labels", "times", "rows"]
     assert (manifest.sampler.steps, manifest.sampler.top_p) == (6, 0.95)
     assert manifest.provenance.training["prior_objective"] == "vlb"
+
+
+def test_its_certificate_is_measured_again_at_every_stored_time(exported: Path) -> None:
+    bundle = open_bundle(exported / "bundle")
+    golden = read_golden(bundle)
+    assert golden is not None
+    cases = golden.cases["denoiser"]
+    assert all(set(case.inputs) == {"tokens", "labels", "times", "rows"} for case in cases)
+    assert len({time for case in cases for time in case.inputs["times"]}) > 1
+    measured = [one for one in remeasure(bundle, threads=1) if one.component == "denoiser"]
+    assert {one.precision for one in measured} >= {"fp32", "fp16"}
+    assert [line for one in measured for line in one.missed] == []
 
 
 def test_training_goes_on_from_its_bundle(exported: Path) -> None:

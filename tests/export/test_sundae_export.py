@@ -14,6 +14,7 @@ from PIL import Image
 import smalti
 from smalti.bundle import open_bundle
 from smalti.cli import _run
+from smalti.verify import remeasure
 from smalti_train.config import DataConfig, PixelRun
 from smalti_train.config_files import to_json
 from smalti_train.loading import load_autoencoder, load_prior
@@ -123,6 +124,14 @@ def test_its_bundle_says_how_it_draws(tokenwise: Path) -> None:
     assert (sampler.steps, sampler.temperature, sampler.final_temperature) == (24, 1.0, 0.8)
     assert (sampler.proportion, sampler.min_steps) == ((0.8, 0.4), 6)
     assert manifest.provenance.training["prior_objective"] == "sundae"
+
+
+@pytest.mark.parametrize("kind", ["tokenwise", "pixelwise"])
+def test_its_certificate_is_measured_again(kind: str, request: pytest.FixtureRequest) -> None:
+    bundle = open_bundle(request.getfixturevalue(kind) / "bundle")
+    measured = [one for one in remeasure(bundle, threads=1) if one.component == "denoiser"]
+    assert "fp32" in {one.precision for one in measured}
+    assert [line for one in measured for line in one.missed] == []
 
 
 def test_training_goes_on_from_its_bundle(tokenwise: Path) -> None:
