@@ -11,16 +11,20 @@ import torch
 from PIL import Image
 
 import smalti
+from helpers.checkpoints import SMALL
 from smalti.bundle import open_bundle
 from smalti.cli import _run
 from smalti.golden import read_golden
 from smalti.verify import remeasure
 from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet
+from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets import PRIORS
 from smalti_train.released import initial_weights
 from smalti_train.sampling import draw_multinomial, torch_denoisers
 from smalti_train.train_prior import train_prior
+
+FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 
 
 def run(*arguments: object) -> int:
@@ -107,3 +111,25 @@ def test_what_its_prior_does_not_know_is_refused(
         assert run("export", exported / "run", "-o", tmp_path / "out", *options) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_imported_prior_exports_like_any_other(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(dataclasses.replace(SMALL, codes=32))
+    torch.save({"state_dict": vqgan.state_dict()}, tmp_path / "vqgan.ckpt")
+    assert run("import", "--source", "taming-vqgan", tmp_path / "vqgan.ckpt", "-o", tmp_path / "codec") == 0
+    options = ("--config", '{"grid": [16, 16]}', "--autoencoder", tmp_path / "codec", "--licence", "MIT")
+    assert run("import", "--source", "vqddm", FIXTURES / "vqddm_small.ckpt", "-o", tmp_path / "run", *options) == 0
+    assert run("export", tmp_path / "run", "-o", tmp_path / "bundle", "--steps", 4, "--precision", "fp32") == 0
+    generator = smalti.load(tmp_path / "bundle", precision="fp32")
+    manifest = generator.manifest
+    assert (manifest.family, manifest.name, manifest.classes) == ("multinomial", "vqddm", ())
+    assert manifest.noise is not None
+    assert (manifest.noise.steps, manifest.latent.grid, manifest.latent.codes) == (4000, (16, 16), 32)
+    assert manifest.provenance.training["prior_file"] == "vqddm_small.ckpt"
+    model, _ = load_prior(tmp_path / "run")
+    assert isinstance(model, MultinomialUNet)
+    ours = draw_multinomial(torch_denoisers(model), model.config, range(4), [0] * 4, steps=4)
+    assert (generator.generate(seeds=range(4)).tokens == ours).mean() > 0.99
+    assert run("generate", "--bundle", tmp_path / "bundle", "-o", tmp_path / "one.png") == 0
+    assert Image.open(tmp_path / "one.png").size == (32, 32)
