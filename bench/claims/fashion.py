@@ -22,6 +22,7 @@ from smalti_train.train_prior import train_prior
 SAMPLERS: dict[str, dict[str, Any]] = {
     "half of the pixels, temperature 1 to 0.7": {},
     "the same, guidance 2": {"guidance": 2.0},
+    "the same, guidance 3": {"guidance": 3.0},
     "all pixels, temperature 0.9": {"proportion": 1.0, "temperature": 0.9, "final_temperature": 0.9},
 }
 """The runtime's defaults, with and without guidance, and what the paper's code did with digits."""
