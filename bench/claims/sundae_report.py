@@ -91,6 +91,7 @@ SECTIONS: list[Section] = [
         [
             of("batch", "batch"),
             of("steps", "steps"),
+            of("last temperature", "last"),
             *(
                 (title, lambda row, name=name, digits=digits: _pair(row, name, digits))
                 for title, name, digits in (
@@ -148,7 +149,9 @@ def frozen(rows: list[Row]) -> Any:
     figure, (axis,) = axes_of(1, "samples still being drawn")
     for row in rows:
         points = row["curve"]
-        axis.plot(range(1, len(points) + 1), points, label=f"{row['setting']['steps']} steps")
+        axis.plot(
+            range(1, len(points) + 1), points, label=f"{row['setting']['steps']} steps, 1 to {row['setting']['last']}"
+        )
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,17 @@ def freezing(bench: SundaeBench) -> None:
     assert isinstance(prior, SundaeTransformer)
     count, config = bench.sizes.batch, prior.config
     labels = [i % config.classes for i in range(count)]
-    for length in bench.sizes.freezing:
+    # SUNDAE's default, and a colder end: the surer a prior is, the more samples come to rest.
+    for length, last in itertools.product(bench.sizes.freezing, (0.7, 0.3)):
 
-        def measure(length: int = length) -> Row:
+        def measure(length: int = length, last: float = last) -> Row:
             figures: Row = {}
             tokens: list[NDArray[np.int32]] = []
             for name, min_steps in (("frozen", 10), ("all", length)):
                 denoiser = Counted(torch_denoiser(prior))
                 started = time.perf_counter()
-                tokens.append(draw_sundae(denoiser, config, range(count), labels, steps=length, min_steps=min_steps))
+                plan: dict[str, Any] = {"steps": length, "min_steps": min_steps, "temperature": (1.0, last)}
+                tokens.append(draw_sundae(denoiser, config, range(count), labels, **plan))
                 figures[name] = {
                     "drawing_seconds": time.perf_counter() - started,
                     "calls": len(denoiser.grids),
@@ -119,4 +122,4 @@ def freezing(bench: SundaeBench) -> None:
                 figures.setdefault("curve", denoiser.grids)  # of the run that freezes
             return {**figures, "tokens_equal": float((tokens[0] == tokens[1]).mean())}
 
-        bench.row("freezing", {"batch": count, "steps": length}, measure)
+        bench.row("freezing", {"batch": count, "steps": length, "last": last}, measure)
