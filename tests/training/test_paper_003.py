@@ -68,7 +68,7 @@ def test_every_command_leaves_its_rows(done: tuple[Path, Path]) -> None:
         assert row["samples"] == 10
         assert 0 <= row["label_agreement"] <= 1
         assert len(row["by_label"]) == 10
-    assert len(rows(root, "fashion")) == 3
+    assert len(rows(root, "fashion")) == 4
     variants = [row["setting"]["variant"] for row in rows(root, "resampling")]
     assert variants == ["2x2, 2D rotary", "raster, 2D rotary", "2x2, 1D rotary", "raster, 1D rotary"]
     assert all([step for step, _ in row["curve"]] == [1, 2] for row in rows(root, "resampling"))
@@ -81,10 +81,11 @@ def test_every_command_leaves_its_rows(done: tuple[Path, Path]) -> None:
     assert rows(root, "steps")[1]["fid_style"] == rows(root, "temperature")[0]["fid_style"]
     families = [row["setting"]["family"] for row in rows(root, "versus")]
     assert families == ["SUNDAE, 1 to 0.7", "absorbing, 1", "absorbing, 0.8"]
-    (cost,) = rows(root, "freezing")
-    assert cost["all"]["calls"] == 24
-    assert cost["all"]["network_grids"] == 24 * 8
-    assert cost["frozen"]["network_grids"] == sum(cost["curve"]) <= cost["all"]["network_grids"]
+    assert [row["setting"]["last"] for row in rows(root, "freezing")] == [0.7, 0.3]
+    for cost in rows(root, "freezing"):
+        assert cost["all"]["calls"] == 24
+        assert cost["all"]["network_grids"] == 24 * 8
+        assert cost["frozen"]["network_grids"] == sum(cost["curve"]) <= cost["all"]["network_grids"]
     assert all(row["kept_exactly"] for row in rows(root, "inpainting"))
     for name in ("fashion", "temperature", "steps", "versus", "inpainting-avatars", "inpainting-fashion"):
         with Image.open(root / f"results/paper-003/{name}.webp") as sheet:
