@@ -2,18 +2,18 @@
 
 Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
 is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
-order, with minutes on two cores of a server without AMX, estimated from a few steps timed on one core:
+order, with the minutes that two cores of a server without AMX took:
 
-    fashion       48    a prior over grey pixels (37), a classifier, 150 samples by each of three samplers
-    resampling    18    four priors that differ in how they shorten grids and tell positions
-    unrolls        8    one more, unrolled three times; 640 samples of each
-    steps         18    the prior that is drawn from (10); 640 samples at 2 .. 50 steps
-    temperature    6    640 samples at three more temperatures
-    versus        10    640 samples of absorbing diffusion at 5, 20 and 50 steps, at two temperatures
-    freezing       2    64 samples at 50 and 100 steps, with and without freezing
-    inpainting     5    export of two bundles, masks of five shapes
+    fashion       46    a prior over grey pixels (33), a classifier, 150 samples by each of four samplers
+    resampling    15    four priors that differ in how they shorten grids and tell positions
+    unrolls        7    one more, unrolled three times; 640 samples of each
+    steps         14    the prior that is drawn from (8); 640 samples at 2 .. 50 steps
+    temperature    4    640 samples at three more temperatures
+    versus         8    640 samples of absorbing diffusion at 5, 20 and 50 steps, at two temperatures
+    freezing       2    64 samples at 50 and 100 steps, at two temperatures, with and without freezing
+    inpainting     4    export of two bundles, masks of five shapes
     report         0
-    all          115    all of these
+    all          100    all of these
 
 The avatars' commands draw on what ``bench/paper_000.py table4`` leaves in ``--earlier``: the VQGAN whose 8x8 tokens
 they learn, and the absorbing prior that they are compared with; what is not there is trained first (40 minutes).
@@ -36,14 +36,14 @@ from claims import commands, fashion, repainting, sundae_priors, sundae_report, 
 from claims.sundae_sizes import SundaeBench
 
 COMMANDS: commands.Commands[SundaeBench] = {
-    "fashion": (48, "class-conditional Fashion-MNIST, pixel by pixel", fashion.fashion),
-    "resampling": (18, "2x2 against raster resampling, 2D against 1D rotary positions", sundae_priors.resampling),
-    "unrolls": (8, "two unrolls in training against three", sundae_priors.unrolls),
-    "steps": (18, "quality by steps", sundae_samples.steps),
-    "temperature": (6, "annealed against constant temperature", sundae_samples.temperature),
-    "versus": (10, "SUNDAE against absorbing diffusion at equal calls", sundae_samples.versus),
+    "fashion": (46, "class-conditional Fashion-MNIST, pixel by pixel", fashion.fashion),
+    "resampling": (15, "2x2 against raster resampling, 2D against 1D rotary positions", sundae_priors.resampling),
+    "unrolls": (7, "two unrolls in training against three", sundae_priors.unrolls),
+    "steps": (14, "quality by steps", sundae_samples.steps),
+    "temperature": (4, "annealed against constant temperature", sundae_samples.temperature),
+    "versus": (8, "SUNDAE against absorbing diffusion at equal calls", sundae_samples.versus),
     "freezing": (2, "what freezing saves at batch 64", sundae_samples.freezing),
-    "inpainting": (5, "pictures repainted under masks of any shape", repainting.inpainting),
+    "inpainting": (4, "pictures repainted under masks of any shape", repainting.inpainting),
     "report": (0, "tables and plots of what was measured", sundae_report.report),
 }
 
