@@ -18,6 +18,7 @@ SECTIONS: list[Section] = [
         "refit",
         "ReFiT on a codebook of which most codes are never used (table 1); reconstructions of unseen images",
         [
+            of("autoencoder", "autoencoder"),
             of("codebook", "codebook"),
             of("codes", "codes"),
             of("decoder", "decoder"),
@@ -27,7 +28,7 @@ SECTIONS: list[Section] = [
             of("PSNR, dB", "psnr_db", 2),
             of("edge PSNR, dB", "edge_psnr_db", 2),
         ],
-        ("refit.svg", "refit.webp"),
+        ("refit.svg", "refit-vqgan.webp", "refit-edge.webp"),
     ),
     (
         "steps",
@@ -76,7 +77,7 @@ SECTIONS: list[Section] = [
 def refits(rows: list[Row]) -> Any:
     """Share of the codes in use, distance and PSNR of every codebook and decoder."""
     figure, axes = axes_of(3, "codes used, %", FID_STYLE, "PSNR, dB")
-    names = [f"{row['setting']['codebook']}, {row['setting']['codes']}, {row['setting']['decoder']}" for row in rows]
+    names = [", ".join(map(str, row["setting"].values())) for row in rows]
     for axis, name in zip(axes, ("codes_used_percent", "fid_style", "psnr_db"), strict=True):
         axis.barh(names, [row[name] for row in rows])
         axis.invert_yaxis()

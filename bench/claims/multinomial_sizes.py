@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from claims.common import FULL, TINY, Bench
-from smalti_train.config import PriorConfig, PriorRun
+from smalti.bundle import EMBEDDED
+from smalti_train.config import AutoencoderRun, PriorConfig, PriorRun
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
-from smalti_train.presets import PRIORS
+from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.released import initial_weights
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,14 @@ class Sizes:
     """The multinomial prior over the tokens of paper 000's VQGAN."""
     sundae: PriorConfig
     """A SUNDAE prior over the same tokens, of which only the cost is measured."""
+    edge: AutoencoderRun
+    """The edge autoencoder that is refitted beside paper 000's VQGAN."""
+    edge_weights: Callable[[AutoencoderRun], dict[str, Tensor]]
+    """Its weights."""
     starved: float
-    """Share of the codes that the autoencoder to be refitted is left with."""
+    """Share of the codes that the autoencoders to be refitted are left with."""
     starved_steps: int
-    """Steps in which it learns to live with them."""
+    """Steps in which their decoders learn to live with them."""
     decoder_steps: int
     """Steps of its decoder's training, after ReFiT or without."""
     pool: int
@@ -46,8 +58,21 @@ def _multinomial(name: str, base: PriorRun, **loop: Any) -> PriorRun:
     return dataclasses.replace(base, model=PRIORS[name].model, objective="vlb", preset=name, loop=rhythm)
 
 
+def _edge(name: str, **loop: Any) -> AutoencoderRun:
+    config = AUTOENCODERS[name]
+    assert isinstance(config, AutoencoderRun)
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, **loop))
+
+
+def _untrained(config: AutoencoderRun) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return EdgeAutoencoder(config.model).state_dict()
+
+
 LARGE = Sizes(
     prior=_multinomial("avatars-64-multinomial", FULL.absorbing, steps=2000, evaluate_every=200),
+    edge=_edge("avatars-256-decoder", batch=8),
+    edge_weights=partial(initial_weights, EMBEDDED),
     sundae=SundaeTransformerConfig(codes=512, grid=(8, 8), classes=8, width=256, heads=4, depth=(2, 8, 2), places=True),
     starved=0.3,
     starved_steps=400,
@@ -58,6 +83,8 @@ LARGE = Sizes(
 )
 SMALL = Sizes(
     prior=_multinomial("tiny-multinomial", TINY.absorbing),
+    edge=_edge("tiny", batch=4, precision="fp32"),
+    edge_weights=_untrained,
     sundae=PRIORS["tiny-sundae"].model,
     starved=0.3,
     starved_steps=1,

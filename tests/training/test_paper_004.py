@@ -46,18 +46,17 @@ def rows(root: Path, name: str) -> list[dict]:
 def test_every_command_leaves_its_rows(done: Path) -> None:
     settings = [tuple(row["setting"].values()) for row in rows(done, "refit")]
     assert settings == [
-        ("starved", 64, "as trained"),
-        ("starved", 64, "trained further"),
-        ("rebuilt", 64, "as trained"),
-        ("rebuilt", 64, "trained further"),
-        ("rebuilt", 32, "as trained"),
-        ("rebuilt", 32, "trained further"),
+        (autoencoder, codebook, codes, decoder)
+        for autoencoder in ("vqgan", "edge")
+        for codebook, codes in (("starved", 64), ("rebuilt", 64), ("rebuilt", 32))
+        for decoder in ("as trained", "trained further")
     ]
-    used = [row["codes_used_percent"] for row in rows(done, "refit")]
-    assert used[0] == used[1] <= 100 * 20 / 64
-    assert used[2] == used[3] > 2 * used[0]
-    assert used[4] == used[5] > 2 * used[0]
-    assert rows(done, "refit")[2]["psnr_db"] != rows(done, "refit")[3]["psnr_db"]
+    for figures in (rows(done, "refit")[:6], rows(done, "refit")[6:]):
+        used = [row["codes_used_percent"] for row in figures]
+        assert used[0] == used[1] <= 100 * 20 / 64
+        assert used[2] == used[3] > 2 * used[0]
+        assert used[4] == used[5] > 2 * used[0]
+        assert figures[2]["psnr_db"] != figures[3]["psnr_db"]
     assert [row["setting"]["steps"] for row in rows(done, "steps")] == [1, 2, 3]
     assert all(row["bits_per_token"] > 0 for row in rows(done, "steps"))
     pairs = {(row["setting"]["given"], row["setting"]["family"]) for row in rows(done, "completion")}
@@ -69,7 +68,7 @@ def test_every_command_leaves_its_rows(done: Path) -> None:
     assert published["gflop_per_call"] == pytest.approx(2.2, abs=0.3)
     assert costs["absorbing transformer, published"]["gflop_per_call"] == pytest.approx(42.1, rel=0.1)
     assert all(costs[name]["seconds_per_image"] > 0 for name in ("multinomial U-Net", "SUNDAE hourglass"))
-    for name in ("refit", "steps", "completion-upper", "completion-lower"):
+    for name in ("refit-vqgan", "refit-edge", "steps", "completion-upper", "completion-lower"):
         with Image.open(done / f"results/paper-004/{name}.webp") as sheet:
             assert sheet.width > 50
 
@@ -90,5 +89,5 @@ def test_rows_become_tables_and_plots(script: ModuleType, done: Path) -> None:
     text = (done / "results/paper-004/tables.md").read_text()
     for name in set(script.COMMANDS) - {"report"}:
         assert f"python bench/paper_004.py {name}\n" in text
-    assert "](paper-004/refit.webp)" in text
+    assert "](paper-004/refit-edge.webp)" in text
     assert {path.stem for path in done.glob("results/paper-004/*.svg")} == {"refit", "steps"}

@@ -16,6 +16,7 @@ from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.vqgan import VQGAN
 from smalti_train.reconstruction import evaluate
 from smalti_train.refit import POOL, feature_pool, refit_codebook, refittable, with_codebook
 from smalti_train.run import RunFolder
@@ -77,16 +78,33 @@ def refit_run(
     codebook = refit_codebook(model, features, model.config.codes if codes is None else codes, seed)
     rebuilt = with_codebook(model, codebook)
     before, after = (evaluate(one, unseen, accelerator, LIMIT) for one in (model, rebuilt))
+    write_decoder_run(rebuilt.cpu(), config, run, output, steps=steps, lr=lr)
+    return before, after
 
-    parts = _checkpoint(rebuilt.cpu(), config, run)
+
+def write_decoder_run(
+    model: EdgeAutoencoder | VQGAN,
+    config: AutoencoderRun | VQGANRun,
+    run: Path,
+    output: Path,
+    *,
+    steps: int | None = None,
+    lr: float | None = None,
+) -> None:
+    """Write ``output``, a run of no steps yet that trains the decoder of ``model`` alone.
+
+    ``model`` is that of the folder ``run``, with its own codes or others; its discriminator comes along. ``config`` is
+    what ``run`` was trained with; ``steps`` and ``lr`` as in :func:`refit_run`. Raises OutputError.
+    """
+    parts = _checkpoint(model, config, run)
     loop = dataclasses.replace(config.loop, steps=steps or config.loop.steps)
     optimizer = dataclasses.replace(config.optimizer, lr=RATE * config.optimizer.lr if lr is None else lr)
     config = dataclasses.replace(config, loop=loop, optimizer=optimizer, decoder_only=True)
     if isinstance(config, VQGANRun):
-        sizes = dataclasses.replace(config.model, codes=len(codebook))
+        sizes = dataclasses.replace(config.model, codes=model.config.codes)
         config = dataclasses.replace(config, model=sizes, loss=dataclasses.replace(config.loss, start=0))
     else:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, codes=len(codebook)))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, codes=model.config.codes))
     folder = RunFolder(output)
     try:
         folder.open(config)
@@ -94,7 +112,6 @@ def refit_run(
         folder.keep_config(config)
     finally:
         folder.close()
-    return before, after
 
 
 def _checkpoint(model: torch.nn.Module, config: AutoencoderRun | VQGANRun, run: Path) -> dict[str, dict[str, Tensor]]:
