@@ -38,7 +38,7 @@ class Sizes:
     starved_steps: int
     """Steps in which their decoders learn to live with them."""
     decoder_steps: int
-    """Steps of its decoder's training, after ReFiT or without."""
+    """Steps of a decoder's training, after ReFiT or without."""
     pool: int
     """Features that are clustered."""
     steps: tuple[int, ...]

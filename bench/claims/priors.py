@@ -10,7 +10,7 @@ import numpy as np
 
 from claims.autoencoders import variant
 from claims.common import Bench, Row, curve
-from claims.samples import DISTANCES, measured, strip
+from claims.samples import DISTANCES, measured, part, strip
 from smalti_train.config import PriorRun
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.train_prior import train_prior
@@ -64,7 +64,7 @@ def table4(bench: Bench) -> None:
 
             def measure(run: Path = run, options: dict = options) -> Row:
                 drawn = measured(bench, run, options)
-                figures = {name: drawn[name] for name in (*DISTANCES, "samples")}
+                figures = part(drawn, *DISTANCES, "samples")
                 bounds = curve(run, "validation/bits_per_dim")
                 lowest = min(bounds, key=lambda point: point[1])
                 bits = {"bits_per_token": likelihood(bench, run), "lowest_validation": lowest, "curve": bounds}
