@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +53,19 @@ def denoiser_feeds(
 ) -> list[Feed]:
     """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) spoilt to every degree, all rows asked.
 
-    Spoilt tokens become ``codes``, the mask, where the family ``masks``, else random ones of 0 .. codes - 1. With
-    ``noise`` every grid has a time, and is spoilt as much as it says. Random values depend on ``seed`` alone. One label
-    in eight is replaced by ``no_label``.
+    Batches of the first half are of the first grids, and those of the second half of the others; where they ask for
+    more grids than there are, each is spoilt several times. Spoilt tokens become ``codes``, the mask, where the family
+    ``masks``, else random ones of 0 .. codes - 1. With ``noise`` every grid has a time, and is spoilt as much as it
+    says. Random values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
     """
     generator = np.random.default_rng(seed)
     lost = None if noise is None else 1 - cosine_alphas(noise.steps, noise.schedule).cumprod()
     length = tokens.shape[1]
+    half, first = batches // 2, min(batches // 2 * batch, len(tokens) // 2)
     feeds: list[Feed] = []
     for index in range(batches):
-        chosen = (np.arange(batch) + index * batch) % len(tokens)
+        start, end, before = (0, first, 0) if index < half else (first, len(tokens), half)
+        chosen = start + (np.arange(batch) + (index - before) * batch) % (end - start)
         grids = tokens[chosen].astype(np.int32)
         shares = (generator.permutation(batch) + generator.random()) / batch
         times: Feed = {}
@@ -80,6 +84,14 @@ def denoiser_feeds(
             }
         )
     return feeds
+
+
+def denoiser_batches(draws: int, batch: int, length: int, *, masks: bool) -> int:
+    """Batches of so many grids of ``length`` tokens from which at least ``draws`` tokens are drawn.
+
+    Where a family ``masks``, half of the tokens are masked on average, and with random luck some fewer.
+    """
+    return math.ceil(draws / (batch * length * (0.45 if masks else 1)))
 
 
 @dataclass(frozen=True)

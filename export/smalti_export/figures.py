@@ -11,7 +11,7 @@ from smalti import grey
 from smalti.backend import Session
 from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Manifest, Role
-from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
+from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_batches, denoiser_feeds
 from smalti_export.pair import Pair, released
 from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
 from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds
@@ -25,8 +25,9 @@ from smalti_train.train_preview import cost
 BATCH, WHOLE_BATCH = 16, 4
 """Images per batch; fewer where the decoder's layers span the image, as those are the large ones."""
 BATCHES = 16
-"""Of unseen images: scales come from the first half, figures from the second (some 16,000 draws at 16x16)."""
-
+"""Of unseen images, at most: scales come from the first half, figures from the second."""
+DRAWS = 10_000
+"""At least so many tell how often a variant draws what the model does; grids are spoilt anew where images are few."""
 PREVIEWS = 2
 """Batches by which previews and the decoder's images are compared."""
 
@@ -42,14 +43,14 @@ class Figures:
 
     def calibration(self, role: Role) -> list[Feed]:
         """Inputs from which scales may come."""
-        return self.feeds[role][: len(self.feeds[role]) // 2]
+        return self.feeds[role][: min(len(self.feeds[role]), BATCHES) // 2]
 
     def measure(self, role: Role, session: Session) -> dict[str, float]:
         """Compare a component's ``session`` with the model, on inputs that no scale came from."""
 
         match self._reference(role):
             case PredictorReference() as reference:
-                return compare_predictors(reference, session)
+                return compare_predictors(reference, session, DRAWS)
             case DenoiserReference() as reference:
                 return compare_denoisers(reference, lambda inputs: session(inputs)[0])
             case reference if role == "encoder":
@@ -107,8 +108,16 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         feeds[role] = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         return Figures(pair, feeds, turns)
     drawing = Drawing(record)
+    masks = drawing.way.masks
     feeds[role] = denoiser_feeds(
-        grids, labels, config.codes, config.classes, len(tokens), batch, masks=drawing.way.masks, noise=record.noise
+        grids,
+        labels,
+        config.codes,
+        config.classes,
+        max(len(tokens), 2 * denoiser_batches(DRAWS, batch, grids.shape[1], masks=masks)),
+        batch,
+        masks=masks,
+        noise=record.noise,
     )
     return Figures(pair, feeds, drawing)
 

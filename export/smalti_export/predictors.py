@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,6 @@ from smalti.predictor import Graph, next_logits
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
-EACH = 16
-"""Draws from each predicted distribution: there is one per call, and one draw of it would tell little."""
 BATCH = 16
 """Grids given to the graph at once in whole runs."""
 
@@ -78,12 +77,12 @@ class Turns:
         )
         return tokens
 
-    def draws(self, logits: NDArray[np.float32], seed: int) -> NDArray[np.int32]:
-        """``EACH`` tokens from every row of logits [n, K], at the same noise for the same ``seed``.
+    def draws(self, logits: NDArray[np.float32], seed: int, each: int) -> NDArray[np.int32]:
+        """``each`` tokens from every row of logits [n, K], at the same noise for the same ``seed``.
 
         From all tokens: near the edge of ``top_k`` the least error of one logit would change many draws at once.
         """
-        rows = np.repeat(logits, EACH, axis=0)
+        rows = np.repeat(logits, each, axis=0)
         return sample(
             rows,
             np.full((len(rows), 1), self.codes, np.int32),
@@ -105,21 +104,23 @@ class PredictorReference:
         self.runs = turns.whole_runs(graph)
 
 
-def compare_predictors(reference: PredictorReference, variant: Graph) -> dict[str, float]:
+def compare_predictors(reference: PredictorReference, variant: Graph, draws: int) -> dict[str, float]:
     """Measure a predictor on the beginnings of real grids and on whole runs; the figures are those of denoisers.
 
     ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
-    draws of the next token at equal noise; ``grid_agreement``: of the tokens of whole runs.
+    at least ``draws`` draws at equal noise, as many from each predicted distribution; ``grid_agreement``: of the tokens
+    of whole runs.
     """
     error, spread, same, drawn = 0.0, 0.0, 0, 0
     turns = reference.turns
+    each = math.ceil(draws / sum(map(len, reference.logits)))
     for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
         found = variant(feed)[0]
         error = max(error, float(np.abs(expected - found).max()))
         spread = max(spread, float(expected.std()))
-        draws = [turns.draws(logits, index) for logits in (expected, found)]
-        same += int((draws[0] == draws[1]).sum())
-        drawn += len(draws[0])
+        one, other = (turns.draws(logits, index, each) for logits in (expected, found))
+        same += int((one == other).sum())
+        drawn += len(one)
     return {
         "logit_error": error / spread,
         "draw_agreement": same / drawn,

@@ -11,7 +11,14 @@ from smalti import manifest
 from smalti.errors import UsageError
 from smalti.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
 from smalti.multinomial import cosine_alphas
-from smalti_export.denoisers import WAYS, DenoiserReference, Drawing, compare_denoisers, denoiser_feeds
+from smalti_export.denoisers import (
+    WAYS,
+    DenoiserReference,
+    Drawing,
+    compare_denoisers,
+    denoiser_batches,
+    denoiser_feeds,
+)
 from smalti_export.ranges import Feed
 
 CODES, CLASSES, GRID = 5, 2, (2, 3)
@@ -67,7 +74,8 @@ def test_feeds_show_every_degree_of_noise_and_some_samples_without_a_label(masks
     made = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
     assert len(made) == 4
     for index, feed in enumerate(made):
-        whole = tokens[(np.arange(16) + 16 * index) % 40]
+        # 20 grids for each half of the batches, in turn, so that none is calibrated with and measured with.
+        whole = tokens[20 * (index // 2) + (np.arange(16) + 16 * (index % 2)) % 20]
         other = feed["tokens"] != whole
         assert np.array_equal(feed["tokens"] == 50, other if masks else np.zeros_like(other))
         assert feed["tokens"].min() >= 0
@@ -79,6 +87,23 @@ def test_feeds_show_every_degree_of_noise_and_some_samples_without_a_label(masks
         assert share[-1] > 0.75
     again = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(made, again) for name in a)
+
+
+def test_each_grid_is_fed_once_where_there_are_enough() -> None:
+    tokens = RNG.integers(0, 1000, (48, 64))
+    made = denoiser_feeds(tokens, np.zeros(48, np.int32), 1000, 0, batches=3, batch=16, masks=True)
+    fed = np.concatenate([feed["tokens"] for feed in made])
+    assert ((fed == tokens) | (fed == 1000)).all()
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize(("batch", "length", "draws"), [(16, 256, 10_000), (4, 1024, 10_000), (2, 16, 3_000)])
+def test_so_many_batches_are_enough_for_the_draws(masks: bool, batch: int, length: int, draws: int) -> None:
+    count = denoiser_batches(draws, batch, length, masks=masks)
+    tokens = RNG.integers(0, 9, (64, length))
+    made = denoiser_feeds(tokens, np.zeros(64, np.int32), 9, 0, count, batch, masks=masks)
+    drawn = [int((feed["tokens"] == 9).sum()) if masks else feed["tokens"].size for feed in made]
+    assert draws <= sum(drawn) < 1.3 * draws + batch * length
 
 
 def test_a_feed_with_times_is_as_noisy_as_they_say() -> None:

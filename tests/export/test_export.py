@@ -21,6 +21,7 @@ from smalti.errors import UsageError
 from smalti.golden import missed
 from smalti.manifest import Manifest, Role
 from smalti_export.export import export_bundle
+from smalti_export.figures import DRAWS
 from smalti_export.graphs import graph_specs
 from smalti_export.parity import TOLERANCES, torch_run
 from smalti_export.wrappers import wrap
@@ -76,6 +77,7 @@ def test_every_variant_is_certified_within_its_tolerances(record: Manifest) -> N
         assert measure.tolerances == TOLERANCES[role][precision]
         assert measure.tolerances.keys() <= measure.figures.keys()
         assert missed(measure.figures, measure.tolerances) == []
+        assert role != "denoiser" or measure.figures["draws"] >= DRAWS
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -16,6 +16,7 @@ from smalti.bundle import open_bundle
 from smalti.cli import _run
 from smalti.golden import read_golden
 from smalti.verify import remeasure
+from smalti_export.figures import DRAWS
 from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.vqgan import VQGAN
@@ -56,6 +57,7 @@ def test_the_bundle_draws_what_the_torch_model_draws_as_far_as_its_certificate_s
     assert agreement == pytest.approx(figures["grid_agreement"], abs=0.01)
     assert figures["grid_agreement"] > 0.9
     assert figures["draw_agreement"] > 0.995
+    assert figures["draws"] >= DRAWS
     assert certified["denoiser", "fp16"]["draw_agreement"] > 0.99
 
 

@@ -15,6 +15,7 @@ import smalti
 from smalti.bundle import open_bundle
 from smalti.cli import _run
 from smalti.verify import remeasure
+from smalti_export.figures import DRAWS
 from smalti_train.config import DataConfig, PixelRun
 from smalti_train.config_files import to_json
 from smalti_train.loading import load_autoencoder, load_prior
@@ -107,6 +108,7 @@ def test_a_bundle_draws_what_the_torch_model_draws_as_far_as_its_certificate_say
     assert figures["grid_agreement"] > 0.9
     assert figures["draw_agreement"] > 0.995
     assert figures["draws"] % np.prod(manifest.latent.grid) == 0  # at every position
+    assert figures["draws"] >= DRAWS
     for one in manifest.certificate:
         assert one.component != "denoiser" or one.precision == "int8" or one.figures["draw_agreement"] > 0.99
 
