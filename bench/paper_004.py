@@ -2,8 +2,7 @@
 
 Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
 is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
-order, with minutes on two cores of a server without AMX; that of ``refit`` is an estimate, not timed yet, and the
-others ran beside other work:
+order, with minutes on two cores of a server without AMX, rounded, as some ran beside other work:
 
     refit         40    two autoencoders starved of codes, their decoders trained further on the old codes, on as many
                         rebuilt ones and on half as many; reconstructions

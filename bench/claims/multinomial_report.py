@@ -7,7 +7,7 @@ from typing import Any
 from claims import plots, tables
 from claims.common import Row
 from claims.multinomial_sizes import MultinomialBench
-from claims.plots import Plot, axes_of
+from claims.plots import Plot
 from claims.tables import FID, FID_STYLE, NEAR, PRDC, TRAININGS, Section, of
 
 SCRIPT = "bench/paper_004.py"
@@ -75,15 +75,23 @@ SECTIONS: list[Section] = [
 
 
 def refits(rows: list[Row]) -> Any:
-    """Share of the codes in use, distance and PSNR of every codebook and decoder."""
-    figure, axes = axes_of(3, "codes used, %", FID_STYLE, "PSNR, dB")
-    names = [", ".join(map(str, row["setting"].values())) for row in rows]
-    for axis, name in zip(axes, ("codes_used_percent", "fid_style", "psnr_db"), strict=True):
-        axis.barh(names, [row[name] for row in rows])
-        axis.invert_yaxis()
-        axis.tick_params(labelsize=7)
-    for axis in axes[1:]:
-        axis.set_yticklabels([])
+    """Share of the codes in use, distance and PSNR; a line of plots for each autoencoder, as their ranges differ."""
+    import matplotlib.pyplot as plt
+
+    figures = {"codes_used_percent": "codes used, %", "fid_style": FID_STYLE, "psnr_db": "PSNR, dB"}
+    kinds = list(dict.fromkeys(row["setting"]["autoencoder"] for row in rows))
+    figure, grid = plt.subplots(len(kinds), 3, figsize=(13, 2.4 * len(kinds)), sharey="row", squeeze=False)
+    for kind, axes in zip(kinds, grid, strict=True):
+        chosen = [row for row in rows if row["setting"]["autoencoder"] == kind]
+        names = [" ".join(str(value) for value in row["setting"].values()) for row in chosen]
+        for axis, (name, title) in zip(axes, figures.items(), strict=True):
+            axis.plot([row[name] for row in chosen], names, "o")
+            axis.set_title(title, fontsize=9)
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.3)
+        axes[0].set_xlim(0, 105)
+        axes[0].invert_yaxis()  # and so those that share it
+    plt.close(figure)
     return figure
 
 

@@ -53,14 +53,14 @@ def sources(bench: MultinomialBench) -> Iterator[Source]:
         optimizer=dataclasses.replace(base.optimizer, lr=2e-4, warmup=20),
         loss=dataclasses.replace(base.loss, start=0),
     )
-    # The published fine-tuning goes at about a tenth of the training's rate; a discriminator wants no more.
+    # The published fine-tuning goes at about a tenth of the rate of the training before it, and so do both here.
     yield Source("vqgan", config, lambda: initial_weights(warm_start(bench.earlier), config), 2e-5, bench)
     edge = dataclasses.replace(sizes.edge, data=dataclasses.replace(sizes.edge.data, train_count=data.train_count))
     larger = Bench(
         dataclasses.replace(bench.scale, vqgan=dataclasses.replace(base, data=edge.data)), bench.work, bench.results
     )
     weights = sizes.edge_weights
-    yield Source("edge", edge, lambda: weights(edge), edge.optimizer.lr, larger)
+    yield Source("edge", edge, lambda: weights(edge), edge.optimizer.lr / 10, larger)
 
 
 def starved(bench: MultinomialBench, source: Source) -> Path:
