@@ -15,7 +15,7 @@ from typing import IO
 
 from smalti import engine_records
 from smalti.errors import BundleError
-from smalti.manifest import FileRecord, Manifest, Precision, Role, Variant, decode
+from smalti.manifest import FileRecord, Manifest, Precision, Role, Variant, decode, is_inside
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars-256"
@@ -72,15 +72,22 @@ class Bundle:
 def open_bundle(source: str | Path | None = None) -> Bundle:
     """Open a bundle by path, or by name among the embedded ones; None opens the default one.
 
-    Raises BundleError when there is none, or when its manifest is missing or does not fit.
+    Raises BundleError when there is none, when its manifest is missing or does not fit, or when a zip holds a file
+    whose name leads out of it.
     """
     path = _locate(source)
     try:
         raw = _read_list(path, MANIFEST)
     except (KeyError, FileNotFoundError):
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
+        names = listing(path) if path.is_file() else []
+        below = next((name for name in names if name.endswith(f"/{MANIFEST}")), None)
+        hint = "" if below is None else f", but {below}; zip the bundle's files themselves, not a folder of them"
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from None
     except _UNREADABLE as error:
         raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}") from None
+    # Nothing is ever unpacked, but other tools that meet the same archive may.
+    if path.is_file() and (odd := next((name for name in listing(path) if not is_inside(name)), None)) is not None:
+        raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; get the bundle again")
     return Bundle(path, decode(raw, str(path)), hashlib.sha256(raw).hexdigest())
 
 
@@ -173,21 +180,22 @@ def read_engines(path: Path) -> engine_records.Engines | None:
     return engine_records.decode(raw, str(path))
 
 
-def read_checked(path: Path, record: FileRecord) -> bytes:
-    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says."""
+def read_checked(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = "get the bundle again") -> bytes:
+    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says.
+
+    ``listed`` is the file that ``record`` is of; ``remedy`` ends the message.
+    """
     try:
         with _member(path, record.file) as (handle, size):
             # What is too long is not even read; what grows meanwhile is noticed.
             content = handle.read(size + 1) if size == record.bytes else b""
             size = max(size, len(content))
     except (KeyError, FileNotFoundError):
-        raise BundleError(f"{path}: {record.file} is missing; get the bundle again") from None
+        raise BundleError(f"{path}: {record.file} is missing; {remedy}") from None
     except _UNREADABLE as error:
         raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}") from None
     if size != record.bytes:
-        raise BundleError(
-            f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; get the bundle again"
-        )
+        raise BundleError(f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; {remedy}")
     if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise BundleError(f"{path}: {record.file} is damaged: its sha256 is not the manifest's; get the bundle again")
+        raise BundleError(f"{path}: {record.file} is damaged: its sha256 is not that in {listed}; {remedy}")
     return content

@@ -143,7 +143,7 @@ def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
         inside = msgspec.structs.replace(record.engine, file=f"{ENGINES_FOLDER}/{record.engine.file}")
         belong.add(inside.file)
         say(inside.file)
-        problems += _raised(lambda inside=inside: read_checked(bundle.path, inside))
+        problems += _raised(lambda inside=inside: read_checked(bundle.path, inside, ENGINES, "build it again"))
         if sources.get((record.component, record.precision)) != record.source_sha256:
             problems.append(
                 f"{bundle.path}: {inside.file} was not built from the bundle's {record.component} {record.precision}; "

@@ -147,7 +147,7 @@ def test_names_that_lead_out_of_the_bundle_are_refused(name, kind, copied, edit)
         (lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged: .* bytes instead of"),
         (lambda file: file.write_bytes(file.read_bytes() + b"\0"), "is damaged: .* bytes instead of"),
         (lambda file: file.write_bytes(b""), "is damaged: 0 bytes instead of"),
-        (lambda file: flip_bit(file, 99), "is damaged: its sha256 is not the manifest's"),
+        (lambda file: flip_bit(file, 99), "is damaged: its sha256 is not that in manifest.json"),
     ],
 )
 def test_a_missing_or_damaged_file_is_named(name, damage, says, copied):

@@ -46,7 +46,9 @@ def test_folder_and_zip_give_the_same_tokens(tiny_bundle, tmp_path):
 def test_a_zip_without_manifest_is_no_bundle(tiny_bundle, tmp_path):
     with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
         archive.write(tiny_bundle / "manifest.json", "tiny/manifest.json")
-    with pytest.raises(BundleError, match=r"deep\.zip is not a bundle: it has no manifest\.json"):
+    with pytest.raises(
+        BundleError, match=r"it has no manifest\.json, but tiny/manifest\.json; zip the bundle's files themselves"
+    ):
         open_bundle(tmp_path / "deep.zip")
 
 

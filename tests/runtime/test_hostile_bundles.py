@@ -160,6 +160,18 @@ def test_a_zip_of_a_sound_bundle_is_sound_compressed_or_not(bundle, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:\\x", "..\\x"])
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_zip_with_a_file_that_leads_out_of_it_is_refused_though_it_would_not_be_read(name, command, bundle, capsys):
+    archive = zipped(bundle, {})
+    with zipfile.ZipFile(archive, "a") as more:
+        info = zipfile.ZipInfo()
+        info.filename = name  # as it is: the constructor would mend it
+        more.writestr(info, b"more")
+    assert _run(["bundle", command, str(archive)]) == 3
+    assert repr(name) in capsys.readouterr().err
+
+
 def test_a_link_inside_the_bundle_does_no_harm(bundle):
     (bundle / GRAPH).rename(bundle / "real.onnx")
     (bundle / GRAPH).symlink_to(bundle / "real.onnx")

@@ -92,7 +92,9 @@ def test_engines_in_the_bundles_own_folder_belong_to_it_and_are_verified(bundle,
     assert "rtx 10.13.0 on sm_86" in capsys.readouterr().out
     (folder / record.engine.file).write_bytes(b"vtrt" + bytes(32))
     assert _run(["bundle", "verify", str(bundle.path)]) == 3
-    assert f"engines/{record.engine.file} is damaged" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"engines/{record.engine.file} is damaged" in error
+    assert "build it again" in error
     (folder / record.engine.file).unlink()
     assert f"engines/{record.engine.file} is missing" in verify(bundle).problems[0]
     listed = json.loads((folder / "engines.json").read_text())
