@@ -22,7 +22,7 @@ from smalti_export.figures import Figures, make_figures
 from smalti_export.graphs import GraphSpec, graph_specs, trace
 from smalti_export.pair import Pair, released
 from smalti_export.parity import TOLERANCES
-from smalti_export.quantize import last_layers, quantize
+from smalti_export.quantize import last_layers, quantize, too_large
 from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
 from smalti_export.wrappers import wrap
@@ -75,7 +75,7 @@ def make_draft(
     ``record`` is what the manifest says before there are components; by it samples are drawn where runs are compared.
 
     Variants out of tolerance are left out and named in the draft; raises ParityError when an fp32 graph is, UsageError
-    for images too few to measure on, a model too large for a graph or sampling defaults that the family does not allow.
+    for images too few to measure on or sampling defaults that the family does not allow.
     """
     prior = copy.deepcopy(pair.prior)
     round_to_fp16(prior)
@@ -141,6 +141,9 @@ def _add(
     weights = _record(file, content)
     variants: list[Variant] = []
     for precision in precisions:
+        if precision == "int8" and (reason := too_large(part.whole)) is not None:
+            draft.failures.append(f"{role} int8: {reason}")
+            continue
         wrong: list[str] = []
         for proto in _attempts(part, precision, figures.calibration(role), say):
             graph, graph_file = proto.SerializeToString(deterministic=True), f"{role}.{precision}.onnx"

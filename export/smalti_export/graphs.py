@@ -21,8 +21,6 @@ from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 
 OPSET = 20
 """Taken by every runtime we target: attention is spelt out, and decoders of TensorRT-RTX need no more."""
-LARGEST = 2**31 - 2**24
-"""Bytes of one graph with its weights inside, which is how it is traced: what protobuf can hold, and some room."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +66,11 @@ def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role
     return specs
 
 
-def check_size(role: Role, graph: nn.Module) -> None:
-    """Refuse a model whose weights in fp32 do not fit one graph; UsageError says how large it may be."""
-    weights = 4 * sum(tensor.numel() for tensor in graph.state_dict().values())
-    if weights > LARGEST:
-        raise UsageError(
-            f"the {role} has {weights / 4e6:.0f} million parameters and a graph holds at most {LARGEST // 4_000_000} "
-            "million (2 GB in fp32): use it from Python as it was imported or trained, or export a smaller model"
-        )
-
-
 def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
     """Export a wrapped model to ONNX with free sizes as the spec names them; weights stay inside the proto.
 
-    Raises UsageError for a model that is too large for one graph.
+    With more than 2 GB of them the proto cannot be written to a file before they are outside (``externalise``).
     """
-    check_size(role, graph)
     inputs, free = _example(role, spec)
     with _quiet():
         program = torch.onnx.export(

@@ -29,6 +29,8 @@ from smalti_export.ranges import Feed, activation_ranges
 
 QUANTIZED = ("MatMul", "Conv")
 """Operators that run in 8 bit."""
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that a graph to be quantised may have inside: what protobuf can write, and some room."""
 
 
 class _Reader(CalibrationDataReader):
@@ -40,6 +42,14 @@ class _Reader(CalibrationDataReader):
     def get_next(self) -> Feed | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Give the next batch, or None after the last."""
         return next(self._feeds, None)
+
+
+def too_large(proto: onnx.ModelProto) -> str | None:
+    """Say why a graph whose weights are inside cannot be quantised; None where it can."""
+    size = sum(len(initializer.raw_data) for initializer in proto.graph.initializer)
+    if size <= LARGEST:
+        return None
+    return f"calibration takes graphs of at most {LARGEST / 1e9:.1f} GB of fp32 weights, and this has {size / 1e9:.1f}"
 
 
 def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] = ()) -> onnx.ModelProto:

@@ -12,9 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.errors import UsageError
-from smalti.manifest import Role
-from smalti_export import graphs
 from smalti_export.graphs import OPSET, graph_specs, trace
 from smalti_export.wrappers import wrap
 from smalti_train.config import PriorConfig
@@ -181,11 +178,3 @@ def test_half_precision_predicts_nearly_the_same() -> None:
     expected = model(torch.from_numpy(feed["tokens"][:, 1:]).long(), torch.arange(3)).detach().numpy()[:, -1]
     assert logits.dtype == kept.dtype == np.float32
     assert 0 < np.abs(logits - expected).max() < 0.02 * expected.std()
-
-
-def test_models_too_large_for_a_graph_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    role: Role = "denoiser"
-    graph = wrap(role, build_prior(ABSORBING))
-    monkeypatch.setattr(graphs, "LARGEST", 20_000)
-    with pytest.raises(UsageError, match=r"the denoiser has 0 million parameters and a graph holds at most"):
-        trace(role, graph, graph_specs(2, ABSORBING)[role])

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import smalti_export.quantize
 from smalti.backend import OnnxSession
 from smalti.bundle import open_bundle
 from smalti_export.draft import Part, _attempts
@@ -18,6 +19,7 @@ from smalti_export.quantize import (
     last_layers,
     products_of_activations,
     quantize,
+    too_large,
 )
 
 RNG = np.random.default_rng(0)
@@ -80,6 +82,14 @@ def test_products_with_constants_are_quantised_and_those_of_activations_are_not(
     x = feeds()[0]
     exact = run(products(), x)
     assert np.abs(run(quantised, x) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_graphs_with_more_weights_than_can_be_written_are_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 4 * (8 * 16 + 16)
+    monkeypatch.setattr(smalti_export.quantize, "LARGEST", size)
+    assert too_large(products()) is None
+    monkeypatch.setattr(smalti_export.quantize, "LARGEST", size - 1)
+    assert "of fp32 weights, and this has" in str(too_large(products()))
 
 
 def test_nodes_may_be_kept_in_full_precision() -> None:
