@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=[*RECIPES, "all"])
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="besides fp32")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/published.json")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/exports/published.json")
     options = parser.parse_args()
     precisions = [one for one in PRECISIONS if one == "fp32" or one in (options.precision or ())]
     rows: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.exists() else []
