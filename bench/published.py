@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -71,7 +72,10 @@ def main() -> None:
             continue
         # In a process of its own, whose greatest memory is then that of the export.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            row = pool.submit(exported, recipe, precisions).result()
+            try:
+                row = pool.submit(exported, recipe, precisions).result()
+            except BrokenProcessPool:
+                row = {"missed": "its process was killed, as a rule for want of memory"}
         rows = [other for other in rows if recipe not in other["recipes"]]
         rows.append({"recipes": same_sizes(recipe), "precisions": precisions, **row})
         print(json.dumps(rows[-1], indent=1), flush=True)
