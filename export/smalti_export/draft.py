@@ -24,7 +24,7 @@ from smalti_export.pair import Pair, released
 from smalti_export.parity import TOLERANCES
 from smalti_export.quantize import last_layers, quantize, too_large
 from smalti_export.ranges import Feed
-from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
+from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_export.wrappers import wrap
 from smalti_train.data import ImageSet
 from smalti_train.released import TRANSPOSED
@@ -58,8 +58,8 @@ class Part:
     spec: GraphSpec
     graphs: dict[Precision, onnx.ModelProto]
     """The fp32 graph and, where wanted, the fp16 one, both over the weights beside them."""
-    whole: onnx.ModelProto
-    """The fp32 graph with its weights inside."""
+    whole: onnx.ModelProto | None
+    """The fp32 graph with its weights inside, where an int8 one is to be made of it."""
     weight_file: tuple[str, bytes]
 
 
@@ -76,9 +76,10 @@ def make_draft(
 
     Variants out of tolerance are left out and named in the draft; raises ParityError when an fp32 graph is, UsageError
     for images too few to measure on or sampling defaults that the family does not allow.
+
+    ``pair.prior`` is spent: published ones are gigabytes, of which there is to be no copy more than needed. About four
+    times its fp32 weights is what a large one takes.
     """
-    prior = copy.deepcopy(pair.prior)
-    round_to_fp16(prior)
     figures = make_figures(pair, images, record)
     draft, kept = Draft(), dict[str, Tensor]()
     models: dict[Role, nn.Module] = {}
@@ -92,40 +93,62 @@ def make_draft(
         models["preview"] = copy.deepcopy(pair.preview)
         round_to_fp16(models["preview"])
     specs = graph_specs(pair.autoencoder.config.factor, pair.prior_run.model, features)
-    models[PRIORS[pair.family]] = prior
     for role, model in models.items():
-        say(f"{role}: tracing")
         own = {name: value for name, value in kept.items() if name.startswith(role)}
-        part = _traced(role, model, specs[role], own, "fp16" in precisions)
-        _add(draft, record, part, [one for one in _possible(role) if one in precisions], figures, say)
+        wanted = _possible(role, precisions)
+        _add(draft, record, _traced(role, model, specs[role], own, wanted, say), wanted, figures, say)
+    role = PRIORS[pair.family]
+    wanted = _possible(role, precisions)
+    say(f"{role}: what the model answers")
+    figures.reference(role)
+    round_to_fp16(pair.prior)
+    part = _traced(role, pair.prior, specs[role], {}, wanted, say)
+    pair.prior.to("meta")  # its answers are known and its weights packed
+    _add(draft, record, part, wanted, figures, say)
     content = golden.golden_file(figures, record)
     draft.files[golden.FILE], draft.golden = content, _record(golden.FILE, content)
     return draft
 
 
-def _possible(role: Role) -> tuple[Precision, ...]:
-    return PRECISIONS if role in QUANTIZED else ("fp32", "fp16")
+def _possible(role: Role, wanted: Collection[Precision]) -> list[Precision]:
+    """Those of the ``wanted`` precisions that such a component has, in the order in which they are made."""
+    return [one for one in PRECISIONS if one in wanted and (one != "int8" or role in QUANTIZED)]
 
 
-def _traced(role: Role, model: nn.Module, spec: GraphSpec, kept: dict[str, Tensor], halves: bool) -> Part:
-    """Trace the fp32 graph, and the fp16 one for ``halves``, over one file, in which a codec's ``kept`` stand too."""
-    traced: dict[Precision, onnx.ModelProto] = {}
-    traced["fp32"] = full = trace(role, wrap(role, model), spec)  # pyright: ignore[reportArgumentType] - one of ours
-    if halves:
-        half = copy.deepcopy(model).half()
-        traced["fp16"] = trace(role, wrap(role, half), spec)  # pyright: ignore[reportArgumentType]
-    tensors = dict(model.state_dict())
-    names = {precision: name_by_content(graph, tensors) for precision, graph in traced.items()}
-    used = {name for found in names.values() for name in found.values()}
+def _traced(
+    role: Role,
+    model: nn.Module,
+    spec: GraphSpec,
+    kept: dict[str, Tensor],
+    precisions: Sequence[Precision],
+    say: Callable[[str], None],
+) -> Part:
+    """Trace the fp32 graph, and the fp16 one if wanted, over one file, in which a codec's ``kept`` stand too.
+
+    The weights of ``model`` are numbers that fp16 holds, and are so again afterwards.
+    """
+    file, used, whole = f"{role}.safetensors", set[str](), None
+    graphs: dict[Precision, onnx.ModelProto] = {}
+    for precision in precisions:
+        if precision == "int8":
+            continue  # which is made of the fp32 graph
+        say(f"{role}: tracing {precision}")
+        inside = model.half() if precision == "fp16" else model.float()
+        proto = trace(role, wrap(role, inside), spec)  # pyright: ignore[reportArgumentType] - one of ours
+        found = name_by_content(proto, dict(model.state_dict()))
+        used.update(found.values())
+        graphs[precision] = externalise(proto, found, file)
+        if precision == "fp32" and "int8" in precisions and too_large(proto) is None:
+            whole = proto
+        del proto  # gigabytes, before the next
+    tensors = dict(model.float().state_dict())
     if role in PRIORS.values():  # of a prior all is stored, what its graphs have worked out ahead as well
         shown = {name.removesuffix(TRANSPOSED) for name in used}
         kept = {name: value.half() for name, value in tensors.items() if name not in shown}
     content, places = pack(tensors, used, kept)
-    file = f"{role}.safetensors"
-    graphs: dict[Precision, onnx.ModelProto] = {
-        precision: externalise(graph, names[precision], file, places) for precision, graph in traced.items()
-    }
-    return Part(role, spec, graphs, full, (file, content))
+    for graph in graphs.values():
+        place(graph, places)
+    return Part(role, spec, graphs, whole, (file, content))
 
 
 def _add(
@@ -141,7 +164,7 @@ def _add(
     weights = _record(file, content)
     variants: list[Variant] = []
     for precision in precisions:
-        if precision == "int8" and (reason := too_large(part.whole)) is not None:
+        if precision == "int8" and (reason := too_large(part.graphs["fp32"])) is not None:
             draft.failures.append(f"{role} int8: {reason}")
             continue
         wrong: list[str] = []
@@ -178,6 +201,7 @@ def _attempts(
     if precision != "int8":
         yield part.graphs[precision]
         return
+    assert part.whole is not None
     for count in KEPT:
         say(f"{part.role}: calibrating int8" + (f", the last {count} layers in fp32" if count else ""))
         yield quantize(part.whole, feeds, last_layers(part.whole, count))

@@ -48,7 +48,7 @@ class Figures:
     def measure(self, role: Role, session: Session) -> dict[str, float]:
         """Compare a component's ``session`` with the model, on inputs that no scale came from."""
 
-        match self._reference(role):
+        match self.reference(role):
             case PredictorReference() as reference:
                 return compare_predictors(reference, session, DRAWS)
             case DenoiserReference() as reference:
@@ -69,7 +69,8 @@ class Figures:
             "cost": cost(self.pair.preview, self.pair.autoencoder),
         }
 
-    def _reference(self, role: Role) -> Reference | DenoiserReference | PredictorReference:
+    def reference(self, role: Role) -> Reference | DenoiserReference | PredictorReference:
+        """The torch model's own outputs; computed when first asked for."""
         if role not in self.references:
             unseen = self.feeds[role][len(self.feeds[role]) // 2 :]
             if role == "predictor":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -45,8 +46,8 @@ class _Reader(CalibrationDataReader):
 
 
 def too_large(proto: onnx.ModelProto) -> str | None:
-    """Say why a graph whose weights are inside cannot be quantised; None where it can."""
-    size = sum(len(initializer.raw_data) for initializer in proto.graph.initializer)
+    """Say why an fp32 graph, its weights inside or beside it, cannot be quantised; None where it can."""
+    size = sum(4 * math.prod(initializer.dims) for initializer in proto.graph.initializer)
     if size <= LARGEST:
         return None
     return f"calibration takes graphs of at most {LARGEST / 1e9:.1f} GB of fp32 weights, and this has {size / 1e9:.1f}"

@@ -72,34 +72,50 @@ def pack(
     return content, {name: (8 + size + first, last - first) for name, (first, last) in places.items()}
 
 
-def externalise(
-    proto: onnx.ModelProto, found: dict[str, str], file: str, places: dict[str, tuple[int, int]]
-) -> onnx.ModelProto:
-    """Point the initializers ``found`` at their place in ``file``; a Cast widens those that the graph uses as fp32.
+def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onnx.ModelProto:
+    """The same graph whose initializers ``found`` are tensors of ``file``; a Cast widens those used as fp32.
 
-    Runtimes fold the casts when they load the graph, so nothing is widened twice.
+    Runtimes fold the casts when they load the graph, so nothing is widened twice. Where in the file the tensors stand
+    is for :func:`place` to say; until then each is at the torch name that was found.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    graph = result.graph
-    inline = [initializer for initializer in graph.initializer if initializer.name not in found]
+    source = proto.graph
+    inline = [initializer for initializer in source.initializer if initializer.name not in found]
     external: list[TensorProto] = []
     casts: list[onnx.NodeProto] = []
-    for initializer in graph.initializer:
+    for initializer in source.initializer:
         if initializer.name not in found:
             continue
-        offset, length = places[found[initializer.name]]
         name = initializer.name
         if initializer.data_type == TensorProto.FLOAT:
             name = f"{initializer.name}.fp16"
             casts.append(helper.make_node("Cast", [name], [initializer.name], f"{name}.cast", to=TensorProto.FLOAT))
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=initializer.dims)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", file), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
+        tensor.external_data.add(key="location", value=file)
+        tensor.external_data.add(key="offset", value=found[initializer.name])
         external.append(tensor)
-    nodes = list(graph.node)
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(inline + external)
-    graph.node.extend(casts + nodes)
-    return result
+    # Made anew, as the memory of what a proto loses comes free only with the whole proto: weights are gigabytes.
+    graph = helper.make_graph(
+        [*casts, *source.node],
+        source.name,
+        source.input,
+        source.output,
+        inline + external,
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=proto.opset_import,
+        functions=proto.functions,
+        ir_version=proto.ir_version,
+        producer_name=proto.producer_name,
+        producer_version=proto.producer_version,
+    )
+
+
+def place(proto: onnx.ModelProto, places: dict[str, tuple[int, int]]) -> None:
+    """Say of every external tensor where its name stands in the file: ``places`` are those of :func:`pack`."""
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            offset, length = places[tensor.external_data[1].value]
+            tensor.external_data[1].value = str(offset)
+            tensor.external_data.add(key="length", value=str(length))

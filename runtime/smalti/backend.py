@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from smalti.bundle import Bundle
 from smalti.errors import BundleError, ProviderUnavailable, UsageError
 from smalti.manifest import PRIORS, Precision, Role
+from smalti.signatures import Signature
 
 Provider = Literal["cpu"]
 RequestedPrecision = Literal["auto", "fp32", "fp16", "int8"]
@@ -114,15 +115,6 @@ def _onnxruntime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ProviderUnavailable(f"ONNX Runtime cannot be imported ({error}); {INSTALL_CPU}") from None
-
-
-class Signature(NamedTuple):
-    """An input or output as a graph itself declares it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-    """None where a side is free."""
 
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}

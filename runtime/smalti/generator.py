@@ -34,6 +34,7 @@ from smalti.manifest import PRIORS, Role
 from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
 from smalti.settings import Options, Settings, resolve
+from smalti.signatures import mismatches
 from smalti.tiles import Decode
 
 Int32 = NDArray[np.int32]
@@ -95,7 +96,12 @@ class Generator:
     def _session(self, role: Role) -> OnnxSession:
         with self._lock:
             if role not in self._sessions:
-                self._sessions[role] = OnnxSession(self.bundle, role, self.report.precision[role], self.report.threads)
+                precision = self.report.precision[role]
+                session = OnnxSession(self.bundle, role, precision, self.report.threads)
+                # A manifest that tells other sizes than its graph's would be drawn by, to no picture of the model's.
+                if wrong := mismatches(self.bundle, role, precision, session.inputs, session.outputs):
+                    raise BundleError(wrong[0])
+                self._sessions[role] = session
             return self._sessions[role]
 
     def generate(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Result:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
-from smalti.backend import OnnxSession, Signature, default_threads, resolve_provider
+from smalti.backend import OnnxSession, default_threads, resolve_provider
 from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle, listing, read_checked, read_engines
 from smalti.engine_records import ENGINES
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.generator import load
 from smalti.golden import Golden, compare, missed, read_golden
-from smalti.manifest import PRIORS, Measure, Precision, Role, TensorSpec
+from smalti.manifest import PRIORS, Measure, Precision, Role
+from smalti.signatures import mismatches
 
 Say = Callable[[str], None]
 
@@ -56,7 +57,7 @@ def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
         for variant in component.variants:
             if {variant.graph.file, *variant.weights} <= sound:
                 say(f"{variant.graph.file}: inputs and outputs")
-                problems += [f"{bundle.path}: {line}" for line in _graph_problems(bundle, role, variant.precision)]
+                problems += _graph_problems(bundle, role, variant.precision)
                 graphs += 1
     golden = bundle.manifest.golden
     if golden is not None and golden.file in sound:
@@ -89,38 +90,7 @@ def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[st
         session = OnnxSession(bundle, role, precision, 1)
     except BundleError as error:
         return [str(error)]
-    component, latent = bundle.manifest.components[role], bundle.manifest.latent
-    lines = [
-        *_differences("input", component.inputs, session.inputs),
-        *_differences("output", component.outputs, session.outputs),
-    ]
-    declared = {spec.name for spec in component.outputs}
-    lines += [f"it has no output {name}" for name in sorted(declared - {found.name for found in session.outputs})]
-    if role in PRIORS.values():
-        sides = {found.name: found.shape for found in (*session.inputs, *session.outputs)}
-        if (codes := sides.get("logits", (None,))[-1]) not in (None, latent.codes):
-            lines.append(f"it predicts {codes} codes and latent.codes is {latent.codes}")
-        length = sides.get("tokens", (None,))[-1]
-        if role == "denoiser" and length not in (None, latent.grid[0] * latent.grid[1]):
-            lines.append(f"it reads {length} tokens and latent.grid is {list(latent.grid)}")
-    file = bundle.variant(role, precision).graph.file
-    return [f"{file} is not the graph that the manifest describes: {line}" for line in lines]
-
-
-def _differences(kind: str, declared: Sequence[TensorSpec], found: Sequence[Signature]) -> Iterator[str]:
-    """How a graph's own inputs or outputs differ from the manifest's, which may have some more."""
-    specs = {spec.name: spec for spec in declared}
-    for name, dtype, shape in found:
-        spec = specs.get(name)
-        if spec is None:
-            yield f"it has an {kind} {name} that is not in the manifest ({', '.join(specs)})"
-            continue
-        fits = len(shape) == len(spec.shape) and all(
-            side is None if isinstance(said, str) else side in (None, said) for side, said in zip(shape, spec.shape)
-        )
-        if dtype != spec.dtype or not fits:
-            sides = ["free" if side is None else side for side in shape]
-            yield f"{kind} {name} is {dtype} {sides}, in the manifest {spec.dtype} {list(spec.shape)}"
+    return mismatches(bundle, role, precision, session.inputs, session.outputs)
 
 
 def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smalti.bundle import open_bundle
 from smalti.manifest import Precision, Role
-from smalti_export.weights import externalise, name_by_content, pack, round_to_fp16
+from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_train.loading import load_prior
 from smalti_train.released import TRANSPOSED, folded
 from smalti_train.tokens import load_autoencoder
@@ -140,7 +140,8 @@ def test_a_packed_graph_computes_what_it_did_before() -> None:
     assert found == {"w": "layer.weight^T", "b": "layer.bias"}  # the constant is no tensor of the model
     content, where = pack(tensors, set(found.values()), {"norm": torch.ones(2)})
     assert set(load(content)) == {"layer.weight^T", "layer.bias", "norm"}
-    packed = externalise(proto, found, "w.safetensors", where)
+    packed = externalise(proto, found, "w.safetensors")
+    place(packed, where)
 
     import onnxruntime
 

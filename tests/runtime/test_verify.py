@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
-from smalti import UsageError, open_bundle
+from smalti import BundleError, UsageError, load, open_bundle
 from smalti.backend import OnnxSession
 from smalti.cli import _run
 from smalti.verify import remeasure, verify
@@ -98,6 +98,8 @@ def test_a_graph_that_is_another_component_is_told_by_its_signature(bundle):
 def test_a_manifest_that_describes_another_graph_is_found_out(change, says, bundle):
     edit(bundle, change)
     assert re.search(says, " ".join(verify(open_bundle(bundle)).problems))
+    with pytest.raises(BundleError, match=says):  # nor is anything drawn by it
+        load(bundle, precision="fp32")
 
 
 def test_a_graph_that_is_none_is_named(bundle):
