@@ -46,8 +46,7 @@ def tokenwise(tiny_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFac
     data = dataclasses.replace(tiny.data, train_count=64, validation_count=64)
     loop = dataclasses.replace(tiny.loop, steps=20, precision="fp32")
     train_prior(dataclasses.replace(tiny, data=data, loop=loop), folder / "run", tiny_runs[0])
-    # Of so short a training 8 bits may be too few; that variant is left out then, and said to be.
-    assert run("export", folder / "run", "-o", folder / "bundle", *OPTIONS) in (0, 6)
+    assert run("export", folder / "run", "-o", folder / "bundle", *OPTIONS, "--precision", "fp32") == 0
     return folder
 
 
@@ -69,9 +68,8 @@ def pixelwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = dataclasses.replace(tiny.model, codes=LEVELS, grid=(SIDE, SIDE), classes=2, depth=(1, (0, 1, 0), 1))
     loop = dataclasses.replace(tiny.loop, steps=3, batch=4, precision="fp32")
     train_prior(dataclasses.replace(tiny, model=model, data=data, loop=loop), folder / "run", folder / "pixels")
-    assert (
-        run("export", folder / "run", "-o", folder / "bundle", *OPTIONS, "--name", "grey", "--precision", "fp32") == 0
-    )
+    # Of so short a training 8 bits may be too few; that variant is left out then, and said to be.
+    assert run("export", folder / "run", "-o", folder / "bundle", *OPTIONS, "--name", "grey") in (0, 6)
     return folder
 
 
@@ -117,10 +115,6 @@ def test_its_bundle_says_how_it_draws(tokenwise: Path) -> None:
     manifest = open_bundle(tokenwise / "bundle").manifest
     assert (manifest.family, manifest.name) == ("sundae", "tiny-sundae")
     assert set(manifest.components) == {"encoder", "decoder", "denoiser"}
-    assert {(one.component, one.precision) for one in manifest.certificate} >= {
-        ("denoiser", "fp16"),
-        ("encoder", "fp16"),
-    }
     assert (manifest.latent.grid, manifest.latent.factor, manifest.latent.pixels) == ((4, 4), 16, None)
     sampler = manifest.sampler
     assert (sampler.steps, sampler.temperature, sampler.final_temperature) == (24, 1.0, 0.8)
@@ -132,7 +126,7 @@ def test_its_bundle_says_how_it_draws(tokenwise: Path) -> None:
 def test_its_certificate_is_measured_again(kind: str, request: pytest.FixtureRequest) -> None:
     bundle = open_bundle(request.getfixturevalue(kind) / "bundle")
     measured = [one for one in remeasure(bundle, threads=1) if one.component == "denoiser"]
-    assert "fp32" in {one.precision for one in measured}
+    assert {one.precision for one in measured} == set(bundle.precisions("denoiser"))
     assert [line for one in measured for line in one.missed] == []
 
 
@@ -149,7 +143,7 @@ def test_a_bundle_of_grey_pixels_is_its_denoiser_alone(pixelwise: Path) -> None:
     assert (manifest.latent.grid, manifest.latent.codes) == ((SIDE, SIDE), LEVELS)
     assert manifest.classes == ("dark", "light")
     assert set(manifest.components) == {"denoiser"}
-    assert bundle.precisions("denoiser") == ("fp32",)
+    assert {"fp32", "fp16"} <= set(bundle.precisions("denoiser"))
     assert {one.component for one in manifest.certificate} == {"denoiser"}
     files = {path.name for path in (pixelwise / "bundle").iterdir()}
     assert files == {"manifest.json", *(file.file for file in manifest.files())}
