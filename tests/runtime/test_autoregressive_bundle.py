@@ -16,7 +16,7 @@ from smalti import BundleError, UsageError
 from smalti.autoregressive import run as draw_plainly
 from smalti.generator import NETWORK_BATCH
 from smalti.images import read_recipe
-from smalti.predictor import next_logits
+from smalti.predictor import next_logits, past_shape
 from smalti.sampling import draw_absorbing
 
 LENGTH, CODES = 16, 64
@@ -208,10 +208,13 @@ def test_a_predictor_without_a_fixed_past_is_a_bad_bundle(written, edit, tmp_pat
         content["components"]["predictor"]["inputs"][2]["shape"][4] = "d"
 
     edit(tmp_path / "broken", loosen)
-    with pytest.raises(
-        BundleError, match=r"past must be \[2\*layers, n, heads, p, d\] with numbers.*it is \[2, 'n', 1"
-    ):
-        smalti.load(tmp_path / "broken").generate()
+    broken = smalti.open_bundle(tmp_path / "broken")
+    with pytest.raises(BundleError, match=r"input past is float32 .*, in the manifest float32 \[2, 'n', 1, 'p', 'd'\]"):
+        smalti.load(broken)
+    # Nor would it do if the graph itself left that side free.
+    words = r"past must be \[2\*layers, n, heads, p, d\] with numbers.*it is \[2, 'n', 1"
+    with pytest.raises(BundleError, match=words):
+        past_shape(broken.manifest.components["predictor"], "here")
 
 
 def test_the_command_line_draws_replays_and_measures(run, written, out):
