@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
-from smalti.errors import ParityError
+from smalti.errors import ParityError, SamplingError
 from smalti.golden import missed
 from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant
 from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
+from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
 from smalti_export.graphs import GraphSpec, graph_specs, trace
+from smalti_export.overflow import kept_in_range
 from smalti_export.pair import Pair, released
-from smalti_export.parity import TOLERANCES
+from smalti_export.parity import ROUNDED, TOLERANCES
 from smalti_export.quantize import last_layers, quantize, too_large
 from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
@@ -33,6 +35,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """All that a component is written in, unless fewer are wanted."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
+RANGED = 2
+"""Batches that tell how large the tensors of an fp16 graph become."""
 KEPT = (0, 1, 2)
 """Last layers that an int8 variant keeps in fp32: the fewest with which it is within tolerance."""
 
@@ -161,7 +165,6 @@ def _add(
 ) -> None:
     """Measure each variant of a component through the runtime and add those within tolerance to the draft."""
     role, (file, content) = part.role, part.weight_file
-    weights = _record(file, content)
     variants: list[Variant] = []
     for precision in precisions:
         if precision == "int8" and (reason := too_large(part.graphs["fp32"])) is not None:
@@ -169,16 +172,14 @@ def _add(
             continue
         wrong: list[str] = []
         for proto in _attempts(part, precision, figures.calibration(role), say):
-            graph, graph_file = proto.SerializeToString(deterministic=True), f"{role}.{precision}.onnx"
-            reads = () if precision == "int8" else (file,)
-            variant = Variant(precision=precision, graph=_record(graph_file, graph), weights=reads, opset=_opset(proto))
-            trial = _trial(record, role, part.spec, variant, weights, {graph_file: graph, file: content})
-            found = figures.measure(role, OnnxSession(trial, role, precision, default_threads()))
+            variant, graph, found = _measured(record, part, precision, proto, figures)
+            if precision == "fp16":
+                found |= _rounded(record, part, proto, figures)
             tolerances = TOLERANCES[role][precision]
             say(f"{role} {precision}: " + ", ".join(f"{key} {value:.5g}" for key, value in found.items()))
             wrong = missed(found, tolerances)
             if not wrong:
-                draft.files[graph_file] = graph
+                draft.files[variant.graph.file] = graph
                 variants.append(variant)
                 draft.measures.append(
                     Measure(component=role, precision=precision, provider="cpu", figures=found, tolerances=tolerances)
@@ -190,7 +191,7 @@ def _add(
                 raise ParityError(f"{message}. The graph does not compute what the model does; nothing was written.")
             draft.failures.append(message)
     draft.files[file] = content
-    draft.weights.append(weights)
+    draft.weights.append(_record(file, content))
     draft.components[role] = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=tuple(variants))
 
 
@@ -198,8 +199,19 @@ def _attempts(
     part: Part, precision: Precision, feeds: list[Feed], say: Callable[[str], None]
 ) -> Iterator[onnx.ModelProto]:
     """Graphs to try for a precision, the fastest first."""
-    if precision != "int8":
-        yield part.graphs[precision]
+    if precision == "fp32":
+        yield part.graphs["fp32"]
+        return
+    if precision == "fp16":
+        graph = part.graphs["fp16"]
+        halves = fp16_tensors(graph)
+        large = greatest(graph, part.weight_file, halves, feeds[:RANGED])
+        graph, changed = kept_in_range(graph, halves, large)
+        say(
+            f"{part.role} fp16: the greatest activation is {max(large.values(), default=0):.4g}"
+            + (f"; {changed} operators are kept in fp32 or scaled" if changed else "")
+        )
+        yield graph
         return
     assert part.whole is not None
     for count in KEPT:
@@ -207,13 +219,29 @@ def _attempts(
         yield quantize(part.whole, feeds, last_layers(part.whole, count))
 
 
-def _trial(
-    record: Manifest, role: Role, spec: GraphSpec, variant: Variant, weights: FileRecord, files: dict[str, bytes]
-) -> Bundle:
-    """Give a bundle in memory that holds just one variant, so that it is measured by the code that will run it."""
-    component = Component(inputs=spec.inputs, outputs=spec.outputs, variants=(variant,))
-    only = msgspec.structs.replace(record, components={role: component}, weights=(weights,))
-    return Bundle(Path("trial"), only, "", dict(files))
+def _measured(
+    record: Manifest, part: Part, precision: Precision, proto: onnx.ModelProto, figures: Figures
+) -> tuple[Variant, bytes, dict[str, float]]:
+    """A variant, its graph's bytes and its figures: of a bundle in memory that holds it alone, by what will run it."""
+    file, content = part.weight_file
+    graph, graph_file = proto.SerializeToString(deterministic=True), f"{part.role}.{precision}.onnx"
+    reads = () if precision == "int8" else (file,)
+    variant = Variant(precision=precision, graph=_record(graph_file, graph), weights=reads, opset=_opset(proto))
+    component = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=(variant,))
+    only = msgspec.structs.replace(record, components={part.role: component}, weights=(_record(file, content),))
+    trial = Bundle(Path("trial"), only, "", {graph_file: graph, file: content})
+    session = OnnxSession(trial, part.role, precision, default_threads())
+    return variant, graph, figures.measure(part.role, session)
+
+
+def _rounded(record: Manifest, part: Part, proto: onnx.ModelProto, figures: Figures) -> dict[str, float]:
+    """The figures for which fp16 has tolerances, of the graph whose every tensor is rounded as on a GPU."""
+    wanted = [name for name in TOLERANCES[part.role]["fp16"] if name.startswith(ROUNDED)]
+    try:
+        *_, found = _measured(record, part, "fp16", in_fp32(proto, fp16_tensors(proto), rounded=True), figures)
+    except SamplingError:  # logits that are not numbers
+        found = dict[str, float]()
+    return {name: found.get(name.removeprefix(ROUNDED), float("nan")) for name in wanted}
 
 
 def _record(file: str, content: bytes) -> FileRecord:

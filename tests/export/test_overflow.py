@@ -1,0 +1,197 @@
+"""Graphs that would leave the range of fp16 on a GPU: found by what real inputs make of them, and kept within it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers.checkpoints import SMALL
+from smalti.engine_records import Profile
+from smalti_export.draft import _traced
+from smalti_export.engines.graphs import for_tensorrt
+from smalti_export.engines.toolkit import PortableToolkit
+from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
+from smalti_export.graphs import graph_specs
+from smalti_export.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
+from smalti_export.parity import torch_run
+from smalti_export.ranges import Feed
+from smalti_export.weights import round_to_fp16
+from smalti_export.wrappers import wrap
+from smalti_train.models.vqgan import VQGAN
+from smalti_train.presets import PRIORS
+
+NOTHING = ("none.safetensors", b"\0" * 8)
+"""Weights of graphs that have theirs inside."""
+
+
+def run(proto: onnx.ModelProto, feed: Feed, weights: tuple[str, bytes] = NOTHING) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_external_initializers_from_files_in_memory([weights[0]], [weights[1]], [len(weights[1])])
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feed)[0])
+
+
+def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """From ``x``, fp32 [n, 8], to ``y``, fp32 [n, 8]; what the nodes compute from ``h`` to ``r`` is fp16."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy"]
+    inside = [numpy_helper.from_array(value.astype(np.float16), name) for name, value in constants.items()]
+    first = helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16)
+    last = helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT)
+    whole = helper.make_graph([first, *nodes, last], "g", ends[:1], ends[1:], inside)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def thousandfold() -> onnx.ModelProto:
+    """A thousand times the input, over a thousand."""
+    nodes = [helper.make_node("Mul", ["h", "k"], ["m"]), helper.make_node("Div", ["m", "k"], ["r"])]
+    return graph(nodes, {"k": np.array(1000)})
+
+
+def kept(proto: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto:
+    halves = fp16_tensors(proto)
+    return kept_in_range(proto, halves, greatest(proto, NOTHING, halves, feeds))[0]
+
+
+def rounded(proto: onnx.ModelProto, feed: Feed, weights: tuple[str, bytes] = NOTHING) -> np.ndarray:
+    return run(in_fp32(proto, fp16_tensors(proto), rounded=True), feed, weights)
+
+
+def test_a_cpu_does_not_show_what_overflows_and_rounding_does() -> None:
+    x = {"x": np.tile(np.array([1, 10, 100, 1000], np.float32), (1, 2))}
+    assert np.array_equal(run(thousandfold(), x), x["x"])
+    assert rounded(thousandfold(), x).tolist() == [[1, 10, np.inf, np.inf] * 2]
+    assert np.array_equal(run(in_fp32(thousandfold(), fp16_tensors(thousandfold())), x), x["x"])
+
+
+def test_rounding_is_that_of_fp16() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    half = x.astype(np.float16)
+    with np.errstate(over="ignore"):
+        expected = (half * np.float16(1000)) / np.float16(1000)
+    assert np.array_equal(rounded(thousandfold(), {"x": x}), expected.astype(np.float32))
+
+
+def test_the_greatest_values_are_those_of_every_batch_without_the_infinities_of_masks() -> None:
+    nodes = [helper.make_node("Mul", ["h", "k"], ["m"]), helper.make_node("Add", ["m", "mask"], ["r"])]
+    proto = graph(nodes, {"k": np.array(1000), "mask": np.array([0, -np.inf, 0, 0, 0, 0, 0, 0])})
+    feeds = [{"x": np.full((2, 8), value, np.float32)} for value in (3.0, -500.0, 2.0)]
+    found = greatest(proto, NOTHING, fp16_tensors(proto), feeds)
+    assert found == {"h": 500, "m": 500_000, "r": 500_000}
+    assert too_large(found) == {"m", "r"}
+    assert greatest(proto, NOTHING, fp16_tensors(proto), feeds[::2]) == {"h": 3, "m": 3000, "r": 3000}
+    assert found.keys() <= fp16_tensors(proto)
+
+
+def test_a_graph_within_range_is_left_as_it_is() -> None:
+    proto = thousandfold()
+    assert kept(proto, [{"x": np.full((1, 8), LARGEST / ROOM / 1001, np.float32)}]) is proto
+
+
+def test_there_is_room_beyond_what_was_seen() -> None:
+    seen = np.full((1, 8), 1.001 * LARGEST / ROOM / 1000, np.float32)
+    proto = kept(thousandfold(), [{"x": seen}])
+    assert rounded(proto, {"x": 3.9 * seen}) == pytest.approx(3.9 * seen, rel=1e-3)
+    assert np.isinf(rounded(thousandfold(), {"x": 4.1 * seen})).all()
+
+
+KINDS = st.sampled_from(["MatMul", "Twice", "Add", "Relu", "Mul"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(KINDS, st.floats(-2, 9)), min_size=1, max_size=5), st.integers(0, 9))
+def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]], seed: int) -> None:
+    """Chains of operators at scales of powers of two, products of two activations among them; at the end all is 1."""
+    generator = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    before = "h"
+    for index, (kind, power) in enumerate(steps):
+        after, constant = f"t{index}", f"c{index}"
+        shape = (8, 8) if kind in ("MatMul", "Twice") else (8,)
+        if kind != "Relu":
+            constants[constant] = generator.normal(size=shape) * 2.0**power
+        if kind == "Twice":  # h (h^T h), whose two factors may both be large, times a matrix
+            nodes.append(helper.make_node("Transpose", [before], [f"{after}.t"], perm=[1, 0]))
+            nodes.append(helper.make_node("MatMul", [f"{after}.t", before], [f"{after}.p"]))
+            nodes.append(helper.make_node("MatMul", [before, f"{after}.p"], [f"{after}.q"]))
+            nodes.append(helper.make_node("MatMul", [f"{after}.q", constant], [after]))
+        else:
+            nodes.append(helper.make_node(kind, [before] if kind == "Relu" else [before, constant], [after]))
+        before = after
+    for name in ("once", "r"):
+        nodes.append(helper.make_node("Mul", [before, "last"], [name]))
+        before = name
+    x = {"x": generator.normal(size=(4, 8)).astype(np.float32)}
+    plain = graph(nodes, constants | {"last": np.array(1.0)})
+    size = np.abs(run(in_fp32(plain, fp16_tensors(plain)), x)).max()
+    assume(2.0**-10 < size < 2.0**28)  # beyond, the last factors themselves are too small for fp16
+    plain = graph(nodes, constants | {"last": np.array(2.0 ** -round(np.log2(size) / 2))})
+    exact = run(in_fp32(plain, fp16_tensors(plain)), x)
+    proto = kept(plain, [x])
+    onnx.checker.check_model(proto, full_check=True)
+    found = greatest(proto, NOTHING, fp16_tensors(proto), [x])
+    assert too_large(found) == set()
+    event("too large" if too_large(greatest(plain, NOTHING, fp16_tensors(plain), [x])) else "within range")
+    assert np.abs(rounded(proto, x) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.fixture(scope="module")
+def bright() -> tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray]:
+    """A VQGAN's decoder whose residual stream reaches 900,000: its fp16 graph, weights, tokens, and pixels by torch."""
+    torch.manual_seed(0)
+    model = VQGAN(SMALL).eval()
+    assert model.post_quant_conv is not None
+    with torch.no_grad():
+        model.decoder.conv_in.weight.mul_(1e5)
+        model.post_quant_conv.weight.mul_(100)
+    round_to_fp16(model)
+    feed: Feed = {"tokens": np.random.default_rng(0).integers(0, SMALL.codes, (2, 8, 8)).astype(np.int32)}
+    pixels = torch_run(wrap("decoder", model))(feed)
+    spec = graph_specs(SMALL.factor, PRIORS["tiny"].model)["decoder"]
+    part = _traced("decoder", model, spec, {}, ["fp16"], lambda line: None)
+    return part.graphs["fp16"], part.weight_file, feed, pixels
+
+
+def likeness(found: np.ndarray, expected: np.ndarray) -> float:
+    """PSNR in dB."""
+    return float(10 * np.log10(255**2 / max(1e-6, np.square(found.astype(float) - expected).mean())))
+
+
+def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
+    bright: tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray],
+) -> None:
+    proto, weights, feed, pixels = bright
+    assert likeness(run(proto, feed, weights), pixels) > 50  # a CPU keeps it in fp32
+    assert likeness(rounded(proto, feed, weights), pixels) < 10
+    halves = fp16_tensors(proto)
+    large = greatest(proto, weights, halves, [feed])
+    assert max(large.values()) > 10 * LARGEST
+    fine, changed = kept_in_range(proto, halves, large)
+    assert 0 < changed < 0.25 * len(proto.graph.node)
+    assert likeness(rounded(fine, feed, weights), pixels) > 55
+    assert likeness(run(fine, feed, weights), pixels) > 55
+    left = fp16_tensors(fine)
+    assert max(greatest(fine, weights, left, [feed]).values()) <= LARGEST / ROOM
+    assert all(set(node.input) <= left for node in fine.graph.node if node.op_type in PRODUCTS)
+
+
+def test_tensorrt_rtx_builds_it_for_turing(
+    bright: tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    proto, weights, feed, _ = bright
+    halves = fp16_tensors(proto)
+    fine, _ = kept_in_range(proto, halves, greatest(proto, weights, halves, [feed]))
+    (tmp_path / weights[0]).write_bytes(weights[1])
+    (tmp_path / "decoder.onnx").write_bytes(for_tensorrt(fine).SerializeToString())
+    profile = {"tokens": Profile(least=(1, 8, 8), best=(1, 8, 8), most=(2, 16, 16))}
+    assert PortableToolkit(("sm_75",)).build(tmp_path / "decoder.onnx", (profile,)).startswith(b"vtrt")
