@@ -15,7 +15,9 @@ from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
 BATCH = 16
-"""Grids given to the graph at once in whole runs."""
+"""Grids given to the graph at once in whole runs, at most."""
+PAST = 2**29
+"""Bytes that the keys and values of all of them may take; several copies are about at a time."""
 
 
 def prefix_feeds(
@@ -64,9 +66,11 @@ class Turns:
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h*w]) of whole runs, step by step as the runtime makes them."""
+        length = self.grid[0] * self.grid[1]
+        batch = max(1, min(BATCH, PAST // (4 * length * math.prod(self.past))))
         *_, tokens = autoregressive.run(
-            next_logits(graph, self.codes, self.past, BATCH),
-            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
+            next_logits(graph, self.codes, self.past, batch),
+            np.full((self.grids, length), self.codes, np.int32),
             mask=self.codes,
             seeds=range(self.grids),
             labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
