@@ -2,12 +2,13 @@
 
     python bench/published.py sundae-ffhq256
     python bench/published.py all --precision fp16 --precision int8
+    python bench/published.py table
 
 Nothing may pass because it is near nothing: every parameter is moved away from where training starts, gates and norms
 included, and the prior's last layer is scaled until its logits have a standard deviation of 3. Weights are rounded to
 fp16 beforehand, as a bundle stores them, so that figures are of the graphs and not of the rounding. Recipes of the same
 sizes are exported once. Writes a row for each to ``--results``, skips those that are there, and exits with 1 when an
-fp32 graph misses its tolerance or errs by more than a thousandth of the logits' spread.
+fp32 graph misses its tolerance or errs by more than a thousandth of the logits' spread. ``table`` prints the rows.
 """
 
 from __future__ import annotations
@@ -61,12 +62,15 @@ GIB = 2**30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=[*RECIPES, "all"])
+    parser.add_argument("recipe", choices=[*RECIPES, "all", "table"])
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="besides fp32")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/exports/published.json")
     options = parser.parse_args()
     precisions = [one for one in PRECISIONS if one == "fp32" or one in (options.precision or ())]
     rows: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.exists() else []
+    if options.recipe == "table":
+        print(table(rows))
+        return
     for recipe in RECIPES if options.recipe == "all" else [options.recipe]:
         if any(recipe in row["recipes"] and set(precisions) <= set(row["precisions"]) for row in rows):
             continue
@@ -87,6 +91,31 @@ def main() -> None:
 def holds(row: dict[str, Any]) -> bool:
     """Whether an exported recipe's fp32 graphs are what the models are."""
     return not {"missed", "refused"} & set(row) and row["figures"]["prior fp32"]["logit_error"] <= ERROR
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    heads = ["recipe", "parameters, millions, autoencoder + prior", "logits, fp32", "logits, fp16, rounded"]
+    heads += ["decoder, fp32, dB", "decoder, fp16, rounded, dB", "bundle", "memory"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in sorted(rows, key=lambda row: RECIPES.index(row["recipes"][0])):
+        figures, sizes = row.get("figures", {}), row.get("parameters", {})
+        prior, half = figures.get("prior fp32", {}), figures.get("prior fp16", {})
+        lines.append(
+            [
+                ", ".join(row["recipes"]),
+                " + ".join(f"{sizes[part] / 1e6:.1f}" for part in ("codec", "prior")) if sizes else "",
+                f"{prior['logit_error']:.1e}, {prior['draw_agreement']:.2%} of {prior['draws']:.0f}" if prior else "",
+                f"{half['rounded_logit_error']:.1e}, {half['rounded_draw_agreement']:.2%}" if half else "",
+                *(
+                    f"{figures[name][key]:.1f}" if name in figures else ""
+                    for name, key in (("decoder fp32", "psnr"), ("decoder fp16", "rounded_psnr"))
+                ),
+                f"{row['bytes'] / 1e6:.0f} MB" if "bytes" in row else row.get("missed", row.get("refused", "")),
+                f"{row['gib']} GiB" if "gib" in row else "",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def same_sizes(recipe: str) -> list[str]:

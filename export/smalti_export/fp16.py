@@ -8,12 +8,14 @@ purpose: once to see how large every tensor becomes, and once with every tensor 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from smalti.predictor import Graph
 from smalti_export.ranges import Feed
 
 
@@ -66,6 +68,17 @@ def _take_to_fp32(node: onnx.NodeProto) -> None:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
 
 
+def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
+    """Run a graph whose weights are those of a file, given by its name and bytes; inputs it does not have are left."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    file, content = weights
+    options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
+    session: Any = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    known = {node.name for node in session.get_inputs()}
+    return lambda inputs: session.run(None, {name: value for name, value in inputs.items() if name in known})
+
+
 def greatest(
     proto: onnx.ModelProto, weights: tuple[str, bytes], halves: Collection[str], feeds: Sequence[Feed]
 ) -> dict[str, float]:
@@ -82,12 +95,7 @@ def greatest(
         for end in ("ReduceMin", "ReduceMax"):
             graph.node.append(helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0))
             graph.output.append(helper.make_tensor_value_info(f"{name}.{end}", TensorProto.FLOAT, []))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    file, content = weights
-    options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    known = {node.name for node in session.get_inputs()}
-    found = np.array([session.run(None, {name: feed[name] for name in known}) for feed in feeds], np.float32)
+    run = on_cpu(whole, weights)
+    found = np.array([run(feed) for feed in feeds], np.float32)
     ends = np.abs(np.where(np.isinf(found), 0, found)).reshape(len(feeds), len(names), 2)
     return dict(zip(names, ends.max((0, 2), initial=0).tolist()))

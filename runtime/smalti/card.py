@@ -10,7 +10,8 @@ from smalti.plans import PLANS, WAYS
 
 ALWAYS = ("temperature", "guidance", "top_k", "top_p")
 """Defaults that every family has."""
-PERCENT = ("draw_agreement", "grid_agreement", "token_agreement")
+PERCENT = "_agreement"
+"""How the names of figures end that are shares."""
 
 
 def card(bundle: Bundle) -> dict[str, Any]:
@@ -116,11 +117,11 @@ def card_lines(content: dict[str, Any]) -> list[str]:
 
 def figure(name: str, value: float) -> str:
     """One figure of a certificate as people read it."""
-    words = name.replace("_", " ")
-    if name in PERCENT:
+    words = name.replace("_", " ").replace("psnr", "PSNR")
+    if name.endswith(PERCENT):
         return f"{words} {value:.2%}"
-    if name == "psnr":
-        return f"PSNR {value:.1f} dB"
+    if name.endswith("psnr"):
+        return f"{words} {value:.1f} dB"
     return f"{words} {value:.0f}" if value == int(value) else f"{words} {value:.2g}"
 
 

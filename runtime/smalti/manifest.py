@@ -159,7 +159,8 @@ class Measure(_Record, frozen=True, kw_only=True):
     precision: Precision
     provider: str
     figures: dict[str, float]
-    """Such as ``logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``."""
+    """Such as ``logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``; of an fp16
+    graph also ``rounded_psnr`` and the like, of when every tensor is rounded to fp16, as a GPU does."""
     tolerances: dict[str, float]
     """The bound of each gated figure: an upper one for errors, a lower one for agreements and PSNR."""
 

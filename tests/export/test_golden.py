@@ -39,7 +39,8 @@ def test_the_certificate_is_measured_again_within_its_tolerances(tiny_bundle: Pa
     for one in measured.values():
         assert one.missed == ()
         # What a preview costs, and how close it comes to the decoder, needs the torch models.
-        assert set(one.figures) == set(one.certified) - {"cost", "decoder_psnr"}
+        once = {name for name in one.certified if name.startswith("rounded_")} | {"cost", "decoder_psnr"}
+        assert set(one.figures) == set(one.certified) - once
     exact = measured["denoiser", "fp32"].figures
     assert exact["draw_agreement"] > 0.99
     assert exact["grid_agreement"] > 0.99

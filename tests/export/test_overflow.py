@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import assume, event, given, settings
@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.checkpoints import SMALL
 from smalti.engine_records import Profile
-from smalti_export.draft import _traced
+from smalti_export.draft import Part, _attempts, _traced
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
-from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
+from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.graphs import graph_specs
 from smalti_export.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
 from smalti_export.parity import torch_run
@@ -33,11 +33,7 @@ NOTHING = ("none.safetensors", b"\0" * 8)
 
 
 def run(proto: onnx.ModelProto, feed: Feed, weights: tuple[str, bytes] = NOTHING) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_external_initializers_from_files_in_memory([weights[0]], [weights[1]], [len(weights[1])])
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, feed)[0])
+    return np.asarray(on_cpu(proto, weights)(feed)[0])
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
@@ -145,8 +141,8 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
 
 
 @pytest.fixture(scope="module")
-def bright() -> tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray]:
-    """A VQGAN's decoder whose residual stream reaches 900,000: its fp16 graph, weights, tokens, and pixels by torch."""
+def bright() -> tuple[Part, Feed, np.ndarray]:
+    """A VQGAN's decoder whose residual stream reaches 900,000: traced, its tokens, and its pixels by torch."""
     torch.manual_seed(0)
     model = VQGAN(SMALL).eval()
     assert model.post_quant_conv is not None
@@ -157,8 +153,7 @@ def bright() -> tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray]:
     feed: Feed = {"tokens": np.random.default_rng(0).integers(0, SMALL.codes, (2, 8, 8)).astype(np.int32)}
     pixels = torch_run(wrap("decoder", model))(feed)
     spec = graph_specs(SMALL.factor, PRIORS["tiny"].model)["decoder"]
-    part = _traced("decoder", model, spec, {}, ["fp16"], lambda line: None)
-    return part.graphs["fp16"], part.weight_file, feed, pixels
+    return _traced("decoder", model, spec, {}, ["fp16"], lambda line: None), feed, pixels
 
 
 def likeness(found: np.ndarray, expected: np.ndarray) -> float:
@@ -167,16 +162,19 @@ def likeness(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
-    bright: tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray],
+    bright: tuple[Part, Feed, np.ndarray],
 ) -> None:
-    proto, weights, feed, pixels = bright
+    part, feed, pixels = bright
+    proto, weights = part.graphs["fp16"], part.weight_file
     assert likeness(run(proto, feed, weights), pixels) > 50  # a CPU keeps it in fp32
     assert likeness(rounded(proto, feed, weights), pixels) < 10
-    halves = fp16_tensors(proto)
-    large = greatest(proto, weights, halves, [feed])
-    assert max(large.values()) > 10 * LARGEST
-    fine, changed = kept_in_range(proto, halves, large)
-    assert 0 < changed < 0.25 * len(proto.graph.node)
+    assert max(greatest(proto, weights, fp16_tensors(proto), [feed]).values()) > 10 * LARGEST
+    lines: list[str] = []
+    (fine,) = _attempts(part, "fp16", [feed], lines.append)
+    (words,) = lines
+    found = re.search(r"the greatest activation is 8.8\d*e\+05; (\d+) operators are kept in fp32 or scaled", words)
+    assert found, words
+    assert 0 < int(found[1]) < 0.25 * len(proto.graph.node)
     assert likeness(rounded(fine, feed, weights), pixels) > 55
     assert likeness(run(fine, feed, weights), pixels) > 55
     left = fp16_tensors(fine)
@@ -184,14 +182,12 @@ def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
     assert all(set(node.input) <= left for node in fine.graph.node if node.op_type in PRODUCTS)
 
 
-def test_tensorrt_rtx_builds_it_for_turing(
-    bright: tuple[onnx.ModelProto, tuple[str, bytes], Feed, np.ndarray], tmp_path: Path
-) -> None:
+def test_tensorrt_rtx_builds_it_for_turing(bright: tuple[Part, Feed, np.ndarray], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    proto, weights, feed, _ = bright
-    halves = fp16_tensors(proto)
-    fine, _ = kept_in_range(proto, halves, greatest(proto, weights, halves, [feed]))
-    (tmp_path / weights[0]).write_bytes(weights[1])
+    part, feed, _ = bright
+    (fine,) = _attempts(part, "fp16", [feed], lambda line: None)
+    file, content = part.weight_file
+    (tmp_path / file).write_bytes(content)
     (tmp_path / "decoder.onnx").write_bytes(for_tensorrt(fine).SerializeToString())
     profile = {"tokens": Profile(least=(1, 8, 8), best=(1, 8, 8), most=(2, 16, 16))}
     assert PortableToolkit(("sm_75",)).build(tmp_path / "decoder.onnx", (profile,)).startswith(b"vtrt")
