@@ -95,27 +95,37 @@ def holds(row: dict[str, Any]) -> bool:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    heads = ["recipe", "parameters, millions, autoencoder + prior", "logits, fp32", "logits, fp16, rounded"]
-    heads += ["decoder, fp32, dB", "decoder, fp16, rounded, dB", "bundle", "memory"]
+    heads = [
+        "recipe",
+        "parameters, millions, autoencoder + prior",
+        "logits, fp32",
+        "logits, fp16",
+        "logits, fp16, rounded",
+    ]
+    heads += ["decoder, dB: fp32", "fp16", "fp16, rounded", "bundle", "memory"]
     lines = [heads, ["---"] * len(heads)]
     for row in sorted(rows, key=lambda row: RECIPES.index(row["recipes"][0])):
         figures, sizes = row.get("figures", {}), row.get("parameters", {})
         prior, half = figures.get("prior fp32", {}), figures.get("prior fp16", {})
+        pixels = [figures.get(f"decoder {precision}", {}) for precision in ("fp32", "fp16", "fp16")]
         lines.append(
             [
                 ", ".join(row["recipes"]),
                 " + ".join(f"{sizes[part] / 1e6:.1f}" for part in ("codec", "prior")) if sizes else "",
-                f"{prior['logit_error']:.1e}, {prior['draw_agreement']:.2%} of {prior['draws']:.0f}" if prior else "",
-                f"{half['rounded_logit_error']:.1e}, {half['rounded_draw_agreement']:.2%}" if half else "",
-                *(
-                    f"{figures[name][key]:.1f}" if name in figures else ""
-                    for name, key in (("decoder fp32", "psnr"), ("decoder fp16", "rounded_psnr"))
-                ),
+                _shown("{:.1e}, {:.2%} of {:.0f}", prior, "logit_error", "draw_agreement", "draws"),
+                _shown("{:.1e}, {:.2%}", half, "logit_error", "draw_agreement"),
+                _shown("{:.1e}, {:.2%}", half, "rounded_logit_error", "rounded_draw_agreement"),
+                *(_shown("{:.1f}", one, name) for one, name in zip(pixels, ("psnr", "psnr", "rounded_psnr"))),
                 f"{row['bytes'] / 1e6:.0f} MB" if "bytes" in row else row.get("missed", row.get("refused", "")),
                 f"{row['gib']} GiB" if "gib" in row else "",
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(form: str, figures: dict[str, float], *names: str) -> str:
+    """Figures in that form; nothing where they were not measured."""
+    return form.format(*(figures[name] for name in names)) if set(names) <= set(figures) else ""
 
 
 def same_sizes(recipe: str) -> list[str]:
