@@ -14,10 +14,10 @@ from smalti.predictor import Graph, next_logits
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
-BATCH = 16
-"""Grids given to the graph at once in whole runs, at most."""
+GRIDS = 16
+"""Whole runs that are compared, at most."""
 PAST = 2**29
-"""Bytes that the keys and values of all of them may take; several copies are about at a time."""
+"""Bytes that the keys and values of all of them may take; the largest models are compared on fewer."""
 
 
 def prefix_feeds(
@@ -61,16 +61,17 @@ class Turns:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    grids: int = 16
-    """Whole runs, labels in turn, seeds 0, 1, ..."""
+
+    @property
+    def grids(self) -> int:
+        """Whole runs, labels in turn, seeds 0, 1, ..."""
+        return max(1, min(GRIDS, PAST // (4 * math.prod((*self.grid, *self.past)))))
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h*w]) of whole runs, step by step as the runtime makes them."""
-        length = self.grid[0] * self.grid[1]
-        batch = max(1, min(BATCH, PAST // (4 * length * math.prod(self.past))))
         *_, tokens = autoregressive.run(
-            next_logits(graph, self.codes, self.past, batch),
-            np.full((self.grids, length), self.codes, np.int32),
+            next_logits(graph, self.codes, self.past, self.grids),
+            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
             mask=self.codes,
             seeds=range(self.grids),
             labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),

@@ -63,10 +63,10 @@ def next_logits(graph: Graph, start: int, shape: tuple[int, int, int], batch: in
             pasts = [np.empty((layers, len(labels[part]), heads, 0, width), np.float32) for part in parts]
             new = np.concatenate([np.full((len(tokens), 1), start, np.int32), tokens], axis=1)
         # Known again only when all of it has been read: an interrupt in between leaves pasts of different lengths.
-        before, pasts = pasts, []
-        answers = [
-            graph({"tokens": new[part], "labels": labels[part], "past": past}) for part, past in zip(parts, before)
-        ]
+        before, pasts = pasts[::-1], []
+        answers: list[list[NDArray[Any]]] = []
+        for part in parts:  # each past is let go of as soon as there is a longer one: they are the most of the memory
+            answers.append(graph({"tokens": new[part], "labels": labels[part], "past": before.pop()}))
         pasts, known, under = [present for _, present in answers], tokens.copy(), labels.copy()
         return np.concatenate([logits for logits, _ in answers])
 
