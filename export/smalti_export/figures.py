@@ -14,7 +14,7 @@ from smalti.manifest import PRIORS, Manifest, Role
 from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_batches, denoiser_feeds
 from smalti_export.pair import Pair, released
 from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
-from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds
+from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, runs_compared
 from smalti_export.ranges import Feed
 from smalti_export.wrappers import wrap
 from smalti_train.config import AutoregressiveConfig
@@ -104,7 +104,14 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
     if isinstance(config, AutoregressiveConfig):
         past = 2 * config.layers, config.heads, config.width // config.heads
         turns = Turns(
-            pair.grid, config.codes, config.classes, past, defaults.temperature, defaults.top_k, defaults.top_p
+            pair.grid,
+            config.codes,
+            config.classes,
+            past,
+            defaults.temperature,
+            defaults.top_k,
+            defaults.top_p,
+            runs_compared(pair.grid, past),
         )
         feeds[role] = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         return Figures(pair, feeds, turns)

@@ -49,6 +49,11 @@ def prefix_feeds(
     return feeds
 
 
+def runs_compared(grid: tuple[int, int], past: tuple[int, int, int]) -> int:
+    """How many whole runs of such a predictor fit in the memory that they may take."""
+    return max(1, min(GRIDS, PAST // (4 * math.prod((*grid, *past)))))
+
+
 @dataclass(frozen=True)
 class Turns:
     """How tokens are drawn where predictors are compared: the bundle's own defaults."""
@@ -61,11 +66,8 @@ class Turns:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-
-    @property
-    def grids(self) -> int:
-        """Whole runs, labels in turn, seeds 0, 1, ..."""
-        return max(1, min(GRIDS, PAST // (4 * math.prod((*self.grid, *self.past)))))
+    grids: int = GRIDS
+    """Whole runs, labels in turn, seeds 0, 1, ..."""
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h*w]) of whole runs, step by step as the runtime makes them."""

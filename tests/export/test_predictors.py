@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds
+from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, runs_compared
 
 CODES, PAST = 5, (2, 1, 1)
 TURNS = Turns(grid=(2, 3), codes=CODES, classes=2, past=PAST, grids=4)
@@ -69,3 +69,9 @@ def test_draws_follow_the_defaults_of_the_bundle() -> None:
     warm, cold = (Turns((2, 3), CODES, 2, PAST, temperature=value).draws(logits, 0, 16) for value in (1.0, 0.2))
     assert (cold == 0).mean() > 0.98
     assert 0.5 < (warm == 0).mean() < 0.8
+
+
+def test_the_largest_predictors_are_compared_on_fewer_runs() -> None:
+    assert runs_compared((8, 8), (4, 2, 8)) == 16
+    assert runs_compared((16, 16), (96, 16, 96)) == 3  # 1.4 billion parameters: 151 MB of keys and values per image
+    assert runs_compared((64, 64), (960, 64, 128)) == 1
