@@ -81,8 +81,8 @@ def make_draft(
     Variants out of tolerance are left out and named in the draft; raises ParityError when an fp32 graph is, UsageError
     for images too few to measure on or sampling defaults that the family does not allow.
 
-    ``pair.prior`` is spent: published ones are gigabytes, of which there is to be no copy more than needed. About four
-    times its fp32 weights is what a large one takes.
+    ``pair.prior`` is spent: published ones are gigabytes, of which there is to be no copy more than needed. Three to
+    four times its fp32 weights is what a large one takes.
     """
     figures = make_figures(pair, images, record)
     draft, kept = Draft(), dict[str, Tensor]()
