@@ -6,11 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
@@ -120,6 +122,21 @@ def name_sizes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
         for dim, size in zip(value.type.tensor_type.shape.dim, tensor.shape, strict=True):
             if isinstance(size, str):
                 dim.dim_param = size
+
+
+def remade(
+    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], initializers: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A new graph with the inputs, outputs and versions of ``proto``, and other nodes and initializers."""
+    source = proto.graph
+    return helper.make_model(
+        helper.make_graph(nodes, source.name, source.input, source.output, initializers),
+        opset_imports=proto.opset_import,
+        functions=proto.functions,
+        ir_version=proto.ir_version,
+        producer_name=proto.producer_name,
+        producer_version=proto.producer_version,
+    )
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:

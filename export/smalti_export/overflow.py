@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from smalti_export.graphs import remade
+
 LARGEST = 65504.0
 """Of fp16."""
 ROOM = 4.0
@@ -48,17 +50,7 @@ def kept_in_range(
             rewriting.scale(node)
         else:
             rewriting.widen(node)
-    source = proto.graph
-    graph = helper.make_graph(
-        rewriting.nodes,
-        source.name,
-        source.input,
-        source.output,
-        [*source.initializer, *rewriting.constants],
-    )
-    result = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-    result.producer_name, result.producer_version = proto.producer_name, proto.producer_version
-    return result, changed
+    return remade(proto, rewriting.nodes, [*proto.graph.initializer, *rewriting.constants]), changed
 
 
 class _Rewriting:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from smalti_export.graphs import remade
 from smalti_train.released import TRANSPOSED
 
 
@@ -95,21 +96,7 @@ def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onn
         tensor.external_data.add(key="offset", value=found[initializer.name])
         external.append(tensor)
     # Made anew, as the memory of what a proto loses comes free only with the whole proto: weights are gigabytes.
-    graph = helper.make_graph(
-        [*casts, *source.node],
-        source.name,
-        source.input,
-        source.output,
-        inline + external,
-    )
-    return helper.make_model(
-        graph,
-        opset_imports=proto.opset_import,
-        functions=proto.functions,
-        ir_version=proto.ir_version,
-        producer_name=proto.producer_name,
-        producer_version=proto.producer_version,
-    )
+    return remade(proto, [*casts, *source.node], inline + external)
 
 
 def place(proto: onnx.ModelProto, places: dict[str, tuple[int, int]]) -> None:
