@@ -7,6 +7,7 @@ purpose: once to see how large every tensor becomes, and once with every tensor 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from smalti.predictor import Graph
+from smalti_export.graphs import remade
 from smalti_export.ranges import Feed
 
 
@@ -72,6 +74,7 @@ def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
     """Run a graph whose weights are those of a file, given by its name and bytes; inputs it does not have are left."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes
     file, content = weights
     options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
     session: Any = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -91,10 +94,15 @@ def greatest(
     names = [name for node in proto.graph.node for name in node.output if name in halves]
     graph = whole.graph
     del graph.output[:]
-    for name in names:
-        for end in ("ReduceMin", "ReduceMax"):
-            graph.node.append(helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0))
-            graph.output.append(helper.make_tensor_value_info(f"{name}.{end}", TensorProto.FLOAT, []))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        for name, end in itertools.product(node.output, ("ReduceMin", "ReduceMax")):
+            if name in names:  # where it is made, so that it can go as soon as its users have had it
+                nodes.append(helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0))
+    ends = [f"{name}.{end}" for name in names for end in ("ReduceMin", "ReduceMax")]
+    graph.output.extend(helper.make_tensor_value_info(end, TensorProto.FLOAT, []) for end in ends)
+    whole = remade(whole, nodes, graph.initializer)
     run = on_cpu(whole, weights)
     found = np.array([run(feed) for feed in feeds], np.float32)
     ends = np.abs(np.where(np.isinf(found), 0, found)).reshape(len(feeds), len(names), 2)

@@ -36,6 +36,7 @@ def activation_ranges(
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes
     session = onnxruntime.InferenceSession(
         _sampled(proto, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -69,31 +70,40 @@ _LOW, _HIGH, _SOME = ".low", ".high", ".some"
 def _sampled(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """The graph with three outputs for each tensor in place of its own: its extremes, and ``SAMPLES`` of its values.
 
-    Whole tensors would fill the memory: a decoder at full resolution makes gigabytes of them.
+    Whole tensors would fill the memory: a decoder at full resolution makes gigabytes of them. Each is looked at where
+    it is made, so that it can go as soon as its users have had it.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
-    del graph.output[:]
+    looks = {name: _looks(name) for name in tensors}
+    nodes = [look for given in graph.input for look in looks.get(given.name, ())]
+    for node in proto.graph.node:
+        nodes += [node, *(look for name in node.output for look in looks.get(name, ()))]
+    del graph.output[:], graph.node[:]
+    graph.node.extend(nodes)
     constants = {".flat": [-1], ".first": [0], ".last": [2**62], ".unit": [1], ".two": [2], ".part": [2 * SAMPLES]}
     graph.initializer.extend(
         helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()
     )
-    for name in tensors:
-        graph.node.extend(
-            (
-                helper.make_node("ReduceMin", [name], [name + _LOW], keepdims=0),
-                helper.make_node("ReduceMax", [name], [name + _HIGH], keepdims=0),
-                # An odd step, so that it is no divisor of widths and channels and meets all of them.
-                helper.make_node("Size", [name], [f"{name}.size"]),
-                helper.make_node("Div", [f"{name}.size", ".part"], [f"{name}.times"]),
-                helper.make_node("Mul", [f"{name}.times", ".two"], [f"{name}.even"]),
-                helper.make_node("Add", [f"{name}.even", ".unit"], [f"{name}.step"]),
-                helper.make_node("Reshape", [name, ".flat"], [f"{name}.row"]),
-                helper.make_node("Slice", [f"{name}.row", ".first", ".last", ".first", f"{name}.step"], [name + _SOME]),
-            )
-        )
-        graph.output.extend(
-            helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, None) for suffix in (_LOW, _HIGH, _SOME)
-        )
+    graph.output.extend(
+        helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, None)
+        for name in tensors
+        for suffix in (_LOW, _HIGH, _SOME)
+    )
     return result
+
+
+def _looks(name: str) -> list[onnx.NodeProto]:
+    """Nodes that tell a tensor's extremes and some of its values."""
+    return [
+        helper.make_node("ReduceMin", [name], [name + _LOW], keepdims=0),
+        helper.make_node("ReduceMax", [name], [name + _HIGH], keepdims=0),
+        # An odd step, so that it is no divisor of widths and channels and meets all of them.
+        helper.make_node("Size", [name], [f"{name}.size"]),
+        helper.make_node("Div", [f"{name}.size", ".part"], [f"{name}.times"]),
+        helper.make_node("Mul", [f"{name}.times", ".two"], [f"{name}.even"]),
+        helper.make_node("Add", [f"{name}.even", ".unit"], [f"{name}.step"]),
+        helper.make_node("Reshape", [name, ".flat"], [f"{name}.row"]),
+        helper.make_node("Slice", [f"{name}.row", ".first", ".last", ".first", f"{name}.step"], [name + _SOME]),
+    ]
