@@ -41,8 +41,7 @@ def absorbing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("import", "--source", "unleashing-vqgan", vqgan, "-o", codec) == 0
     options = ("--config", '{"heads": 4}', "--autoencoder", codec, "--licence", "MIT")
     assert run("import", "--source", "unleashing-absorbing", transformer, "-o", prior, *options) == 0
-    # Random weights make what 8 bits cannot hold; that variant is left out, and said to be.
-    assert run("export", prior, "-o", bundle, "--steps", 8, "--name", "published") in (0, 6)
+    assert run("export", prior, "-o", bundle, "--steps", 8, "--name", "published", "--precision", "fp16") == 0
     return folder
 
 
@@ -60,6 +59,7 @@ def autoregressive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": state}, folder / "both.ckpt")
     options = ("--config", '{"heads": 2}', "--labels", "cat,dog", "--source", "taming-net2net")
     assert run("import", folder / "both.ckpt", "-o", folder / "run", *options) == 0
+    # Random weights make what 8 bits cannot hold; such a variant is left out, and said to be.
     assert run("export", folder / "run", "-o", folder / "bundle", "--top-k", 5) in (0, 6)
     return folder
 
@@ -86,7 +86,7 @@ def test_its_bundle_says_where_it_comes_from(absorbing: Path) -> None:
     assert manifest.provenance.training["prior_source"] == "unleashing-absorbing"
     assert manifest.provenance.training["autoencoder_file"] == "ut_vqgan_nearest_small.th"
     for role in ("encoder", "decoder", "denoiser"):
-        assert {"fp32", "fp16"} <= set(bundle.precisions(role))
+        assert bundle.precisions(role) == ("fp32", "fp16")
 
 
 @pytest.mark.parametrize("role", ["encoder", "decoder", "denoiser"])
