@@ -2,7 +2,8 @@
 
 Every operator that reads or writes a tensor too large for fp16 runs in fp32, but for matrix products and convolutions:
 they are nearly all of the work, and TensorRT-RTX has matrix products for Turing in fp16 alone. These take inputs
-divided by a power of two, which costs no digits, and their results are multiplied by it in fp32.
+divided by a power of two, which costs digits only where it makes them smaller than 2^-14, and their results are
+multiplied by it in fp32.
 """
 
 from __future__ import annotations
