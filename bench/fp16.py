@@ -15,6 +15,7 @@ import sys
 import onnx
 
 from smalti.bundle import open_bundle
+from smalti.errors import SmaltiError
 from smalti.golden import compare, read_golden
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.overflow import too_large
@@ -23,10 +24,15 @@ from smalti_export.overflow import too_large
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="path or name of a bundle with golden inputs")
-    bundle = open_bundle(parser.parse_args().bundle)
-    golden = read_golden(bundle)
+    try:
+        bundle = open_bundle(parser.parse_args().bundle)
+        golden = read_golden(bundle)
+    except SmaltiError as error:
+        sys.exit(str(error))
     if golden is None:
-        sys.exit(f"{bundle.path} has no golden inputs")
+        sys.exit(f"{bundle.path} has no golden inputs; export it again")
+    if not any("fp16" in bundle.precisions(role) for role in golden.cases):
+        sys.exit(f"{bundle.path} has no fp16 graphs; export it with --precision fp16")
     print("| component | greatest value of an fp16 tensor | figures with every tensor rounded to fp16 |")
     print("| --- | --- | --- |")
     wrong: list[str] = []

@@ -94,33 +94,36 @@ def holds(row: dict[str, Any]) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    heads = [
-        "recipe",
-        "parameters, millions, autoencoder + prior",
-        "logits, fp32",
-        "logits, fp16",
-        "logits, fp16, rounded",
-    ]
-    heads += ["decoder, dB: fp32", "fp16", "fp16, rounded", "bundle", "memory"]
+    """The rows as Markdown, and below what their bundles go without."""
+    heads = ["recipe", "parameters, millions, autoencoder + prior"]
+    heads += [f"logits, {kind}" for kind in ("fp32", "fp16", "fp16 rounded", "int8")]
+    heads += ["decoder, dB: fp32", "fp16", "fp16 rounded", "int8", "bundle", "memory"]
     lines = [heads, ["---"] * len(heads)]
+    missing: list[str] = []
     for row in sorted(rows, key=lambda row: RECIPES.index(row["recipes"][0])):
         figures, sizes = row.get("figures", {}), row.get("parameters", {})
-        prior, half = figures.get("prior fp32", {}), figures.get("prior fp16", {})
-        pixels = [figures.get(f"decoder {precision}", {}) for precision in ("fp32", "fp16", "fp16")]
+        whole, half, eighth = (
+            {part: figures.get(f"{part} {precision}", {}) for part in ("prior", "decoder")} for precision in PRECISIONS
+        )
         lines.append(
             [
                 ", ".join(row["recipes"]),
                 " + ".join(f"{sizes[part] / 1e6:.1f}" for part in ("codec", "prior")) if sizes else "",
-                _shown("{:.1e}, {:.2%} of {:.0f}", prior, "logit_error", "draw_agreement", "draws"),
-                _shown("{:.1e}, {:.2%}", half, "logit_error", "draw_agreement"),
-                _shown("{:.1e}, {:.2%}", half, "rounded_logit_error", "rounded_draw_agreement"),
-                *(_shown("{:.1f}", one, name) for one, name in zip(pixels, ("psnr", "psnr", "rounded_psnr"))),
+                _shown("{:.1e}, {:.2%} of {:.0f}", whole["prior"], "logit_error", "draw_agreement", "draws"),
+                _shown("{:.1e}, {:.2%}", half["prior"], "logit_error", "draw_agreement"),
+                _shown("{:.1e}, {:.2%}", half["prior"], "rounded_logit_error", "rounded_draw_agreement"),
+                _shown("{:.1e}, {:.2%}", eighth["prior"], "logit_error", "draw_agreement"),
+                _shown("{:.1f}", whole["decoder"], "psnr"),
+                _shown("{:.1f}", half["decoder"], "psnr"),
+                _shown("{:.1f}", half["decoder"], "rounded_psnr"),
+                _shown("{:.1f}", eighth["decoder"], "psnr"),
                 f"{row['bytes'] / 1e6:.0f} MB" if "bytes" in row else row.get("missed", row.get("refused", "")),
                 f"{row['gib']} GiB" if "gib" in row else "",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        missing += [f"* {row['recipes'][0]}: {why}" for why in row.get("left_out", ())]
+    cells = [f"| {' | '.join(line)} |".replace("%", " %") for line in lines]
+    return "\n".join([*cells, "", "Left out of their bundles:", "", *missing] if missing else cells)
 
 
 def _shown(form: str, figures: dict[str, float], *names: str) -> str:

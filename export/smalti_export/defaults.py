@@ -25,14 +25,16 @@ DEFAULTS: dict[Family, SamplerDefaults] = {
 def sampler_defaults(family: Family, asked: Mapping[str, Any]) -> SamplerDefaults:
     """The family's defaults with what was ``asked``, by the names of :class:`smalti.manifest.SamplerDefaults`.
 
-    Raises UsageError for one that belongs to another family, or for values of an absorbing prior's that do not go
-    together; the others are checked where the bundle is made.
+    Raises UsageError for one that there is not or that belongs to another family, or for values of an absorbing
+    prior's that do not go together; the others are checked where the bundle is made.
     """
     if foreign := [name for name in PLAN if name in asked and name not in PLANS[family]]:
         raise UsageError(
             f"{', '.join(foreign)}: this prior {WAYS[family]}, and knows no such choice; leave it out"
             + (f" (it has {', '.join(PLANS[family])})" if PLANS[family] else "")
         )
+    if unknown := [name for name in asked if name not in SamplerDefaults.__struct_fields__]:
+        raise UsageError(f"default {unknown[0]!r}: allowed are {', '.join(SamplerDefaults.__struct_fields__)}")
     chosen = msgspec.structs.replace(DEFAULTS[family], **asked)
     if family == "absorbing":
         schedule.check(chosen.steps, chosen.schedule, chosen.order, chosen.remask)

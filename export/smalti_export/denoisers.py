@@ -16,7 +16,7 @@ from smalti.manifest import Family, Manifest, Noise
 from smalti.multinomial import cosine_alphas
 from smalti.sampling import draw_absorbing, draw_multinomial, draw_sundae
 from smalti.settings import resolve
-from smalti_export.parity import Run
+from smalti_export.parity import Run, greatest_error, logit_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
@@ -145,8 +145,8 @@ class DenoiserReference:
         self.runs = drawing.whole_runs(run)
 
 
-def compare_denoisers(reference: DenoiserReference, variant: Run) -> dict[str, float]:
-    """Measure a denoiser on real, partly spoilt grids and on whole runs.
+def compare_denoisers(reference: DenoiserReference, variant: Run, runs: bool = True) -> dict[str, float]:
+    """Measure a denoiser on real, partly spoilt grids and, unless told otherwise, on whole ``runs``.
 
     ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
     one draw per position that may be drawn, at equal noise; ``grid_agreement``: of the tokens of whole runs, where one
@@ -156,7 +156,7 @@ def compare_denoisers(reference: DenoiserReference, variant: Run) -> dict[str, f
     drawing = reference.drawing
     for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
         found = variant(feed)
-        error = max(error, float(np.abs(expected - found).max()))
+        error = max(error, greatest_error(expected, found))
         spread = max(spread, float(expected.std()))
         which, positions = np.nonzero(drawing.drawn_from(feed["tokens"]))
         draws = [
@@ -174,10 +174,10 @@ def compare_denoisers(reference: DenoiserReference, variant: Run) -> dict[str, f
         ]
         same += int((draws[0] == draws[1]).sum())
         drawn += len(which)
-    return {
-        "logit_error": error / spread,
-        "draw_agreement": same / drawn,
-        "draws": float(drawn),
-        "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
-        "grids": float(drawing.grids),
-    }
+    figures = logit_figures(error, spread, same, drawn)
+    if runs:
+        figures |= {
+            "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
+            "grids": float(drawing.grids),
+        }
+    return figures

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
 from smalti.errors import ParityError, SamplingError
-from smalti.golden import missed
-from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant
+from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant, missed
 from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
@@ -35,6 +34,11 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """All that a component is written in, unless fewer are wanted."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
+PARTS: dict[Role, tuple[str, ...]] = {
+    "encoder": ("encoder.", "quant"),
+    "decoder": ("decoder.", "post_quant"),
+}
+"""How the names of tensors begin that one of an autoencoder's two components has to itself; others have them all."""
 RANGED = 2
 """Batches that tell how large the tensors of an fp16 graph become."""
 KEPT = (0, 1, 2)
@@ -146,9 +150,11 @@ def _traced(
             whole = proto
         del proto  # gigabytes, before the next
     tensors = dict(model.float().state_dict())
-    if role in PRIORS.values():  # of a prior all is stored, what its graphs have worked out ahead as well
-        shown = {name.removesuffix(TRANSPOSED) for name in used}
-        kept = {name: value.half() for name, value in tensors.items() if name not in shown}
+    # All that is the component's own is stored: also what its graphs have worked out ahead, or have from a tensor of
+    # the same content.
+    shown, parts = {name.removesuffix(TRANSPOSED) for name in used}, PARTS.get(role, ("",))
+    hidden = {name: value.half() for name, value in tensors.items() if name not in shown and name.startswith(parts)}
+    kept = hidden | kept
     content, places = pack(tensors, used, kept)
     for graph in graphs.values():
         place(graph, places)
@@ -174,7 +180,10 @@ def _add(
         for proto in _attempts(part, precision, figures.calibration(role), say):
             variant, graph, found = _measured(record, part, precision, proto, figures)
             if precision == "fp16":
-                found |= _rounded(record, part, proto, figures)
+                exact = in_fp32(proto, fp16_tensors(proto), rounded=True)
+                *_, also = _measured(record, part, precision, exact, figures, runs=False)
+                names = [name for name in TOLERANCES[role]["fp16"] if name.startswith(ROUNDED)]
+                found |= {name: also[name.removeprefix(ROUNDED)] for name in names}
             tolerances = TOLERANCES[role][precision]
             say(f"{role} {precision}: " + ", ".join(f"{key} {value:.5g}" for key, value in found.items()))
             wrong = missed(found, tolerances)
@@ -220,9 +229,12 @@ def _attempts(
 
 
 def _measured(
-    record: Manifest, part: Part, precision: Precision, proto: onnx.ModelProto, figures: Figures
+    record: Manifest, part: Part, precision: Precision, proto: onnx.ModelProto, figures: Figures, runs: bool = True
 ) -> tuple[Variant, bytes, dict[str, float]]:
-    """A variant, its graph's bytes and its figures: of a bundle in memory that holds it alone, by what will run it."""
+    """A variant, its graph's bytes and its figures: of a bundle in memory that holds it alone, by what will run it.
+
+    Whole ``runs`` of a prior can be left out.
+    """
     file, content = part.weight_file
     graph, graph_file = proto.SerializeToString(deterministic=True), f"{part.role}.{precision}.onnx"
     reads = () if precision == "int8" else (file,)
@@ -231,17 +243,11 @@ def _measured(
     only = msgspec.structs.replace(record, components={part.role: component}, weights=(_record(file, content),))
     trial = Bundle(Path("trial"), only, "", {graph_file: graph, file: content})
     session = OnnxSession(trial, part.role, precision, default_threads())
-    return variant, graph, figures.measure(part.role, session)
-
-
-def _rounded(record: Manifest, part: Part, proto: onnx.ModelProto, figures: Figures) -> dict[str, float]:
-    """The figures for which fp16 has tolerances, of the graph whose every tensor is rounded as on a GPU."""
-    wanted = [name for name in TOLERANCES[part.role]["fp16"] if name.startswith(ROUNDED)]
     try:
-        *_, found = _measured(record, part, "fp16", in_fp32(proto, fp16_tensors(proto), rounded=True), figures)
+        found = figures.measure(part.role, session, runs)
     except SamplingError:  # logits that are not numbers
-        found = dict[str, float]()
-    return {name: found.get(name.removeprefix(ROUNDED), float("nan")) for name in wanted}
+        found = dict.fromkeys(TOLERANCES[part.role][precision], float("nan"))
+    return variant, graph, found
 
 
 def _record(file: str, content: bytes) -> FileRecord:

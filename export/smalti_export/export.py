@@ -12,7 +12,8 @@ import msgspec
 
 from smalti import manifest
 from smalti.bundle import MANIFEST
-from smalti.errors import OutputError, UsageError
+from smalti.errors import BundleError, OutputError, UsageError
+from smalti.images import check_folder
 from smalti.manifest import Manifest, Precision, SamplerDefaults
 from smalti.settings import resolve
 from smalti_export.defaults import sampler_defaults
@@ -43,13 +44,13 @@ def export_bundle(
     ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
     family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
     decoder was trained further, ``preview_from`` that of a preview decoder distilled from it (see
-    :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and
-    int8; fp32 is written in any case, as what the others are made from. ``output`` must not exist, unless it is a
-    bundle, which is replaced as a whole. Raises UsageError for a run that cannot be exported, defaults that its prior
-    does not allow or an output that is something else, OutputError when writing fails.
+    :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and int8; fp32 is written in any case,
+    as what the others are made from. ``output`` must not exist, unless it is a bundle, which is replaced as a whole and
+    may hold nothing else. Raises UsageError for a run that cannot be exported, defaults that its prior does not allow
+    or an output that is something else, OutputError when writing fails.
     """
-    if output.exists() and not (output / MANIFEST).is_file():
-        raise UsageError(f"{output} exists and is not a bundle; name a folder that does not exist yet")
+    output = output.resolve()  # where a link leads, so that the folder is replaced and not the link
+    _check_output(output)
     if unknown := [one for one in precisions if one not in PRECISIONS]:
         raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")
     wanted: list[Precision] = [one for one in PRECISIONS if one == "fp32" or one in precisions]
@@ -97,6 +98,21 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
     )
 
 
+def _check_output(output: Path) -> None:
+    """Refuse, before any work, a folder that cannot be written, or that holds something else than a bundle."""
+    check_folder(output.parent)
+    if not output.exists():
+        return
+    try:
+        known = {MANIFEST, *(record.file for record in manifest.decode((output / MANIFEST).read_bytes(), "it").files())}
+    except (OSError, BundleError):
+        raise UsageError(
+            f"{output} exists and is not a bundle of this version of smalti; name a folder that does not exist yet"
+        ) from None
+    if others := sorted({path.name for path in output.iterdir()} - known):
+        raise UsageError(f"{output} would be replaced, and {others[0]} in it is not of the bundle; move it elsewhere")
+
+
 def _write(output: Path, files: dict[str, bytes]) -> None:
     """Write a folder whole: beside its place, then put there."""
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -108,5 +124,6 @@ def _write(output: Path, files: dict[str, bytes]) -> None:
             flush(partial / file)
         replace_folder(partial, output)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,14 @@ from smalti.manifest import PRIORS, Manifest, Role
 from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_batches, denoiser_feeds
 from smalti_export.pair import Pair, released
 from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
-from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, runs_compared
+from smalti_export.predictors import (
+    PredictorReference,
+    Turns,
+    compare_predictors,
+    prefix_feeds,
+    runs_compared,
+    with_past,
+)
 from smalti_export.ranges import Feed
 from smalti_export.wrappers import wrap
 from smalti_train.config import AutoregressiveConfig
@@ -28,6 +37,8 @@ BATCHES = 16
 """Of unseen images, at most: scales come from the first half, figures from the second."""
 DRAWS = 10_000
 """At least so many tell how often a variant draws what the model does; grids are spoilt anew where images are few."""
+CONTINUED = 4
+"""Part of the whole runs as many grids of which are fed to predictors with a past, which is large."""
 PREVIEWS = 2
 """Batches by which previews and the decoder's images are compared."""
 
@@ -42,22 +53,27 @@ class Figures:
     references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(default_factory=dict)
 
     def calibration(self, role: Role) -> list[Feed]:
-        """Inputs from which scales may come."""
-        return self.feeds[role][: min(len(self.feeds[role]), BATCHES) // 2]
+        """Inputs from which scales may come: of the first half, evenly spread."""
+        half, count = self.feeds[role][: len(self.feeds[role]) // 2], BATCHES // 2
+        return half[:: max(1, len(half) // count)][:count]
 
-    def measure(self, role: Role, session: Session) -> dict[str, float]:
-        """Compare a component's ``session`` with the model, on inputs that no scale came from."""
+    def measure(self, role: Role, session: Session, runs: bool = True) -> dict[str, float]:
+        """Compare a component's ``session`` with the model, on inputs that no scale came from.
+
+        Whole ``runs`` of a prior take most of the time, and no tolerance is about them.
+        """
 
         match self.reference(role):
             case PredictorReference() as reference:
-                return compare_predictors(reference, session, DRAWS)
+                return compare_predictors(reference, session, DRAWS, runs)
             case DenoiserReference() as reference:
-                return compare_denoisers(reference, lambda inputs: session(inputs)[0])
+                return compare_denoisers(reference, lambda inputs: session(inputs)[0], runs)
             case reference if role == "encoder":
                 return compare_encoders(reference, session)
             case reference:
-                return compare_decoders(reference, session) | (self._preview() if role == "preview" else {})
+                return compare_decoders(reference, session) | (self._preview if role == "preview" else {})
 
+    @cached_property
     def _preview(self) -> dict[str, float]:
         """What the preview decoder is, in whatever precision: its likeness to the decoder, and its cost."""
         assert self.pair.preview is not None
@@ -91,7 +107,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
     """Encode unseen images and lay out how tokens are drawn, as ``record`` says; UsageError for too few images."""
     config = pair.prior_run.model
     pixels = _batches(pair, images)
-    tokens = [_tokens(pair, part) for part in pixels]
+    tokens = list(map(_encoder(pair), pixels))
     count, batch = len(tokens) * len(tokens[0]), len(tokens[0])
     grids = np.concatenate(tokens).reshape(count, -1)
     labels = _labels(pair, images, count)
@@ -113,7 +129,8 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
             defaults.top_p,
             runs_compared(pair.grid, past),
         )
-        feeds[role] = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
+        prefixes = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
+        feeds[role] = with_past(torch_graph(wrap(role, pair.prior)), prefixes, max(1, turns.grids // CONTINUED))
         return Figures(pair, feeds, turns)
     drawing = Drawing(record)
     masks = drawing.way.masks
@@ -130,11 +147,13 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
     return Figures(pair, feeds, drawing)
 
 
-def _tokens(pair: Pair, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """int32 [n, h, w] of pixels uint8 [n, H, W, 3]."""
+def _encoder(pair: Pair) -> Callable[[NDArray[np.uint8]], NDArray[np.int32]]:
+    """From pixels uint8 [n, H, W, 3] to tokens int32 [n, h, w]."""
     if isinstance(pair.autoencoder, PixelCodes):
-        return grey.to_tokens(pixels, pair.autoencoder.config.codes)
-    return torch_run(wrap("encoder", released(pair.autoencoder)[0]))({"images": pixels})
+        codes = pair.autoencoder.config.codes
+        return lambda pixels: grey.to_tokens(pixels, codes)
+    run = torch_run(wrap("encoder", released(pair.autoencoder)[0]))
+    return lambda pixels: run({"images": pixels})
 
 
 def _unfinished(tokens: list[NDArray[np.int32]], codes: int) -> list[NDArray[np.int32]]:

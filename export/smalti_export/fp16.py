@@ -22,7 +22,10 @@ from smalti_export.ranges import Feed
 
 
 def fp16_tensors(proto: onnx.ModelProto) -> set[str]:
-    """Names of a graph's fp16 tensors, weights included."""
+    """Names of a graph's fp16 tensors, weights included; ValueError for a graph that has others within (If, Loop)."""
+    kinds = {attribute.type for node in proto.graph.node for attribute in node.attribute}
+    if onnx.AttributeProto.GRAPH in kinds:
+        raise ValueError("the graph has other graphs within, whose tensors are not looked at")
     graph = onnx.shape_inference.infer_shapes(proto).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -49,7 +52,7 @@ def in_fp32(proto: onnx.ModelProto, halves: Collection[str], rounded: bool = Fal
         else:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for node in graph.node:
-        _take_to_fp32(node)
+        take_to_fp32(node)
         nodes.append(node)
         for index, name in enumerate(node.output):
             if rounded and name in halves:
@@ -62,7 +65,8 @@ def in_fp32(proto: onnx.ModelProto, halves: Collection[str], rounded: bool = Fal
     return result
 
 
-def _take_to_fp32(node: onnx.NodeProto) -> None:
+def take_to_fp32(node: onnx.NodeProto) -> None:
+    """Let what a node casts to fp16, or has as a constant in fp16, be fp32."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
             attribute.i = TensorProto.FLOAT
@@ -92,13 +96,14 @@ def greatest(
     """
     whole = in_fp32(proto, halves)
     names = [name for node in proto.graph.node for name in node.output if name in halves]
+    looked = set(names)
     graph = whole.graph
     del graph.output[:]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
         for name, end in itertools.product(node.output, ("ReduceMin", "ReduceMax")):
-            if name in names:  # where it is made, so that it can go as soon as its users have had it
+            if name in looked:  # where it is made, so that it can go as soon as its users have had it
                 nodes.append(helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0))
     ends = [f"{name}.{end}" for name in names for end in ("ReduceMin", "ReduceMax")]
     graph.output.extend(helper.make_tensor_value_info(end, TensorProto.FLOAT, []) for end in ends)

@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from smalti_export.fp16 import take_to_fp32
 from smalti_export.graphs import remade
 
 LARGEST = 65504.0
 """Of fp16."""
 ROOM = 4.0
 """How many times what was seen must fit, as other inputs make of some tensor more than those that were measured."""
-PRODUCTS = ("MatMul", "Conv")
+PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
 def too_large(greatest: Mapping[str, float]) -> set[str]:
@@ -47,7 +48,7 @@ def kept_in_range(
             rewriting.nodes.append(node)
             continue
         changed += 1
-        if node.op_type in PRODUCTS:
+        if node.op_type in PRODUCTS and not any(one.name == "beta" and one.f != 1 for one in node.attribute):
             rewriting.scale(node)
         else:
             rewriting.widen(node)
@@ -72,9 +73,7 @@ class _Rewriting:
         wide.CopyFrom(node)
         for index, name in enumerate(node.input):
             wide.input[index] = self._as_fp32(name)
-        for attribute in wide.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
-                attribute.i = TensorProto.FLOAT
+        take_to_fp32(wide)
         results = [name for name in node.output if name in self._halves]
         for index, name in enumerate(node.output):
             if name in self._halves:
@@ -97,12 +96,15 @@ class _Rewriting:
         self.nodes.append(product)
         found = self._cast(f"{result}.scaled", f"{result}.unbiased", TensorProto.FLOAT)
         found = self._multiplied(found, 2.0 ** sum(down), np.float32, f"{result}.times")
-        if len(node.input) == 3:  # a convolution's bias, which was not to be divided
-            shape = f"{result}.shape"
-            sides = np.array([1, -1] + [1] * (self._ranks[node.input[1]] - 2), np.int64)
-            self.constants.append(numpy_helper.from_array(sides, shape))
-            self.nodes.append(helper.make_node("Reshape", [self._as_fp32(node.input[2]), shape], [f"{result}.bias"]))
-            self.nodes.append(helper.make_node("Add", [found, f"{result}.bias"], [f"{result}.biased"]))
+        if len(node.input) == 3:  # a bias, which was not to be divided
+            bias = self._as_fp32(node.input[2])
+            if node.op_type != "Gemm":
+                shape = f"{result}.shape"
+                sides = np.array([1, -1] + [1] * (self._ranks[node.input[1]] - 2), np.int64)
+                self.constants.append(numpy_helper.from_array(sides, shape))
+                self.nodes.append(helper.make_node("Reshape", [bias, shape], [f"{result}.bias"]))
+                bias = f"{result}.bias"
+            self.nodes.append(helper.make_node("Add", [found, bias], [f"{result}.biased"]))
             found = f"{result}.biased"
         self._give(result, found)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smalti import manifest
+from smalti.backend import runtime_version
 from smalti.errors import UsageError
 from smalti.manifest import Family
 from smalti_train.config import (
@@ -196,7 +197,8 @@ def class_names(pair: Pair, images: ImageSet) -> tuple[str, ...]:
 def provenance(pair: Pair) -> manifest.Provenance:
     """Data, steps and files that the weights come from, and the versions that exported them."""
     data, imported = pair.prior_run.data, pair.prior_run.imported
-    packages = ("smalti", "torch", "onnx", "onnxscript", "onnxruntime")
+    packages = ("smalti", "torch", "onnx", "onnxscript")
+    runtime, version = runtime_version().split(" ", 1)
     return manifest.Provenance(
         data=f"{data.name}, {data.size}x{data.size} pixels, train split, seed {data.seed}"
         if imported is None
@@ -207,7 +209,7 @@ def provenance(pair: Pair) -> manifest.Provenance:
             **_history(pair.prior_run, "prior", pair.steps[1]),
             **({"preview_steps": pair.preview_steps} if pair.preview is not None else {}),
         },
-        versions={package: metadata.version(package) for package in packages},
+        versions={package: metadata.version(package) for package in packages} | {runtime: version},
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smalti.golden import GREATEST
 from smalti.manifest import Precision, Role
 from smalti.predictor import Graph
 from smalti_export.ranges import Feed
@@ -51,12 +52,10 @@ TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
     "encoder": {
         "fp32": {"token_agreement": 0.98, "cosine": 0.9999},
         "fp16": {"token_agreement": 0.97, "cosine": 0.999, "rounded_token_agreement": 0.97, "rounded_cosine": 0.999},
-        "int8": {"token_agreement": 0.95, "cosine": 0.99},
     },
     "preview": {
         "fp32": {"psnr": 50.0},
         "fp16": {"psnr": 40.0, "rounded_psnr": 40.0},
-        "int8": {"psnr": 40.0},
     },
 }
 """Bounds of the gated figures: upper for ``*_error``, lower for the others. Errors of logits are in their spread.
@@ -66,6 +65,16 @@ Figures that begin with ``ROUNDED`` are of the fp16 graph with every tensor roun
 Weights are stored as fp16, which tells some codes apart from their neighbours no more: of an encoder's tokens some
 differ in fp32 too, the more the larger the codebook, and decode to nearly the same pixels.
 """
+
+
+def greatest_error(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]]) -> float:
+    """The greatest difference of two arrays; that of an answer that is not a number is the greatest there is."""
+    return float(np.nan_to_num(np.abs(expected - found), nan=GREATEST, posinf=GREATEST).max())
+
+
+def logit_figures(error: float, spread: float, same: int, drawn: int) -> dict[str, float]:
+    """Figures of a prior: its greatest error in units of the logits' spread, and how many draws are the same."""
+    return {"logit_error": error / max(spread, 1e-12), "draw_agreement": same / drawn, "draws": float(drawn)}
 
 
 def torch_graph(graph: torch.nn.Module) -> Graph:

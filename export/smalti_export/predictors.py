@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from smalti import autoregressive
 from smalti.predictor import Graph, next_logits
+from smalti_export.parity import greatest_error, logit_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
@@ -30,14 +31,16 @@ def prefix_feeds(
 ) -> list[Feed]:
     """Inputs of a predictor: the beginnings of real grids (integers [N, L]), two lengths per batch, read at once.
 
-    Lengths are spread over the whole grid in the first half of the list as in the second. ``past`` is twice the layers,
-    the heads and d.
+    Each half of the list has lengths spread over the whole grid, the longest first, and its own half of the grids.
+    ``past`` is twice the layers, the heads and d.
     """
-    length, count = tokens.shape[1], 2 * batches
-    lengths = [index * length // count for index in (*range(0, count, 2), *range(1, count, 2))]
+    length, count, middle = tokens.shape[1], 2 * batches, len(tokens) // 2
     feeds: list[Feed] = []
-    for index, before in enumerate(lengths):
-        chosen = (np.arange(batch) + index // 2 * batch) % len(tokens)
+    for index in range(count):
+        half, place = divmod(index, batches)
+        begin, end = (middle, len(tokens)) if half else (0, middle)
+        before = (count - 2 - 2 * place + half) * length // count
+        chosen = begin + (np.arange(batch) + place // 2 * batch) % (end - begin)
         first = np.full((batch, 1), start, np.int32)
         feeds.append(
             {
@@ -47,6 +50,22 @@ def prefix_feeds(
             }
         )
     return feeds
+
+
+def with_past(graph: Graph, feeds: list[Feed], grids: int) -> list[Feed]:
+    """The same feeds and, before each half, the last tokens of its longest, with what ``graph`` keeps of the others.
+
+    So a predictor is asked when it draws. Within an fp16 graph what is kept is fp16, and can be too large for it. The
+    first ``grids`` of the longest feed are taken.
+    """
+    middle, halves = len(feeds) // 2, list[Feed]()
+    for half in (feeds[:middle], feeds[middle:]):
+        tokens, labels = half[0]["tokens"][:grids], half[0]["labels"][:grids]
+        if tokens.shape[1] > 1:
+            _, past = graph({"tokens": tokens[:, :-1], "labels": labels, "past": half[0]["past"][:, :grids]})
+            halves.append({"tokens": tokens[:, -1:], "labels": labels, "past": past})
+        halves += half
+    return halves
 
 
 def runs_compared(grid: tuple[int, int], past: tuple[int, int, int]) -> int:
@@ -111,7 +130,9 @@ class PredictorReference:
         self.runs = turns.whole_runs(graph)
 
 
-def compare_predictors(reference: PredictorReference, variant: Graph, draws: int) -> dict[str, float]:
+def compare_predictors(
+    reference: PredictorReference, variant: Graph, draws: int, runs: bool = True
+) -> dict[str, float]:
     """Measure a predictor on the beginnings of real grids and on whole runs; the figures are those of denoisers.
 
     ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
@@ -123,15 +144,15 @@ def compare_predictors(reference: PredictorReference, variant: Graph, draws: int
     each = math.ceil(draws / sum(map(len, reference.logits)))
     for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
         found = variant(feed)[0]
-        error = max(error, float(np.abs(expected - found).max()))
+        error = max(error, greatest_error(expected, found))
         spread = max(spread, float(expected.std()))
         one, other = (turns.draws(logits, index, each) for logits in (expected, found))
         same += int((one == other).sum())
         drawn += len(one)
-    return {
-        "logit_error": error / spread,
-        "draw_agreement": same / drawn,
-        "draws": float(drawn),
-        "grid_agreement": float((reference.runs == turns.whole_runs(variant)).mean()),
-        "grids": float(turns.grids),
-    }
+    figures = logit_figures(error, spread, same, drawn)
+    if runs:
+        figures |= {
+            "grid_agreement": float((reference.runs == turns.whole_runs(variant)).mean()),
+            "grids": float(turns.grids),
+        }
+    return figures

@@ -106,8 +106,10 @@ def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(proto)
     nodes = list(result.graph.node)
     for first, shuffle in enumerate(nodes):
+        if shuffle.op_type != "DepthToSpace":
+            continue
         users = [index for index, node in enumerate(nodes) if shuffle.output[0] in node.input]
-        if shuffle.op_type == "DepthToSpace" and len(users) == 1 and nodes[users[0]].op_type == "Relu":
+        if len(users) == 1 and nodes[users[0]].op_type == "Relu":
             relu = nodes[users[0]]
             before, between, after = shuffle.input[0], shuffle.output[0], relu.output[0]
             relu.input[0], relu.output[0], shuffle.input[0], shuffle.output[0] = before, between, between, after

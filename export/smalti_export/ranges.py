@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 SAMPLES = 1 << 14
-"""Values looked at per tensor and batch, evenly spread."""
+"""Values looked at per tensor and batch, one at random of each of so many equal parts: so no width is missed."""
 SHARES = np.linspace(1.0, 0.3, 36)
 """Shares of the full range that are tried."""
 LEVELS = 255
@@ -82,10 +82,9 @@ def _sampled(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
         nodes += [node, *(look for name in node.output for look in looks.get(name, ()))]
     del graph.output[:], graph.node[:]
     graph.node.extend(nodes)
-    constants = {".flat": [-1], ".first": [0], ".last": [2**62], ".unit": [1], ".two": [2], ".part": [2 * SAMPLES]}
-    graph.initializer.extend(
-        helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()
-    )
+    where = (np.arange(SAMPLES) + np.random.default_rng(0).random(SAMPLES)) / SAMPLES
+    constants = {".where": where, ".flat": np.array([-1])}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     graph.output.extend(
         helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, None)
         for name in tensors
@@ -99,11 +98,10 @@ def _looks(name: str) -> list[onnx.NodeProto]:
     return [
         helper.make_node("ReduceMin", [name], [name + _LOW], keepdims=0),
         helper.make_node("ReduceMax", [name], [name + _HIGH], keepdims=0),
-        # An odd step, so that it is no divisor of widths and channels and meets all of them.
         helper.make_node("Size", [name], [f"{name}.size"]),
-        helper.make_node("Div", [f"{name}.size", ".part"], [f"{name}.times"]),
-        helper.make_node("Mul", [f"{name}.times", ".two"], [f"{name}.even"]),
-        helper.make_node("Add", [f"{name}.even", ".unit"], [f"{name}.step"]),
+        helper.make_node("Cast", [f"{name}.size"], [f"{name}.length"], to=TensorProto.DOUBLE),
+        helper.make_node("Mul", [f"{name}.length", ".where"], [f"{name}.place"]),
+        helper.make_node("Cast", [f"{name}.place"], [f"{name}.index"], to=TensorProto.INT64),
         helper.make_node("Reshape", [name, ".flat"], [f"{name}.row"]),
-        helper.make_node("Slice", [f"{name}.row", ".first", ".last", ".first", f"{name}.step"], [name + _SOME]),
+        helper.make_node("Gather", [f"{name}.row", f"{name}.index"], [name + _SOME]),
     ]

@@ -31,8 +31,8 @@ def round_to_fp16(model: nn.Module) -> None:
 def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, str]:
     """Find which of a model's tensors each initializer of its graph is: graph name to torch name.
 
-    Tracing renames what it transposes; equal bytes tell. Names of transposed tensors end in ``^T``. Initializers that
-    are no tensor of the model (axes, constants) are left out.
+    Tracing renames what it transposes; equal numbers tell, which fp16 holds. Names of transposed tensors end in ``^T``.
+    Initializers that are no tensor of the model (axes, constants) are left out.
     """
     names: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -43,9 +43,10 @@ def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[
     found: dict[str, str] = {}
     for initializer in proto.graph.initializer:
         if initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            value = numpy_helper.to_array(initializer)
             with np.errstate(over="ignore"):  # a graph's own constants may be too large for fp16; no weights are
-                key = _key(numpy_helper.to_array(initializer).astype(np.float16))
-            if key in names:
+                half = value.astype(np.float16)
+            if (key := _key(half)) in names and np.array_equal(half, value):
                 found[initializer.name] = names[key]
     return found
 

@@ -101,12 +101,13 @@ class VQGANEncoderGraph(nn.Module):
             z = model.quant_conv(z)
         quantizer = model.quantize
         if isinstance(quantizer, GumbelQuantizer):
-            scores = quantizer.proj(z).permute(0, 2, 3, 1)
+            scores = quantizer.proj(z)
         else:
-            # In fp32, as codes lie closer to each other than fp16 can tell. |z - c|^2 without |z|^2, negated.
+            # In fp32, as codes lie closer to each other than fp16 can tell. |z - c|^2 without |z|^2, negated. A
+            # convolution, as TensorRT-RTX has no matrix products in fp32 for Turing.
             codes = quantizer.embedding.weight.float()
-            scores = 2 * (z.float().permute(0, 2, 3, 1) @ codes.T) - codes.square().sum(1)
-        return scores.argmax(-1).to(torch.int32), embedding(seen)
+            scores = F.conv2d(2 * z.float(), codes[:, :, None, None], -codes.square().sum(1))
+        return scores.argmax(1).to(torch.int32), embedding(seen)
 
 
 class VQGANDecoderGraph(nn.Module):
@@ -187,7 +188,7 @@ class PredictorGraph(nn.Module):
             present += [keys, values]
             x = x + attention.attend(attention.split(attention.query(y)), keys, values, mask=seen)
             x = x + block.mlp(block.ln2(x))
-        return model.output(x[:, -1]).float(), torch.stack(present).float()
+        return model.output(x[:, -1:])[:, 0].float(), torch.stack(present).float()
 
     def _embedded(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Float [n, k, width]; the start is a vector of its own or, in Net2Net, the token that its label stands for."""

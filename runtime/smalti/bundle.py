@@ -15,7 +15,7 @@ from typing import IO
 
 from smalti import engine_records
 from smalti.errors import BundleError
-from smalti.manifest import FileRecord, Manifest, Precision, Role, Variant, decode, is_inside
+from smalti.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant, decode, is_inside
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars-256"
@@ -84,7 +84,7 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
         hint = "" if below is None else f", but {below}; zip the bundle's files themselves, not a folder of them"
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from None
     except _UNREADABLE as error:
-        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}") from None
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
     # Nothing is ever unpacked, but other tools that meet the same archive may.
     if path.is_file() and (odd := next((name for name in listing(path) if not is_inside(name)), None)) is not None:
         raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; get the bundle again")
@@ -166,7 +166,7 @@ def listing(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except _UNREADABLE as error:
-        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}") from None
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
 
 
 def read_engines(path: Path) -> engine_records.Engines | None:
@@ -193,7 +193,7 @@ def read_checked(path: Path, record: FileRecord, listed: str = MANIFEST, remedy:
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path}: {record.file} is missing; {remedy}") from None
     except _UNREADABLE as error:
-        raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}") from None
+        raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}; {remedy}") from None
     if size != record.bytes:
         raise BundleError(f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; {remedy}")
     if hashlib.sha256(content).hexdigest() != record.sha256:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
 from typing import cast
 
 from smalti.errors import MissingExtra, SmaltiError, exit_code
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 LAZY = {
     "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
@@ -24,7 +26,15 @@ EXTRAS = {"import": "train", "engine": "rtx"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code (see :mod:`smalti.errors`)."""
+    with contextlib.suppress(ValueError):  # for which there must be the main thread
+        # Unwound like any other exit, so that no temporary folder stays behind.
+        signal.signal(signal.SIGTERM, _terminated)
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _terminated(number: int, frame: object) -> None:
+    print("smalti: terminated", file=sys.stderr)
+    sys.exit(TERMINATED)
 
 
 def _run(arguments: list[str]) -> int:

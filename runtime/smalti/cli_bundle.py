@@ -92,8 +92,9 @@ def _table(measured: list[Remeasured]) -> list[str]:
         for name, value in one.figures.items():
             certified = one.certified.get(name)
             bound = one.tolerances.get(name)
-            told = "" if certified is None else f" (certified: {figure(name, certified)})"
-            lines.append(f"  {figure(name, value)}{told}" + ("" if bound is None else f", bound {bound:g}"))
+            told = [] if certified is None else [f"certified: {figure(name, certified)}"]
+            told += [] if bound is None else [f"allowed: at {'most' if name.endswith('_error') else 'least'} {bound:g}"]
+            lines.append(f"  {figure(name, value)}" + (f" ({'; '.join(told)})" if told else ""))
     return lines
 
 

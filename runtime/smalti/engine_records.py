@@ -77,7 +77,7 @@ def decode(raw: bytes, where: str) -> Engines:
             )
         engines = msgspec.json.decode(raw, type=Engines)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{where}: {ENGINES} cannot be read: {error}") from None
+        raise BundleError(f"{where}: {ENGINES} cannot be read: {error}. Build the engines again") from None
     for record in engines.engines:
         if not is_inside(record.engine.file) or "/" in record.engine.file:
             raise BundleError(f"{where}: {ENGINES} names {record.engine.file!r}, which is not a file beside it")

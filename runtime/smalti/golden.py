@@ -187,19 +187,3 @@ def _fitting(answer: Array, expected: Array, where: str) -> Array:
             f"{where} do not fit its graph: it answers {list(answer.shape)}, and stored is {list(expected.shape)}"
         )
     return answer
-
-
-def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
-    """List the figures out of tolerance, as text; one that is not a number always is, one not measured never.
-
-    Bounds are upper ones for ``*_error``, lower ones for the others.
-    """
-    lines: list[str] = []
-    for name, bound in tolerances.items():
-        value = figures.get(name)
-        if value is None:
-            continue
-        upper = name.endswith("_error")
-        if not (value <= bound if upper else value >= bound):
-            lines.append(f"{name} is {value:.4g}, allowed is {'at most' if upper else 'at least'} {bound:g}")
-    return lines

@@ -5,6 +5,7 @@ Typed, validated where it is read, and refused with the field's name when it doe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -26,6 +27,8 @@ PRIORS: dict[Family, Role] = {
     "multinomial": "denoiser",
 }
 """The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
+CODECS: set[Role] = {"encoder", "decoder", "preview"}
+"""Components that are made of an autoencoder."""
 NoiseKind = Literal["released", "printed"]
 """Cosine schedules of multinomial diffusion: see :func:`smalti.multinomial.cosine_alphas`."""
 LARGEST_FILE = 2**34
@@ -193,6 +196,22 @@ class Manifest(_Record, frozen=True, kw_only=True):
         return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
 
 
+def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
+    """List the figures out of tolerance, as text; one that is not a number always is, one not measured never.
+
+    Bounds are upper ones for ``*_error``, lower ones for the others.
+    """
+    lines: list[str] = []
+    for name, bound in tolerances.items():
+        value = figures.get(name)
+        if value is None:
+            continue
+        upper = name.endswith("_error")
+        if not (value <= bound if upper else value >= bound):
+            lines.append(f"{name} is {value:.4g}, allowed is {'at most' if upper else 'at least'} {bound:g}")
+    return lines
+
+
 def encode(manifest: Manifest) -> bytes:
     """Readable JSON, the same bytes for the same manifest."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
@@ -203,7 +222,7 @@ def decode(raw: bytes, where: str) -> Manifest:
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
     except _UNREADABLE as error:
-        raise BundleError(f"{where}: manifest.json cannot be read: {error}") from None
+        raise BundleError(f"{where}: manifest.json cannot be read: {error}. {AGAIN}") from None
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{where}: manifest.json has schema version {version}, and this smalti reads {SCHEMA_VERSION}. "
@@ -212,11 +231,13 @@ def decode(raw: bytes, where: str) -> Manifest:
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except _UNREADABLE as error:
-        raise BundleError(f"{where}: manifest.json does not fit: {error}") from None
+        raise BundleError(f"{where}: manifest.json does not fit: {error}. {AGAIN}") from None
     _check(manifest, where)
     return manifest
 
 
+AGAIN = "Get the bundle again, or export it again"
+"""What to do about a bundle that is not what it was."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not the JSON expected, or are nested without end."""
 
@@ -238,6 +259,8 @@ def _check(manifest: Manifest, where: str) -> None:
         for variant in component.variants:
             if missing := set(variant.weights) - names:
                 raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
+        if "fp32" not in {variant.precision for variant in component.variants}:
+            raise BundleError(f"{where}: {role} has no variant in fp32, which every component has. {AGAIN}")
     prior = PRIORS[manifest.family]
     needed: list[Role] = [prior] if manifest.latent.pixels else [prior, "decoder"]
     if missing := set(needed) - set(manifest.components):
@@ -252,6 +275,39 @@ def _check(manifest: Manifest, where: str) -> None:
         )
     if manifest.latent.pixels:
         _check_grey(manifest, where)
+    _check_sizes(manifest, where)
+    _check_certificate(manifest, where)
+
+
+def _check_sizes(manifest: Manifest, where: str) -> None:
+    """Raise BundleError unless an autoencoder's parts are for as many pixels per token as ``latent`` says."""
+    factor = manifest.latent.factor
+    shapes = {"tokens": ("n", "h", "w"), "images": ("n", f"{factor}*h", f"{factor}*w", 3)}
+    for role, component in manifest.components.items():
+        for spec in (*component.inputs, *component.outputs) if role in CODECS else ():
+            if (shape := shapes.get(spec.name, spec.shape)) != spec.shape:
+                raise BundleError(
+                    f"{where}: {spec.name} of the {role} are {list(spec.shape)}, and with latent.factor {factor} they "
+                    f"would be {list(shape)}. {AGAIN}"
+                )
+
+
+def _check_certificate(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for a variant that no measure says to be within tolerance."""
+    good = {
+        (measure.component, measure.precision)
+        for measure in manifest.certificate
+        if measure.tolerances
+        and measure.tolerances.keys() <= measure.figures.keys()
+        and not missed(measure.figures, measure.tolerances)
+    }
+    for role, component in manifest.components.items():
+        for variant in component.variants:
+            if (role, variant.precision) not in good:
+                raise BundleError(
+                    f"{where}: the certificate does not say that {role} {variant.precision} is within tolerance. "
+                    + AGAIN
+                )
 
 
 def is_inside(file: str) -> bool:

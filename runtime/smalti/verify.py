@@ -14,8 +14,8 @@ from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle, listing, read_checke
 from smalti.engine_records import ENGINES
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.generator import load
-from smalti.golden import Golden, compare, missed, read_golden
-from smalti.manifest import PRIORS, Measure, Precision, Role
+from smalti.golden import Golden, compare, read_golden
+from smalti.manifest import AGAIN, PRIORS, Measure, Precision, Role, missed
 from smalti.signatures import mismatches
 
 Say = Callable[[str], None]
@@ -150,18 +150,21 @@ def remeasure(
             f"{bundle.path} has no golden inputs to measure with: export it again, or verify "
             "its files and graphs alone, without --run"
         )
+    if missing := sorted(set(bundle.manifest.components) - set(golden.cases)):
+        raise BundleError(f"{bundle.path}: the golden inputs have none of the {missing[0]}. {AGAIN}")
     actual, _ = resolve_provider(provider)
     found: list[Remeasured] = []
     for measure in bundle.manifest.certificate:
-        if measure.component in golden.cases:
-            say(f"{measure.component} {measure.precision}")
-            figures = _figures(bundle, measure, golden, provider, threads)
-            wrong = tuple(missed(figures, measure.tolerances))
-            found.append(
-                Remeasured(
-                    measure.component, measure.precision, actual, figures, measure.figures, measure.tolerances, wrong
-                )
+        if measure.precision not in bundle.precisions(measure.component):
+            continue
+        say(f"{measure.component} {measure.precision}")
+        figures = _figures(bundle, measure, golden, provider, threads)
+        wrong = tuple(missed(figures, measure.tolerances))
+        found.append(
+            Remeasured(
+                measure.component, measure.precision, actual, figures, measure.figures, measure.tolerances, wrong
             )
+        )
     return found
 
 

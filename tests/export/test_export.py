@@ -18,8 +18,7 @@ from smalti.backend import OnnxSession
 from smalti.bundle import open_bundle
 from smalti.cli import main
 from smalti.errors import UsageError
-from smalti.golden import missed
-from smalti.manifest import Manifest, Role
+from smalti.manifest import Manifest, Role, missed
 from smalti_export.export import export_bundle
 from smalti_export.figures import DRAWS
 from smalti_export.graphs import graph_specs
@@ -174,15 +173,16 @@ main(["export", *sys.argv[1:]])
 def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_any_export_writes(
     tiny_bundle: Path, tiny_runs: tuple[Path, Path], tiny_preview: Path, record: Manifest, tmp_path: Path
 ) -> None:
-    output = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, output)
-    (output / "stale.onnx").touch()  # of an older export, which is replaced as a whole
+    place, output = tmp_path / "place", tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, place)
+    output.symlink_to(place, target_is_directory=True)  # which stays, and what it leads to is replaced
     options = [str(tiny_runs[1]), "--output", str(output), "--name", "tiny", "--steps", "8"]
     options += ["--schedule", "exact", "--order", "random", "--preview-from", str(tiny_preview)]
     finished = subprocess.run([sys.executable, "-c", IMPOSSIBLE, *options], capture_output=True, text=True)
     assert finished.returncode == 6, finished.stderr
     assert "decoder int8: psnr is" in finished.stderr.splitlines()[-1]
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "place"}
+    assert output.is_symlink()
 
     # The other bundle was made in this process: neither hash seeds nor the time of day leave a trace.
     before, after = contents(tiny_bundle), contents(output)
@@ -213,7 +213,7 @@ def test_an_fp32_graph_that_misses_writes_nothing_and_keeps_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("there", ["file", "folder"])
+@pytest.mark.parametrize("there", ["file", "folder", "web page"])
 def test_what_is_no_bundle_is_not_replaced(
     there: str, tiny_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,9 +221,30 @@ def test_what_is_no_bundle_is_not_replaced(
     precious = output if there == "file" else output / "thesis.txt"
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("years of work")
+    if there == "web page":
+        (output / "manifest.json").write_text('{"name": "my page", "icons": []}')
     assert export(tiny_runs[1], "--output", output) == 2
     assert "not a bundle" in capsys.readouterr().err
     assert precious.read_text() == "years of work"
+
+
+def test_what_lies_in_a_bundle_besides_its_own_files_is_not_lost(
+    tiny_bundle: Path, tiny_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, output)
+    (output / "engines").mkdir()
+    assert export(tiny_runs[1], "--output", output) == 2
+    assert "would be replaced, and engines in it is not of the bundle; move it elsewhere" in capsys.readouterr().err
+    assert (output / "engines").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert export(tmp_path / "nothing", "--output", tmp_path / "file" / "bundle") == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_runs_that_cannot_be_exported_are_told_apart(

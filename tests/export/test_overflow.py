@@ -12,21 +12,27 @@ import torch
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load
 
 from helpers.checkpoints import SMALL
 from smalti.engine_records import Profile
+from smalti.predictor import Graph
 from smalti_export.draft import Part, _attempts, _traced
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.graphs import graph_specs
 from smalti_export.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
-from smalti_export.parity import torch_run
+from smalti_export.parity import torch_graph, torch_run
+from smalti_export.predictors import prefix_feeds, with_past
 from smalti_export.ranges import Feed
 from smalti_export.weights import round_to_fp16
 from smalti_export.wrappers import wrap
+from smalti_train.loading import build_prior
+from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets import PRIORS
+from smalti_train.released import TRANSPOSED
 
 NOTHING = ("none.safetensors", b"\0" * 8)
 """Weights of graphs that have theirs inside."""
@@ -99,7 +105,7 @@ def test_there_is_room_beyond_what_was_seen() -> None:
     assert np.isinf(rounded(thousandfold(), {"x": 4.1 * seen})).all()
 
 
-KINDS = st.sampled_from(["MatMul", "Twice", "Add", "Relu", "Mul"])
+KINDS = st.sampled_from(["MatMul", "Gemm", "Twice", "Add", "Relu", "Mul"])
 
 
 @settings(max_examples=80, deadline=None)
@@ -112,7 +118,7 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
     before = "h"
     for index, (kind, power) in enumerate(steps):
         after, constant = f"t{index}", f"c{index}"
-        shape = (8, 8) if kind in ("MatMul", "Twice") else (8,)
+        shape = (8, 8) if kind in ("MatMul", "Gemm", "Twice") else (8,)
         if kind != "Relu":
             constants[constant] = generator.normal(size=shape) * 2.0**power
         if kind == "Twice":  # h (h^T h), whose two factors may both be large, times a matrix
@@ -120,6 +126,9 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
             nodes.append(helper.make_node("MatMul", [f"{after}.t", before], [f"{after}.p"]))
             nodes.append(helper.make_node("MatMul", [before, f"{after}.p"], [f"{after}.q"]))
             nodes.append(helper.make_node("MatMul", [f"{after}.q", constant], [after]))
+        elif kind == "Gemm":
+            constants[f"{constant}.bias"] = generator.normal(size=8) * 2.0**power
+            nodes.append(helper.make_node(kind, [before, constant, f"{constant}.bias"], [after], transB=1))
         else:
             nodes.append(helper.make_node(kind, [before] if kind == "Relu" else [before, constant], [after]))
         before = after
@@ -138,6 +147,46 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
     assert too_large(found) == set()
     event("too large" if too_large(greatest(plain, NOTHING, fp16_tensors(plain), [x])) else "within range")
     assert np.abs(rounded(proto, x) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_a_transposed_convolution_is_scaled_and_its_bias_is_not() -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = generator.normal(size=(2, 3, 2, 2)).astype(np.float16), np.array([100, -200, 300])
+    nodes = [
+        helper.make_node("Reshape", ["h", "square"], ["image"]),
+        helper.make_node("ConvTranspose", ["image", "weight", "bias"], ["large"], strides=[2, 2]),
+        helper.make_node("Mul", ["large", "less"], ["small"]),
+        helper.make_node("Reshape", ["small", "row"], ["r"]),
+    ]
+    proto = graph(nodes, {"weight": weight, "bias": bias, "less": np.array(2.0**-9)})
+    shapes = {"square": [-1, 2, 2, 2], "row": [-1, 8]}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in shapes.items())
+    x = {"x": generator.normal(size=(3, 8)).astype(np.float32) * 30_000}
+    proto_kept = kept(proto, [x])
+    exact = run(in_fp32(proto, fp16_tensors(proto)), x)
+    assert not np.isfinite(rounded(proto, x)).all()
+    assert np.abs(rounded(proto_kept, x) - exact).max() < 2e-3 * np.abs(exact).max()
+    (found,) = [node for node in proto_kept.graph.node if node.op_type == "ConvTranspose"]
+    assert set(found.input) <= fp16_tensors(proto_kept)
+
+
+def test_a_constant_that_is_too_large_is_made_fp32() -> None:
+    most = numpy_helper.from_array(np.array(65504, np.float16))
+    nodes = [
+        helper.make_node("Constant", [], ["most"], value=most),
+        helper.make_node("Min", ["h", "most"], ["r"]),
+    ]
+    proto = kept(graph(nodes, {}), [{"x": np.ones((1, 8), np.float32)}])
+    onnx.checker.check_model(proto, full_check=True)
+    assert run(proto, {"x": np.full((1, 8), 5.0, np.float32)}).tolist() == [[5.0] * 8]
+
+
+def test_a_graph_within_a_graph_is_refused() -> None:
+    ends = [helper.make_tensor_value_info("i", TensorProto.FLOAT16, None)]
+    inside = helper.make_graph([helper.make_node("Identity", ["h"], ["i"])], "inside", [], ends)
+    nodes = [helper.make_node("If", ["yes"], ["r"], then_branch=inside, else_branch=inside)]
+    with pytest.raises(ValueError, match="other graphs within"):
+        fp16_tensors(graph(nodes, {}))
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +229,52 @@ def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
     left = fp16_tensors(fine)
     assert max(greatest(fine, weights, left, [feed]).values()) <= LARGEST / ROOM
     assert all(set(node.input) <= left for node in fine.graph.node if node.op_type in PRODUCTS)
+
+
+def test_tensors_of_the_same_content_are_all_stored(bright: tuple[Part, Feed, np.ndarray]) -> None:
+    own = {name for name in VQGAN(SMALL).state_dict() if name.startswith(("decoder.", "post_quant"))}
+    stored = {name.removesuffix(TRANSPOSED) for name in load(bright[0].weight_file[1])}
+    assert own <= stored  # though its norms are all ones and zeros
+
+
+@pytest.fixture(scope="module")
+def keen() -> tuple[Part, list[Feed], Graph]:
+    """A predictor whose keys are beyond fp16: traced, what to ask it, and its answers by torch."""
+    torch.manual_seed(0)
+    config = PRIORS["tiny-autoregressive"].model
+    assert isinstance(config, AutoregressiveTransformerConfig)
+    model = build_prior(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.3)
+            if "attn.key" in name:
+                parameter.mul_(2**15)
+            if "attn.query" in name:
+                parameter.mul_(2**-12)
+    round_to_fp16(model)
+    run = torch_graph(wrap("predictor", model))
+    past, length = (2 * config.layers, config.heads, config.width // config.heads), 16
+    tokens = np.random.default_rng(0).integers(0, config.codes, (8, length))
+    feeds = prefix_feeds(tokens, np.arange(8) % config.classes, config.codes, past, batches=2, batch=4)
+    spec = graph_specs(16, config)["predictor"]
+    return _traced("predictor", model, spec, {}, ["fp16"], lambda line: None), with_past(run, feeds, 4), run
+
+
+def test_what_a_predictor_keeps_is_within_range_too(keen: tuple[Part, list[Feed], Graph]) -> None:
+    part, feeds, answers = keen
+    assert "Gemm" not in {node.op_type for node in part.graphs["fp16"].graph.node}
+    assert feeds[3]["past"].shape[3] == 12
+    assert np.abs(feeds[3]["past"]).max() > LARGEST
+
+    def error(calibration: list[Feed]) -> float:
+        """Of one more token, in units of the logits' standard deviation."""
+        (fine,) = _attempts(part, "fp16", calibration, lambda line: None)
+        last = feeds[3]
+        exact, found = answers(last)[0], rounded(fine, last, part.weight_file)
+        return float(np.abs(found - exact).max() / exact.std())
+
+    assert not error(feeds[1:3]) < 0.1  # without a past among what is looked at, it overflows
+    assert error(feeds[:2]) < 0.1
 
 
 def test_tensorrt_rtx_builds_it_for_turing(bright: tuple[Part, Feed, np.ndarray], tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from smalti.golden import missed
+from smalti.manifest import Role, missed
+from smalti_export.draft import PRECISIONS, _possible
 from smalti_export.parity import TOLERANCES, Reference, compare_decoders, compare_encoders
 from smalti_export.ranges import Feed
 
@@ -22,7 +25,7 @@ def test_what_is_not_a_number_never_passes(name: str) -> None:
 
 def test_every_variant_that_can_be_written_has_a_gate() -> None:
     assert {role: set(variants) for role, variants in TOLERANCES.items()} == {
-        role: {"fp32", "fp16", "int8"} for role in ("denoiser", "predictor", "decoder", "encoder", "preview")
+        role: set(_possible(role, PRECISIONS)) for role in get_args(Role)
     }
     assert all(bounds for variants in TOLERANCES.values() for bounds in variants.values())
 

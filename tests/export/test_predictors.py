@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smalti_export.predictors import PredictorReference, Turns, compare_predictors, prefix_feeds, runs_compared
+from smalti.errors import SamplingError
+from smalti.manifest import missed
+from smalti_export.parity import TOLERANCES
+from smalti_export.predictors import (
+    PredictorReference,
+    Turns,
+    compare_predictors,
+    prefix_feeds,
+    runs_compared,
+    with_past,
+)
 
 CODES, PAST = 5, (2, 1, 1)
 TURNS = Turns(grid=(2, 3), codes=CODES, classes=2, past=PAST, grids=4)
@@ -31,12 +41,60 @@ def feeds() -> list[dict[str, Any]]:
 
 def test_feeds_are_beginnings_of_every_length_in_both_halves() -> None:
     made = feeds()
-    assert [feed["tokens"].shape for feed in made] == [(4, 1), (4, 3), (4, 5), (4, 2), (4, 4), (4, 6)]
+    assert [feed["tokens"].shape for feed in made] == [(4, 5), (4, 3), (4, 1), (4, 6), (4, 4), (4, 2)]
     for feed in made:
         assert (feed["tokens"][:, 0] == CODES).all()
         assert (feed["tokens"][:, 1:] < CODES).all()
         assert feed["tokens"].dtype == feed["labels"].dtype == np.int32
         assert feed["past"].shape == (2, 4, 1, 0, 1)
+
+
+def test_no_grid_is_in_both_halves() -> None:
+    tokens = np.repeat(np.arange(12)[:, None], 6, axis=1)
+    made = prefix_feeds(tokens, np.zeros(12), 99, PAST, batches=3, batch=4)
+    first, second = (set(np.concatenate([f["tokens"][:, 1:].ravel() for f in half])) for half in (made[:3], made[3:]))
+    assert first <= set(range(6))
+    assert second <= set(range(6, 12))
+
+
+def test_some_feeds_go_on_from_what_was_read_before() -> None:
+    plain = feeds()
+    made = with_past(graph(), plain, 2)
+    assert [feed["past"].shape[3] for feed in made] == [4, 0, 0, 0, 5, 0, 0, 0]
+    for index in (0, 4):
+        assert made[index]["past"].shape[1] == 2
+        assert np.array_equal(made[index]["tokens"], made[index + 1]["tokens"][:2, -1:])
+        assert np.array_equal(made[index]["labels"], made[index + 1]["labels"][:2])
+    single = prefix_feeds(np.zeros((2, 1), np.int64), np.zeros(2), CODES, PAST, batches=1, batch=1)
+    assert with_past(graph(), single, 1) == single  # where nothing comes before
+
+
+def test_a_predictor_that_errs_with_a_past_alone_is_found_out() -> None:
+    def wrong(inputs: Any) -> list[np.ndarray]:
+        logits, present = graph()(inputs)
+        return [-logits if inputs["past"].shape[3] else logits, present]
+
+    plain, whole = (PredictorReference(graph(), made, TURNS) for made in (feeds(), with_past(graph(), feeds(), 2)))
+    assert compare_predictors(plain, wrong, 350, runs=False)["draw_agreement"] == 1
+    found = compare_predictors(whole, wrong, 350, runs=False)
+    assert missed(found, TOLERANCES["predictor"]["int8"])
+    assert missed(found, {"logit_error": 0.1})
+    assert "grids" not in found
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_an_answer_that_is_not_a_number_is_out_of_tolerance(odd: float) -> None:
+    def wrong(inputs: Any) -> list[np.ndarray]:
+        logits, present = graph()(inputs)
+        return [np.where(np.arange(CODES) == 2, -odd if np.isinf(odd) else odd, logits).astype(np.float32), present]
+
+    reference = PredictorReference(graph(), feeds(), TURNS)
+    try:
+        found = compare_predictors(reference, wrong, 350, runs=False)
+    except SamplingError:
+        assert np.isnan(odd)
+    else:
+        assert missed(found, {"logit_error": 1e3})
 
 
 def test_a_predictor_agrees_with_itself() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
+from smalti.engine_records import Profile
+from smalti_export.engines.graphs import for_tensorrt
+from smalti_export.engines.toolkit import PortableToolkit
 from smalti_export.graphs import OPSET, graph_specs, trace
 from smalti_export.wrappers import wrap
 from smalti_train.config import PriorConfig
@@ -97,6 +102,17 @@ def test_vqgans_compute_what_the_models_do(dialect: str) -> None:
         assert found.shape == pixels.shape
         assert np.abs(found.astype(int) - expected).max() <= 1
         assert found.std() > 5
+
+
+def test_the_encoder_of_nearest_codes_is_built_for_turing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    specs = graph_specs(2, ABSORBING)
+    model = VQGAN(dataclasses.replace(SMALL, attention_levels=()))
+    proto = trace("encoder", wrap("encoder", scattered(model, 0.1).half()), specs["encoder"])
+    assert "float32" in {str(numpy_helper.to_array(one).dtype) for one in proto.graph.initializer}  # the codes' own
+    (tmp_path / "encoder.onnx").write_bytes(for_tensorrt(proto).SerializeToString())
+    profile = {"images": Profile(least=(1, 12, 12, 3), best=(1, 12, 12, 3), most=(1, 12, 12, 3))}
+    assert PortableToolkit(("sm_75",)).build(tmp_path / "encoder.onnx", (profile,)).startswith(b"vtrt")
 
 
 def test_the_absorbing_transformer_answers_for_the_rows_that_are_asked() -> None:

@@ -155,3 +155,11 @@ def test_a_packed_graph_computes_what_it_did_before() -> None:
     ]
     assert np.array_equal(before, after)
     assert len(packed.SerializeToString()) < len(proto.SerializeToString()) + 300
+
+
+def test_a_constant_that_only_rounds_to_a_weight_is_none() -> None:
+    tensors = {"gate": torch.zeros(1), "scale": torch.tensor([0.1767578125])}
+    inside = {"eps": 1e-12, "root": 32**-0.5, "gate": 0.0, "scale": 0.1767578125}
+    proto = onnx.ModelProto()
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array([v], np.float32), n) for n, v in inside.items())
+    assert name_by_content(proto, tensors) == {"gate": "gate", "scale": "scale"}

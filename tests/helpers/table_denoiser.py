@@ -15,6 +15,7 @@ from smalti.manifest import (
     FileRecord,
     Latent,
     Manifest,
+    Measure,
     Noise,
     Provenance,
     Role,
@@ -114,7 +115,7 @@ class TableDenoiser:
             noise=self.noise,
             components={role: _component(path, role, graph) for role, graph in graphs.items()},
             weights=(),
-            certificate=(),
+            certificate=tuple(map(_exact, graphs)),
         )
         (path / "manifest.json").write_bytes(encode(manifest))
         return path
@@ -130,7 +131,7 @@ class TableDenoiser:
             ("Resize", ["small", "", "scales"], "images", enlarge),
         ]
         tokens = [("tokens", TensorProto.INT32, ["n", "h", "w"])]
-        return _model(steps, constants, tokens, ("images", TensorProto.UINT8, ["n", "H", "W", 3]))
+        return _model(steps, constants, tokens, ("images", TensorProto.UINT8, ["n", f"{FACTOR}*h", f"{FACTOR}*w", 3]))
 
     def _encoder(self) -> onnx.ModelProto:
         """The token whose red is nearest to that of the patch's first pixel."""
@@ -152,8 +153,13 @@ class TableDenoiser:
             ("Div", ["raised", "level"], "nearest", {}),
             ("Min", ["nearest", "most"], "tokens", {}),
         ]
-        images = [("images", TensorProto.UINT8, ["n", "H", "W", 3])]
+        images = [("images", TensorProto.UINT8, ["n", f"{FACTOR}*h", f"{FACTOR}*w", 3])]
         return _model(steps, constants, images, ("tokens", TensorProto.INT32, ["n", "h", "w"]))
+
+
+def _exact(role: Role) -> Measure:
+    figures = {"token_agreement": 1.0}
+    return Measure(component=role, precision="fp32", provider="cpu", figures=figures, tolerances=figures)
 
 
 class TimedTableDenoiser(TableDenoiser):

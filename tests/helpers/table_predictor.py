@@ -100,6 +100,10 @@ def autoregressive_bundle(absorbing: Path, path: Path) -> TablePredictor:
         "variants": [{"precision": "fp32", "graph": file, "opset": 18}],
     }
     del manifest["components"]["denoiser"]
+    exact = {"logit_error": 0.0}
+    for precision in ("fp32", "fp16"):  # of which a test adds the second
+        measure = {"component": "predictor", "precision": precision, "provider": "cpu"}
+        manifest["certificate"].append({**measure, "figures": exact, "tolerances": exact})
     manifest.update(family="autoregressive", name="tiny-ar")
     (path / "manifest.json").write_text(json.dumps(manifest))
     return table

@@ -63,7 +63,7 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path):
 
 def test_a_file_that_is_no_zip_is_no_bundle(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(BundleError, match=r"notes\.txt cannot be read as a bundle"):
+    with pytest.raises(BundleError, match=r"notes\.txt cannot be read as a bundle: .*Get the bundle again"):
         open_bundle(tmp_path / "notes.txt")
 
 
@@ -76,6 +76,10 @@ def test_a_broken_manifest_is_refused(raw, copied):
     with pytest.raises(BundleError, match=r"manifest\.json (cannot be read|does not fit): ") as caught:
         open_bundle(copied)
     assert str(copied) in str(caught.value)
+
+
+def measure_of(content):
+    return next(m for m in content["certificate"] if (m["component"], m["precision"]) == ("decoder", "int8"))
 
 
 def set_grid(content):
@@ -98,6 +102,22 @@ def set_grid(content):
         (lambda c: variant_of(c).update(precision="fp4"), r"precision"),
         (lambda c: c["components"].update(upscaler=c["components"]["decoder"]), "components"),
         (lambda c: c["components"].pop("decoder"), "the bundle has no decoder"),
+        (
+            lambda c: c["latent"].update(factor=8),
+            r"images of the \w+ are .*'16\*h'.* with latent\.factor 8 they would",
+        ),
+        (
+            lambda c: c["components"]["decoder"]["variants"].pop(0),
+            "decoder has no variant in fp32, which every component",
+        ),
+        (lambda c: c["components"]["preview"].update(variants=[]), "preview has no variant in fp32"),
+        (lambda c: c.update(certificate=[]), "the certificate does not say that .* fp32 is within tolerance"),
+        (lambda c: measure_of(c).update(tolerances={}), "the certificate does not say that decoder int8 is within"),
+        (lambda c: measure_of(c).update(figures={}), "the certificate does not say that decoder int8 is within"),
+        (
+            lambda c: measure_of(c)["figures"].update(psnr=20),
+            "the certificate does not say that decoder int8 is within",
+        ),
         (
             lambda c: variant_of(c).update(weights=["other.safetensors"]),
             r"denoiser fp32 reads \['other\.safetensors'\]",

@@ -202,3 +202,27 @@ main(sys.argv[1:])
     assert error.strip().endswith("smalti: interrupted")
     assert "Traceback" not in error
     assert names(out) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM to another process is POSIX")
+def test_a_terminated_command_leaves_no_temporary_folder(tmp_path):
+    code = """
+import sys, tempfile, time
+from smalti import cli
+def slow(arguments):
+    with tempfile.TemporaryDirectory(dir=arguments[0]):
+        print("ready", flush=True)
+        time.sleep(60)
+cli._run = slow
+cli.main(sys.argv[1:])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert len(names(tmp_path)) == 1
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (143, "smalti: terminated\n")
+    assert names(tmp_path) == []

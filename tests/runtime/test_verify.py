@@ -29,6 +29,16 @@ def bundle(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "table"))
 
 
+def test_golden_inputs_of_some_components_are_not_enough(tmp_path):
+    def spoil(tensors):
+        for name in [name for name in tensors if name.startswith("decoder")]:
+            del tensors[name]
+
+    bundle = open_bundle(golden_bundle(tmp_path / "table", spoil))
+    with pytest.raises(BundleError, match=r"the golden inputs have none of the decoder\. Get the bundle again"):
+        remeasure(bundle)
+
+
 def edit(path: Path, change) -> None:
     content = json.loads((path / "manifest.json").read_text())
     change(content)

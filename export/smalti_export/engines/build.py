@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from smalti import engine_records
-from smalti.bundle import Bundle
+from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle
 from smalti.engine_records import ENGINES, EngineRecord, Engines
 from smalti.errors import EngineError, OutputError, UsageError
 from smalti.images import check_folder, write_whole
@@ -40,7 +40,8 @@ def build_engines(
     stay, but for those that are built anew. An interrupt at any moment leaves the folder's list as it was or as it
     will be, and every file that the list names.
 
-    Raises UsageError for a precision that a target cannot run or a component that there is not, BundleError for a
+    Raises UsageError for a precision that a target cannot run, a component that there is not or a folder of something
+    else, BundleError for a
     damaged bundle or list, EngineError when a builder refuses a graph, OutputError when writing fails.
     """
     check_precision(toolkit, precision)
@@ -49,6 +50,8 @@ def build_engines(
     if not roles or (foreign := [role for role in roles if role not in there]):
         wanted = f"{foreign[0]} in {precision}" if roles else f"component in {precision}"
         raise UsageError(f"{bundle.path} has no {wanted}; in {precision} there are: {', '.join(there) or 'none'}")
+    if (output / MANIFEST).exists():
+        raise UsageError(f"{output} is a bundle; name a folder of engines, such as {output / ENGINES_FOLDER}")
     check_folder(output)
     kept = _kept(bundle, output)
     built: list[EngineRecord] = []
@@ -78,8 +81,7 @@ def check_precision(toolkit: Toolkit, precision: Precision) -> None:
     if precision == "fp32" and toolkit.runtime == "rtx" and "sm_75" in toolkit.targets:
         raise UsageError(
             "precision fp32 for sm_75: TensorRT-RTX has no fp32 matrix product for Turing. Build it with --precision "
-            "fp16, which its tensor cores run fastest, or leave sm_75 out of the targets; for fp32 on such a GPU run "
-            "the bundle on ONNX Runtime"
+            "fp16, which its tensor cores run fastest, or leave sm_75 out of the targets"
         )
 
 
@@ -120,12 +122,17 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
 
 
 def _kept(bundle: Bundle, output: Path) -> tuple[EngineRecord, ...]:
-    """Engines of this bundle that lie in the folder already."""
+    """Engines of this bundle that lie in the folder already; UsageError where there are those of another."""
     try:
         engines = engine_records.decode((output / ENGINES).read_bytes(), str(output))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    return engines.engines if engines.bundle_digest == bundle.digest else ()
+    if engines.bundle_digest != bundle.digest:
+        raise UsageError(
+            f"{output} holds engines of another bundle (or of this one before it was exported again): "
+            f"{engines.bundle}. Name another folder, or delete this one first"
+        )
+    return engines.engines
 
 
 def write_engines(output: Path, engines: Engines, plans: dict[str, bytes]) -> None:

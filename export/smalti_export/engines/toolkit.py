@@ -43,8 +43,8 @@ class PortableToolkit:
         known = _known(self._trt)
         if unknown := [target for target in targets if target not in known]:
             raise UsageError(
-                f"target {unknown[0]}: TensorRT-RTX {self.version} builds for {', '.join(known)}. All other GPUs run "
-                "the graphs themselves, on ONNX Runtime"
+                f"target {unknown[0]}: TensorRT-RTX {self.version} builds for {', '.join(known)}. For other GPUs "
+                "there are the bundle's graphs themselves, which ONNX Runtime runs"
             )
         self.targets = tuple(target for target in known if target in targets)
 

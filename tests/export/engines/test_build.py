@@ -72,13 +72,21 @@ def test_building_again_replaces_what_is_built_and_keeps_the_rest(bundle, tmp_pa
     assert set(contents(tmp_path / "out")) == {*files, "engines.json"}
 
 
-def test_engines_of_another_bundle_are_replaced_as_a_whole(bundle, tmp_path):
+def test_engines_of_another_bundle_are_not_replaced(bundle, tmp_path):
     build(bundle, tmp_path / "out")
+    before = contents(tmp_path / "out")
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     (bundle.path / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
-    engines = build(open_bundle(bundle.path), tmp_path / "out", components=["decoder"])
-    assert [record.component for record in engines.engines] == ["decoder"]
-    assert len(contents(tmp_path / "out")) == 2
+    with pytest.raises(UsageError, match=r"holds engines of another bundle .*tiny-sundae\. Name another folder"):
+        build(open_bundle(bundle.path), tmp_path / "out", components=["decoder"])
+    assert contents(tmp_path / "out") == before
+
+
+def test_engines_are_not_put_among_a_bundles_files(bundle):
+    before = contents(bundle.path)
+    with pytest.raises(UsageError, match=r"is a bundle; name a folder of engines, such as .*engines"):
+        build(bundle, bundle.path)
+    assert contents(bundle.path) == before
 
 
 def test_engines_in_the_bundles_own_folder_belong_to_it_and_are_verified(bundle, capsys):
