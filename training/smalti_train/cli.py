@@ -65,7 +65,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(epilog=f"Presets: {', '.join(AUTOENCODERS)}.")
 def autoencoder(
     run: RunOption,
     preset: Annotated[
@@ -111,7 +111,7 @@ def autoencoder(
         train_autoencoder(config, run, _start(init, run, config))
 
 
-@app.command()
+@app.command(epilog=f"Presets: {', '.join(PRIORS)}.")
 def prior(
     run: RunOption,
     preset: PresetOption = "avatars-256",
