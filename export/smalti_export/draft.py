@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def _traced(
 ) -> Part:
     """Trace the fp32 graph, and the fp16 one if wanted, over one file, in which a codec's ``kept`` stand too.
 
-    The weights of ``model`` are numbers that fp16 holds, and are so again afterwards.
+    The weights of ``model`` are numbers that fp16 holds, whether they are in it afterwards or in fp32.
     """
     file, used, whole = f"{role}.safetensors", set[str](), None
     graphs: dict[Precision, onnx.ModelProto] = {}
@@ -148,8 +149,9 @@ def _traced(
         graphs[precision] = externalise(proto, found, file)
         if precision == "fp32" and "int8" in precisions and too_large(proto) is None:
             whole = proto
-        del proto  # gigabytes, before the next
-    tensors = dict(model.float().state_dict())
+        del proto
+        gc.collect()  # gigabytes, before the next: what the tracer leaves refers to itself
+    tensors = dict(model.state_dict())
     # All that is the component's own is stored: also what its graphs have worked out ahead, or have from a tensor of
     # the same content.
     shown, parts = {name.removesuffix(TRANSPOSED) for name in used}, PARTS.get(role, ("",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -257,7 +258,8 @@ def keen() -> tuple[Part, list[Feed], Graph]:
     tokens = np.random.default_rng(0).integers(0, config.codes, (8, length))
     feeds = prefix_feeds(tokens, np.arange(8) % config.classes, config.codes, past, batches=2, batch=4)
     spec = graph_specs(16, config)["predictor"]
-    return _traced("predictor", model, spec, {}, ["fp16"], lambda line: None), with_past(run, feeds, 4), run
+    part = _traced("predictor", copy.deepcopy(model), spec, {}, ["fp16"], lambda line: None)
+    return part, with_past(run, feeds, 4), run
 
 
 def test_what_a_predictor_keeps_is_within_range_too(keen: tuple[Part, list[Feed], Graph]) -> None:
