@@ -177,6 +177,8 @@ class PredictorGraph(nn.Module):
         # Where queries and keys stand: the model itself asks whether sizes are equal, which a graph cannot.
         positions = torch.arange(read, read + new, device=tokens.device)
         seen = torch.arange(read + new, device=tokens.device) <= positions[:, None]
+        # Infinity, as the tracer would make fp16's lowest number of what is not seen, to which nothing can be added.
+        mask = torch.zeros(seen.shape, dtype=model.pos_emb.dtype).masked_fill(~seen, float("-inf"))
         x = self._embedded(tokens, labels) + model.pos_emb.index_select(1, positions)
         x = model.labelled(x, labels)
         before = past.to(x.dtype)
@@ -186,7 +188,7 @@ class PredictorGraph(nn.Module):
             keys = torch.cat((before[2 * layer], attention.split(attention.key(y))), dim=2)
             values = torch.cat((before[2 * layer + 1], attention.split(attention.value(y))), dim=2)
             present += [keys, values]
-            x = x + attention.attend(attention.split(attention.query(y)), keys, values, mask=seen)
+            x = x + attention.attend(attention.split(attention.query(y)), keys, values, mask=mask)
             x = x + block.mlp(block.ln2(x))
         return model.output(x[:, -1:])[:, 0].float(), torch.stack(present).float()
 

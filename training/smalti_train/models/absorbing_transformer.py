@@ -70,7 +70,10 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Mix values [B, heads, m, d] by queries [B, heads, n, d] and keys; ``mask`` bool [n, m]; [B, n, width]."""
+        """Mix values [B, heads, m, d] by queries [B, heads, n, d] and keys; [B, n, width].
+
+        ``mask`` [n, m] is bool, or what is added to the products.
+        """
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
         return self.proj(mixed.transpose(1, 2).flatten(2))
