@@ -16,7 +16,7 @@ from smalti.manifest import Family, Manifest, Noise
 from smalti.multinomial import cosine_alphas
 from smalti.sampling import draw_absorbing, draw_multinomial, draw_sundae
 from smalti.settings import resolve
-from smalti_export.parity import Run, greatest_error, logit_figures
+from smalti_export.parity import Run, greatest_error, logit_figures, run_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
@@ -175,9 +175,4 @@ def compare_denoisers(reference: DenoiserReference, variant: Run, runs: bool = T
         same += int((draws[0] == draws[1]).sum())
         drawn += len(which)
     figures = logit_figures(error, spread, same, drawn)
-    if runs:
-        figures |= {
-            "grid_agreement": float((reference.runs == drawing.whole_runs(variant)).mean()),
-            "grids": float(drawing.grids),
-        }
-    return figures
+    return figures | (run_figures(reference.runs, drawing.whole_runs(variant)) if runs else {})

@@ -77,6 +77,11 @@ def logit_figures(error: float, spread: float, same: int, drawn: int) -> dict[st
     return {"logit_error": error / max(spread, 1e-12), "draw_agreement": same / drawn, "draws": float(drawn)}
 
 
+def run_figures(expected: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]]) -> dict[str, float]:
+    """How many tokens of whole runs (first axis: which grid) are the same, and of how many grids they are."""
+    return {"grid_agreement": float((expected == found).mean()), "grids": float(len(expected))}
+
+
 def torch_graph(graph: torch.nn.Module) -> Graph:
     """Run a wrapped torch model as if it were a graph; inputs in the order given, outputs in a list."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smalti import autoregressive
 from smalti.predictor import Graph, next_logits
-from smalti_export.parity import greatest_error, logit_figures
+from smalti_export.parity import greatest_error, logit_figures, run_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
 
@@ -150,9 +150,4 @@ def compare_predictors(
         same += int((one == other).sum())
         drawn += len(one)
     figures = logit_figures(error, spread, same, drawn)
-    if runs:
-        figures |= {
-            "grid_agreement": float((reference.runs == turns.whole_runs(variant)).mean()),
-            "grids": float(turns.grids),
-        }
-    return figures
+    return figures | (run_figures(reference.runs, turns.whole_runs(variant)) if runs else {})
