@@ -102,21 +102,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     missing: list[str] = []
     for row in sorted(rows, key=lambda row: RECIPES.index(row["recipes"][0])):
         figures, sizes = row.get("figures", {}), row.get("parameters", {})
-        whole, half, eighth = (
+        fp32, fp16, int8 = (
             {part: figures.get(f"{part} {precision}", {}) for part in ("prior", "decoder")} for precision in PRECISIONS
         )
         lines.append(
             [
                 ", ".join(row["recipes"]),
                 " + ".join(f"{sizes[part] / 1e6:.1f}" for part in ("codec", "prior")) if sizes else "",
-                _shown("{:.1e}, {:.2%} of {:.0f}", whole["prior"], "logit_error", "draw_agreement", "draws"),
-                _shown("{:.1e}, {:.2%}", half["prior"], "logit_error", "draw_agreement"),
-                _shown("{:.1e}, {:.2%}", half["prior"], "rounded_logit_error", "rounded_draw_agreement"),
-                _shown("{:.1e}, {:.2%}", eighth["prior"], "logit_error", "draw_agreement"),
-                _shown("{:.1f}", whole["decoder"], "psnr"),
-                _shown("{:.1f}", half["decoder"], "psnr"),
-                _shown("{:.1f}", half["decoder"], "rounded_psnr"),
-                _shown("{:.1f}", eighth["decoder"], "psnr"),
+                _shown("{:.1e}, {:.2%} of {:.0f}", fp32["prior"], "logit_error", "draw_agreement", "draws"),
+                _shown("{:.1e}, {:.2%}", fp16["prior"], "logit_error", "draw_agreement"),
+                _shown("{:.1e}, {:.2%}", fp16["prior"], "rounded_logit_error", "rounded_draw_agreement"),
+                _shown("{:.1e}, {:.2%}", int8["prior"], "logit_error", "draw_agreement"),
+                _shown("{:.1f}", fp32["decoder"], "psnr"),
+                _shown("{:.1f}", fp16["decoder"], "psnr"),
+                _shown("{:.1f}", fp16["decoder"], "rounded_psnr"),
+                _shown("{:.1f}", int8["decoder"], "psnr"),
                 f"{row['bytes'] / 1e6:.0f} MB" if "bytes" in row else row.get("missed", row.get("refused", "")),
                 f"{row['gib']} GiB" if "gib" in row else "",
             ]

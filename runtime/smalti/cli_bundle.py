@@ -14,6 +14,7 @@ from smalti.bundle import open_bundle
 from smalti.card import card, card_lines, figure
 from smalti.cli_options import JsonOption, ProviderOption, ThreadsOption
 from smalti.errors import BundleError, ParityError
+from smalti.manifest import allowed
 from smalti.polygraphy_files import write_polygraphy
 from smalti.verify import Remeasured, Verification, remeasure
 from smalti.verify import verify as verify_bundle
@@ -93,7 +94,7 @@ def _table(measured: list[Remeasured]) -> list[str]:
             certified = one.certified.get(name)
             bound = one.tolerances.get(name)
             told = [] if certified is None else [f"certified: {figure(name, certified)}"]
-            told += [] if bound is None else [f"allowed: at {'most' if name.endswith('_error') else 'least'} {bound:g}"]
+            told += [] if bound is None else [f"allowed: {allowed(name, bound)}"]
             lines.append(f"  {figure(name, value)}" + (f" ({'; '.join(told)})" if told else ""))
     return lines
 

@@ -196,6 +196,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
         return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
 
 
+def allowed(name: str, bound: float) -> str:
+    """The bound of a figure in words: an upper one for ``*_error``, a lower one for the others."""
+    return f"at {'most' if name.endswith('_error') else 'least'} {bound:g}"
+
+
 def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
     """List the figures out of tolerance, as text; one that is not a number always is, one not measured never.
 
@@ -206,9 +211,8 @@ def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> lis
         value = figures.get(name)
         if value is None:
             continue
-        upper = name.endswith("_error")
-        if not (value <= bound if upper else value >= bound):
-            lines.append(f"{name} is {value:.4g}, allowed is {'at most' if upper else 'at least'} {bound:g}")
+        if not (value <= bound if name.endswith("_error") else value >= bound):
+            lines.append(f"{name} is {value:.4g}, allowed is {allowed(name, bound)}")
     return lines
 
 
