@@ -7,7 +7,6 @@ purpose: once to see how large every tensor becomes, and once with every tensor 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from smalti.predictor import Graph
-from smalti_export.graphs import remade
+from smalti_export.graphs import in_order_of_nodes, looked_at, remade
 from smalti_export.ranges import Feed
 
 
@@ -59,10 +58,7 @@ def in_fp32(proto: onnx.ModelProto, halves: Collection[str], rounded: bool = Fal
                 node.output[index] = f"{name}.exact"
                 nodes.append(helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=TensorProto.FLOAT16))
                 nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(copies)
-    return result
+    return remade(result, nodes, graph.initializer)
 
 
 def take_to_fp32(node: onnx.NodeProto) -> None:
@@ -76,9 +72,7 @@ def take_to_fp32(node: onnx.NodeProto) -> None:
 
 def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
     """Run a graph whose weights are those of a file, given by its name and bytes; inputs it does not have are left."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes
+    options = in_order_of_nodes()
     file, content = weights
     options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
     session: Any = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -96,19 +90,13 @@ def greatest(
     """
     whole = in_fp32(proto, halves)
     names = [name for node in proto.graph.node for name in node.output if name in halves]
-    looked = set(names)
-    graph = whole.graph
-    del graph.output[:]
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        nodes.append(node)
-        for name, end in itertools.product(node.output, ("ReduceMin", "ReduceMax")):
-            if name in looked:  # where it is made, so that it can go as soon as its users have had it
-                nodes.append(helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0))
-    ends = [f"{name}.{end}" for name in names for end in ("ReduceMin", "ReduceMax")]
-    graph.output.extend(helper.make_tensor_value_info(end, TensorProto.FLOAT, []) for end in ends)
-    whole = remade(whole, nodes, graph.initializer)
-    run = on_cpu(whole, weights)
+    looks = {
+        name: [helper.make_node(end, [name], [f"{name}.{end}"], keepdims=0) for end in ("ReduceMin", "ReduceMax")]
+        for name in names
+    }
+    ends = [look.output[0] for name in names for look in looks[name]]
+    outputs = [helper.make_tensor_value_info(end, TensorProto.FLOAT, []) for end in ends]
+    run = on_cpu(looked_at(whole, looks, outputs), weights)
     found = np.array([run(feed) for feed in feeds], np.float32)
     ends = np.abs(np.where(np.isinf(found), 0, found)).reshape(len(feeds), len(names), 2)
     return dict(zip(names, ends.max((0, 2), initial=0).tolist()))

@@ -6,11 +6,12 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 from onnx import helper
 from torch import Tensor, nn
@@ -137,6 +138,34 @@ def remade(
         producer_name=proto.producer_name,
         producer_version=proto.producer_version,
     )
+
+
+def looked_at(
+    proto: onnx.ModelProto,
+    looks: Mapping[str, Sequence[onnx.NodeProto]],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    """A graph that gives, in place of its own ``outputs``, those of the nodes that look at some of its tensors.
+
+    ``looks`` has them by the tensor's name. They stand where it is made, so that it can go as soon as its users have
+    had it: all of them at once would fill the memory.
+    """
+    nodes = [look for given in proto.graph.input for look in looks.get(given.name, ())]
+    for node in proto.graph.node:
+        nodes += [node, *(look for name in node.output for look in looks.get(name, ()))]
+    result = remade(proto, nodes, [*proto.graph.initializer, *initializers])
+    del result.graph.output[:]
+    result.graph.output.extend(outputs)
+    return result
+
+
+def in_order_of_nodes() -> onnxruntime.SessionOptions:
+    """Options of sessions that compute nodes in the order in which they stand, as :func:`looked_at` wants it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    return options
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:

@@ -25,7 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from smalti_export.graphs import strip_traces
+from smalti_export.graphs import remade, strip_traces
 from smalti_export.ranges import Feed, activation_ranges
 
 QUANTIZED = ("MatMul", "Conv")
@@ -102,9 +102,7 @@ def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     Behind its convolution it spares that one's 8 bits the values that it would throw away, half of them.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    nodes = list(result.graph.node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in proto.graph.node]
     for first, shuffle in enumerate(nodes):
         if shuffle.op_type != "DepthToSpace":
             continue
@@ -114,11 +112,7 @@ def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
             before, between, after = shuffle.input[0], shuffle.output[0], relu.output[0]
             relu.input[0], relu.output[0], shuffle.input[0], shuffle.output[0] = before, between, between, after
             nodes[first], nodes[users[0]] = relu, shuffle
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del result.graph.node[:]
-    result.graph.node.extend(copies)
-    del result.graph.value_info[:]  # shapes between the two are others now
-    return result
+    return remade(proto, nodes, proto.graph.initializer)
 
 
 def quantized_tensors(proto: onnx.ModelProto, keep: Iterable[str]) -> list[str]:

@@ -15,6 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from smalti_export.graphs import in_order_of_nodes, looked_at
+
 SAMPLES = 1 << 14
 """Values looked at per tensor and batch, one at random of each of so many equal parts: so no width is missed."""
 SHARES = np.linspace(1.0, 0.3, 36)
@@ -34,11 +36,8 @@ def activation_ranges(
     """
     if not tensors:
         return {}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes
     session = onnxruntime.InferenceSession(
-        _sampled(proto, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        _sampled(proto, tensors).SerializeToString(), in_order_of_nodes(), providers=["CPUExecutionProvider"]
     )
     names = [f"{name}{suffix}" for name in tensors for suffix in (_LOW, _HIGH, _SOME)]
     runs: list[Any] = [session.run(names, feed) for feed in feeds]
@@ -70,27 +69,14 @@ _LOW, _HIGH, _SOME = ".low", ".high", ".some"
 def _sampled(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """The graph with three outputs for each tensor in place of its own: its extremes, and ``SAMPLES`` of its values.
 
-    Whole tensors would fill the memory: a decoder at full resolution makes gigabytes of them. Each is looked at where
-    it is made, so that it can go as soon as its users have had it.
+    Whole tensors would fill the memory: a decoder at full resolution makes gigabytes of them.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    graph = result.graph
-    looks = {name: _looks(name) for name in tensors}
-    nodes = [look for given in graph.input for look in looks.get(given.name, ())]
-    for node in proto.graph.node:
-        nodes += [node, *(look for name in node.output for look in looks.get(name, ()))]
-    del graph.output[:], graph.node[:]
-    graph.node.extend(nodes)
     where = (np.arange(SAMPLES) + np.random.default_rng(0).random(SAMPLES)) / SAMPLES
     constants = {".where": where, ".flat": np.array([-1])}
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    graph.output.extend(
-        helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, None)
-        for name in tensors
-        for suffix in (_LOW, _HIGH, _SOME)
-    )
-    return result
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    names = [name + suffix for name in tensors for suffix in (_LOW, _HIGH, _SOME)]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    return looked_at(proto, {name: _looks(name) for name in tensors}, outputs, initializers)
 
 
 def _looks(name: str) -> list[onnx.NodeProto]:
