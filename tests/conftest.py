@@ -15,6 +15,26 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // WORKERS)))
 
 
+LONG = (
+    "test_export",  # makes the tiny bundle, without which most others cannot begin
+    "test_two_processes",
+    "test_sundae_export",
+    "test_multinomial_export",
+    "test_imported",
+    "test_train_sundae",
+    "test_resume",
+    "test_evaluate",
+    "test_published_graphs",
+)
+"""Files that take a minute or more, in the order in which they begin: none of them is to be the last one running."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin first; the others keep their order."""
+    place = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keep every cache of the tests (and of the commands they start) inside the test session's own folder."""

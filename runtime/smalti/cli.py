@@ -63,7 +63,8 @@ def _lazy_app(verb: str) -> object:
     try:
         return importlib.import_module(module).app
     except ImportError as error:
-        extra = EXTRAS.get(verb, verb)
+        # Of the extras that have ONNX Runtime the user takes one; cpu is what runs everywhere.
+        extra = "cpu" if error.name == "onnxruntime" else EXTRAS.get(verb, verb)
         raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{extra}]"') from error
 
 

@@ -164,6 +164,7 @@ def test_the_provider_may_come_from_the_environment(run, out, monkeypatch):
         ("typer", ["generate", "-o", "a.png"], 1, 'the command line needs typer; pip install "smalti[cli]"'),
         ("torch", ["train", "prior"], 1, 'smalti train needs torch; pip install "smalti[train]"'),
         ("onnx", ["export", "run", "-o", "x"], 1, 'smalti export needs onnx; pip install "smalti[export]"'),
+        ("onnxruntime", ["export", "run", "-o", "x"], 1, 'smalti export needs onnxruntime; pip install "smalti[cpu]"'),
         ("onnxruntime", ["generate", "-o", "a.png"], 4, 'pip install "smalti[cpu]"'),
     ],
 )
