@@ -16,14 +16,25 @@ from torch import Tensor, nn
 from smalti.backend import OnnxSession, default_threads
 from smalti.bundle import Bundle
 from smalti.errors import ParityError, SamplingError
-from smalti.manifest import PRIORS, Component, FileRecord, Manifest, Measure, Precision, Role, Variant, missed
+from smalti.manifest import (
+    PRIORS,
+    ROUNDED,
+    Component,
+    FileRecord,
+    Manifest,
+    Measure,
+    Precision,
+    Role,
+    Variant,
+    missed,
+)
 from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
 from smalti_export.graphs import GraphSpec, graph_specs, trace
 from smalti_export.overflow import kept_in_range
 from smalti_export.pair import Pair, released
-from smalti_export.parity import ROUNDED, TOLERANCES
+from smalti_export.parity import TOLERANCES
 from smalti_export.quantize import last_layers, quantize, too_large
 from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16

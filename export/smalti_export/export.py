@@ -60,6 +60,7 @@ def export_bundle(
         defaults = sampler_defaults(pair.family, defaults or {})
     record = describe(pair, validation, name or pair.prior_run.preset, defaults)
     resolve(record, 1, 0, {})  # which refuses what the family does not allow, before any work
+    _check_holds(record)
     draft = make_draft(pair, validation, record, say, wanted)
     record = msgspec.structs.replace(
         record,
@@ -68,7 +69,9 @@ def export_bundle(
         certificate=tuple(draft.measures),
         golden=draft.golden,
     )
-    _write(output, {**draft.files, MANIFEST: manifest.encode(record)})
+    listed = manifest.encode(record)
+    manifest.decode(listed, str(output))  # nothing is replaced by what could not be opened
+    _write(output, {**draft.files, MANIFEST: listed})
     return draft.failures
 
 
@@ -98,6 +101,14 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
     )
 
 
+def _check_holds(record: Manifest) -> None:
+    """Refuse, before any work, what a manifest has no room for: sizes, defaults, a name that is no text."""
+    try:
+        msgspec.json.decode(manifest.encode(record), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UsageError(f"no bundle can hold this: {error}") from None
+
+
 def _check_output(output: Path) -> None:
     """Refuse, before any work, a folder that cannot be written, or that holds something else than a bundle."""
     check_folder(output.parent)
@@ -122,6 +133,7 @@ def _write(output: Path, files: dict[str, bytes]) -> None:
         for file, content in files.items():
             (partial / file).write_bytes(content)
             flush(partial / file)
+        _check_output(output)  # again, as the work took a while
         replace_folder(partial, output)
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error

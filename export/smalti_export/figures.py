@@ -127,6 +127,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
             defaults.temperature,
             defaults.top_k,
             defaults.top_p,
+            defaults.guidance,
             runs_compared(pair.grid, past),
         )
         prefixes = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)

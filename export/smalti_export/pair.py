@@ -24,7 +24,7 @@ from smalti_train.config import (
     PriorRun,
 )
 from smalti_train.data import ImageSet
-from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior
+from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
@@ -129,7 +129,7 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
         autoencoder = other
     preview, preview_steps = None, 0
     if preview_from is not None:
-        preview, preview_steps = load_preview(preview_from)[0], _newest_step(preview_from)
+        preview, preview_steps = load_preview(preview_from)[0], trained_steps(preview_from) or 0
         if part := _differs(autoencoder, load_autoencoder(preview_from / "autoencoder")[0]):
             raise UsageError(
                 f"{preview_from} shows what an autoencoder with another {part} makes of tokens. Distil one from that "
@@ -146,7 +146,8 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
             f"the prior of {run} starts from the {prior_run.model.unmasked} tokens of another image; a bundle's start "
             "from a class or from nothing"
         )
-    steps = (0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps, _newest_step(run))
+    planned = 0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps  # a copy's are those made
+    steps = (trained_steps(decoder_from or run / "autoencoder") or planned, trained_steps(run) or 0)
     return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview, preview_steps)
 
 
@@ -159,10 +160,6 @@ def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("
     wrong = [name for name in mine.keys() | other.keys() if name not in mine or name not in other]
     wrong = wrong or [name for name in mine if not torch.equal(mine[name], other[name])]
     return min(wrong).split(".")[0] if wrong else ""
-
-
-def _newest_step(run: Path) -> int:
-    return int(sorted(run.glob("checkpoint-*"))[-1].name.removeprefix("checkpoint-"))
 
 
 def released(model: Autoencoder) -> tuple[Autoencoder, dict[str, Tensor]]:

@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.golden import GREATEST
+from smalti.golden import GREATEST, likeness
 from smalti.manifest import Precision, Role
 from smalti.predictor import Graph
 from smalti_export.ranges import Feed
 
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
-
-ROUNDED = "rounded_"
-"""Begins the names of figures of an fp16 graph as a GPU computes it; a CPU keeps most of its tensors in fp32."""
 
 TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
     "denoiser": {
@@ -123,5 +120,5 @@ def compare_encoders(reference: Reference, variant: Graph) -> dict[str, float]:
     pairs = list(zip(found, reference.outputs))
     return {
         "token_agreement": float(np.mean([(ours[0] == theirs[0]).mean() for ours, theirs in pairs])),
-        "cosine": float(np.min([(ours[1] * theirs[1]).sum(1).min() for ours, theirs in pairs])),
+        "cosine": float(np.min([likeness(ours[1], theirs[1]) for ours, theirs in pairs])),
     }

@@ -85,6 +85,7 @@ class Turns:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    guidance: float = 1.0
     grids: int = GRIDS
     """Whole runs, labels in turn, seeds 0, 1, ..."""
 
@@ -100,6 +101,8 @@ class Turns:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            guidance=self.guidance,
+            no_label=self.classes,
         )
         return tokens
 

@@ -30,7 +30,7 @@ def replace_folder(new: Path, target: Path) -> None:
         target.rename(old)
         try:
             new.rename(target)
-        except OSError:
+        except BaseException:  # an interrupt too
             old.rename(target)
             raise
         shutil.rmtree(old, ignore_errors=True)

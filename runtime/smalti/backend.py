@@ -24,6 +24,8 @@ Provider = Literal["cpu"]
 RequestedPrecision = Literal["auto", "fp32", "fp16", "int8"]
 
 _LATER = ("cuda", "tensorrt", "rtx")
+LIBRARY = "onnxruntime"
+"""What runs graphs here."""
 INSTALL_CPU = 'pip install "smalti[cpu]"'
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -98,7 +100,7 @@ def default_threads() -> int:
 
 def runtime_version() -> str:
     """Name and version of the inference library."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
+    for name in (LIBRARY, f"{LIBRARY}-gpu"):
         try:
             return f"{name} {metadata.version(name)}"
         except metadata.PackageNotFoundError:
@@ -112,7 +114,7 @@ def _onnxruntime() -> Any:
     # a picture generator did not ask for that. A value that the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return importlib.import_module("onnxruntime")
+        return importlib.import_module(LIBRARY)
     except ImportError as error:
         raise ProviderUnavailable(f"ONNX Runtime cannot be imported ({error}); {INSTALL_CPU}") from None
 
@@ -128,7 +130,10 @@ def _signature(node: Any) -> Signature:
 class OnnxSession:
     """A component of a bundle in one precision, on ONNX Runtime's CPU provider."""
 
-    def __init__(self, bundle: Bundle, role: Role, precision: Precision, threads: int) -> None:
+    def __init__(
+        self, bundle: Bundle, role: Role, precision: Precision, threads: int, *, optimise: bool = True
+    ) -> None:
+        """Load a graph; where only its signature counts, not to ``optimise`` it spares the work of its constants."""
         ort = _onnxruntime()
         variant = bundle.variant(role, precision)
         graph = bundle.read(variant.graph.file)
@@ -137,6 +142,8 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Spinning workers would take the cores from the host's part of each step, and from the user's own work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights that the variant does not declare would be looked for in the process's own folder.
@@ -150,12 +157,18 @@ class OnnxSession:
         except Exception as error:
             # ONNX Runtime's own exceptions share no public base; whatever it says, the graph is not usable.
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses {variant.graph.file}: {error}") from error
+        self._where = f"{bundle.path}: {variant.graph.file}"
         self._names: set[str] = {node.name for node in self._session.get_inputs()}
         self.inputs: tuple[Signature, ...] = tuple(map(_signature, self._session.get_inputs()))
         self.outputs: tuple[Signature, ...] = tuple(map(_signature, self._session.get_outputs()))
         bundle.forget()
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the graph; inputs it does not have (a label, say) are left out."""
+        """Run the graph; inputs it does not have (a label, say) are left out. BundleError for one that cannot run."""
         feed = {name: np.ascontiguousarray(value) for name, value in inputs.items() if name in self._names}
-        return self._session.run(None, feed)
+        try:
+            return self._session.run(None, feed)
+        except Exception as error:
+            # ONNX Runtime's own exceptions share no public base. What a caller gives was checked before; what is left
+            # is a graph, or stored inputs, that the manifest does not tell the truth about, or too little memory.
+            raise BundleError(f"{self._where}: ONNX Runtime cannot run it on these inputs: {error}") from error

@@ -8,7 +8,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,8 @@ EMBEDDED = "avatars-256"
 ENGINES_FOLDER = "engines"
 LARGEST_MANIFEST = 2**24
 """Bytes. Manifests have some ten thousand."""
+CHUNK = 2**24
+"""Bytes that are read at once where a file is only looked at."""
 LARGEST_RATIO = 100
 """How many times its size in a zip a file may have when it is unpacked; weights and graphs have at most a few."""
 
@@ -108,7 +110,11 @@ def _locate(source: str | Path | None) -> Path:
     if isinstance(source, str) and source in embedded:
         return embedded[source]
     path = Path(source)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise BundleError(f"no bundle at {path}: {error.strerror or error}") from None
+    if not there:
         raise BundleError(
             f"no bundle at {path}, and none of that name is embedded ({', '.join(embedded) or 'none is'})"
         )
@@ -139,6 +145,8 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
         return
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name)
+        if sum(other.compress_size for other in archive.infolist()) > path.stat().st_size:  # on which the next relies
+            raise zipfile.BadZipFile("its files are said to take more than the archive has")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile(f"{name} is compressed in an unusual way; zip the folder without compression")
         if info.file_size > LARGEST_RATIO * max(info.compress_size, 2**14):
@@ -185,17 +193,30 @@ def read_checked(path: Path, record: FileRecord, listed: str = MANIFEST, remedy:
 
     ``listed`` is the file that ``record`` is of; ``remedy`` ends the message.
     """
+    return b"".join(_checked_parts(path, record, listed, remedy, whole=True))
+
+
+def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = "get the bundle again") -> None:
+    """Raise what :func:`read_checked` does, and keep nothing: a file that says to be large may not be."""
+    for _ in _checked_parts(path, record, listed, remedy, whole=False):
+        pass
+
+
+def _checked_parts(path: Path, record: FileRecord, listed: str, remedy: str, whole: bool) -> Iterator[bytes]:
+    """The bytes of a file, in one piece or in several; BundleError after the last if they are not the right ones."""
+    digest, total = hashlib.sha256(), 0
     try:
         with _member(path, record.file) as (handle, size):
             # What is too long is not even read; what grows meanwhile is noticed.
-            content = handle.read(size + 1) if size == record.bytes else b""
-            size = max(size, len(content))
+            while size == record.bytes >= total and (part := handle.read(size + 1 if whole else CHUNK)):
+                digest.update(part)
+                total += len(part)
+                yield part
     except (KeyError, FileNotFoundError):
         raise BundleError(f"{path}: {record.file} is missing; {remedy}") from None
     except _UNREADABLE as error:
         raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}; {remedy}") from None
-    if size != record.bytes:
+    if (size := max(size, total)) != record.bytes:
         raise BundleError(f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; {remedy}")
-    if hashlib.sha256(content).hexdigest() != record.sha256:
+    if digest.hexdigest() != record.sha256:
         raise BundleError(f"{path}: {record.file} is damaged: its sha256 is not that in {listed}; {remedy}")
-    return content

@@ -122,7 +122,7 @@ def figure(name: str, value: float) -> str:
         return f"{words} {value:.2%}"
     if name.endswith("psnr"):
         return f"{words} {value:.1f} dB"
-    return f"{words} {value:.0f}" if value == int(value) else f"{words} {value:.2g}"
+    return f"{words} {value:.0f}" if value.is_integer() else f"{words} {value:.2g}"
 
 
 def _plain(value: Any) -> str:

@@ -9,6 +9,7 @@ import sys
 from typing import cast
 
 from smalti.errors import MissingExtra, SmaltiError, exit_code
+from smalti.terminal import printable_lines
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -47,7 +48,7 @@ def _run(arguments: list[str]) -> int:
             raise MissingExtra(f'the command line needs {error.name}; pip install "smalti[cli]"') from error
         return _call(app, arguments, "smalti")
     except SmaltiError as error:
-        print(f"smalti: {error}", file=sys.stderr)
+        print(printable_lines(f"smalti: {error}"), file=sys.stderr)
         return exit_code(error)
     except OSError as error:
         # A full disk or a vanished folder while logs or caches are written; the message says which.
@@ -63,8 +64,10 @@ def _lazy_app(verb: str) -> object:
     try:
         return importlib.import_module(module).app
     except ImportError as error:
-        # Of the extras that have ONNX Runtime the user takes one; cpu is what runs everywhere.
-        extra = "cpu" if error.name == "onnxruntime" else EXTRAS.get(verb, verb)
+        from smalti.backend import LIBRARY
+
+        # Of the extras that have it the user takes one; cpu is what runs everywhere.
+        extra = "cpu" if error.name == LIBRARY else EXTRAS.get(verb, verb)
         raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{extra}]"') from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Annotated
 
 import typer
 
+from smalti.backend import resolve_provider
 from smalti.bundle import open_bundle
 from smalti.card import card, card_lines, figure
 from smalti.cli_options import JsonOption, ProviderOption, ThreadsOption
 from smalti.errors import BundleError, ParityError
 from smalti.manifest import allowed
-from smalti.polygraphy_files import write_polygraphy
+from smalti.polygraphy_files import check_new, write_polygraphy
+from smalti.terminal import printable
 from smalti.verify import Remeasured, Verification, remeasure
 from smalti.verify import verify as verify_bundle
 
@@ -32,7 +35,7 @@ BundleArgument = Annotated[
 def inspect(bundle: BundleArgument = None, as_json: JsonOption = False) -> None:
     """Print what a bundle is: family, grid, codebook, licences, variants, sizes, certificate, engines."""
     content = card(open_bundle(bundle))
-    typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(card_lines(content)))
+    typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(map(printable, card_lines(content))))
 
 
 @app.command()
@@ -51,6 +54,9 @@ def verify(
     Exits with 3 when a file is damaged, and with 6 when a figure measured by --run is out of its tolerance.
     """
     opened = open_bundle(bundle)
+    resolve_provider(provider)
+    if polygraphy:
+        check_new(polygraphy)
     found = verify_bundle(opened, _progress)
     measured: list[Remeasured] = []
     if run and not found.problems:
@@ -65,9 +71,9 @@ def verify(
     if found.problems:
         raise BundleError("\n        ".join(found.problems))
     if not as_json:
-        typer.echo("\n".join((*_summary(opened.manifest.name, found), *_table(measured))))
+        typer.echo("\n".join(map(printable, (*_summary(opened.manifest.name, found), *_table(measured)))))
         if commands:
-            typer.echo("\n".join(["", f"cd {polygraphy}", *commands]))
+            typer.echo("\n".join(["", f"cd {shlex.quote(str(polygraphy))}", *commands]))
     if wrong := [f"{one.component} {one.precision}: {'; '.join(one.missed)}" for one in measured if one.missed]:
         raise ParityError(
             f"{opened.path} does not compute here what it was certified to: {' | '.join(wrong)}. Choose another "

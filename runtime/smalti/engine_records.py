@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from smalti.errors import BundleError
-from smalti.manifest import FileRecord, Precision, Role, Sha256, is_inside
+from smalti.manifest import FileRecord, Precision, Role, Sha256, is_plain
 
 ENGINES = "engines.json"
 SCHEMA_VERSION = 1
@@ -79,6 +79,6 @@ def decode(raw: bytes, where: str) -> Engines:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: {ENGINES} cannot be read: {error}. Build the engines again") from None
     for record in engines.engines:
-        if not is_inside(record.engine.file) or "/" in record.engine.file:
+        if not is_plain(record.engine.file) or "/" in record.engine.file:
             raise BundleError(f"{where}: {ENGINES} names {record.engine.file!r}, which is not a file beside it")
     return engines

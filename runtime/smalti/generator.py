@@ -33,7 +33,7 @@ from smalti.inpainting import Picture, check_pair, paste, patches
 from smalti.manifest import PRIORS, Role
 from smalti.predictor import next_logits, past_shape
 from smalti.result import Result, Step, Timings
-from smalti.settings import Options, Settings, resolve
+from smalti.settings import Options, Settings, check_defaults, resolve
 from smalti.signatures import mismatches
 from smalti.tiles import Decode
 
@@ -69,6 +69,7 @@ class Generator:
     def __init__(self, bundle: Bundle, provider: str, precision: str, threads: int | None) -> None:
         if threads is not None and not (isinstance(threads, int) and threads >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"threads {threads!r}: a whole number, at least 1, is needed")
+        check_defaults(bundle.manifest, str(bundle.path))
         actual, why = resolve_provider(provider)
         chosen, why_precision = resolve_precision(bundle, precision)
         self.bundle = bundle

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from smalti.bundle import Bundle
 from smalti.errors import BundleError
-from smalti.manifest import Role
+from smalti.manifest import AGAIN, Component, Role, TensorSpec
 from smalti.tensors import read_tensors
 from smalti_kernels import sample
 
@@ -80,10 +80,44 @@ def read_golden(bundle: Bundle) -> Golden | None:
         for role in bundle.manifest.components
         if role in found
     }
+    for role, asked in cases.items():
+        for case in asked:
+            _check_case(bundle.manifest.components[role], role, case, where)
     latent = bundle.manifest.latent
     if runs is not None and (runs.dtype != np.int32 or runs.shape[1:] != latent.grid or not len(runs)):
         raise BundleError(f"{where}: runs must be int32 [N, {latent.grid[0]}, {latent.grid[1]}]")
     return Golden(cases, runs)
+
+
+ANSWERS: dict[Role, str] = {
+    "denoiser": "draws",
+    "predictor": "draws",
+    "decoder": "images",
+    "preview": "images",
+    "encoder": "tokens",
+}
+"""What is stored of every case, by which a component is judged."""
+
+
+def _check_case(component: Component, role: Role, case: Case, where: str) -> None:
+    """Raise BundleError unless a case has its component's inputs and an answer, each of its dtype and axes."""
+    draws = TensorSpec(name="draws", dtype="int32", shape=("n", "r"))
+    kinds = {
+        "in": (case.inputs, component.inputs),
+        "out": (case.outputs, (*component.outputs, draws)),
+    }
+    for way, (arrays, specs) in kinds.items():
+        axes = {spec.name: (spec.dtype, len(spec.shape)) for spec in specs}
+        for name, array in arrays.items():
+            wrong = f"{where}: {way}.{name} of the {role} is {array.dtype.name} {list(array.shape)}"
+            if axes.get(name) != (array.dtype.name, array.ndim):
+                raise BundleError(f"{wrong}, which its graph does not have. {AGAIN}")
+            if way == "out" and (not array.size or not np.isfinite(array).all()):
+                raise BundleError(f"{wrong}, and holds nothing, or what is no number. {AGAIN}")
+    if lacking := [spec.name for spec in component.inputs if spec.name not in case.inputs]:
+        raise BundleError(f"{where}: a case of the {role} lacks {', '.join(lacking)}. {AGAIN}")
+    if ANSWERS[role] not in case.outputs:
+        raise BundleError(f"{where}: a case of the {role} lacks its answer, {ANSWERS[role]}. {AGAIN}")
 
 
 def draw(logits: NDArray[np.float32], places: Int32, width: int, length: int, temperature: float, case: int) -> Int32:
@@ -140,8 +174,8 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
             if (known := case.outputs.get("embedding")) is not None:
                 if len(answers) < 2:
                     raise BundleError(f"{where} have an embedding, and its graph gives none")
-                cosines.append(float((_fitting(np.asarray(answers[1]), known, where) * known).sum(-1).min()))
-        elif "draws" in case.outputs:
+                cosines.append(likeness(_fitting(np.asarray(answers[1]), known, where), known))
+        else:
             expected, known = case.outputs["draws"], case.outputs.get("logits")
             tokens = _fitting(_draws(bundle, role, answer, case, index), expected, where)
             drawn.append((tokens == expected)[expected >= 0])
@@ -149,14 +183,14 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
                 part = _fitting(answer[:, : known.shape[1]] if known.ndim == 3 else answer, known, where)
                 errors.append(float(np.nan_to_num(np.abs(part - known), nan=GREATEST, posinf=GREATEST).max()))
                 spreads.append(float(known.std()))
-        else:
-            raise BundleError(f"{where} have no answer in case {index}")
     figures: dict[str, float] = {}
     if spreads:
         figures["logit_error"] = max(errors) / max(max(spreads), 1e-12)
     if drawn:
         every = np.concatenate(drawn)
-        figures |= {"draw_agreement": float(every.mean()) if every.size else 1.0, "draws": float(every.size)}
+        if not every.size:
+            raise BundleError(f"{where} have nothing that is to be drawn")
+        figures |= {"draw_agreement": float(every.mean()), "draws": float(every.size)}
     if same:
         figures["token_agreement"] = float(np.mean([part.mean() for part in same]))
     if cosines:
@@ -176,9 +210,14 @@ def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) ->
         return draw_next(logits, temperature, index)
     height, width = bundle.manifest.latent.grid
     rows = case.inputs.get("rows")
-    if rows is None or logits.shape[:2] != rows.shape or rows.min() < 0 or rows.max() >= height * width:
+    if rows is None or logits.shape[:2] != rows.shape or ((rows < 0) | (rows >= height * width)).any():
         raise BundleError(f"{bundle.path}: the golden inputs of the {role} ask for rows that are not in its grid")
     return draw(logits, rows, width, height * width, temperature, index)
+
+
+def likeness(found: Array, known: Array) -> float:
+    """The least cosine of two rows, of vectors of length 1; less where ``found`` has another length."""
+    return float((1 - np.square(found - known).sum(-1) / 2).min())
 
 
 def _fitting(answer: Array, expected: Array, where: str) -> Array:

@@ -5,6 +5,7 @@ Typed, validated where it is read, and refused with the field's name when it doe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -111,7 +112,7 @@ class Noise(_Record, frozen=True, kw_only=True):
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """How samples are drawn unless the caller says otherwise."""
 
-    steps: Count
+    steps: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
     """Of bundles that draw many tokens at a time; schedule, order, choice_temperature and remask are of absorbing ones
     only, and final_temperature, proportion and min_steps of those of the family sundae."""
     temperature: Temperature
@@ -196,13 +197,17 @@ class Manifest(_Record, frozen=True, kw_only=True):
         return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
 
 
+ROUNDED = "rounded_"
+"""Begins the names of figures of an fp16 graph as a GPU computes it; a CPU keeps most of its tensors in fp32."""
+
+
 def allowed(name: str, bound: float) -> str:
     """The bound of a figure in words: an upper one for ``*_error``, a lower one for the others."""
     return f"at {'most' if name.endswith('_error') else 'least'} {bound:g}"
 
 
 def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
-    """List the figures out of tolerance, as text; one that is not a number always is, one not measured never.
+    """List the figures out of tolerance, as text; one that is not a number always is, one that is not there never.
 
     Bounds are upper ones for ``*_error``, lower ones for the others.
     """
@@ -254,8 +259,11 @@ def _check(manifest: Manifest, where: str) -> None:
     names = {record.file for record in manifest.weights}
     seen = {"manifest.json"}
     for record in manifest.files():
-        if not is_inside(record.file):
-            raise BundleError(f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle")
+        if not is_plain(record.file):
+            raise BundleError(
+                f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle, of letters, "
+                "digits and ._-"
+            )
         if record.file.casefold() in seen:  # which some file systems take for the same
             raise BundleError(f"{where}: manifest.json names {record.file!r} twice; every file is listed once")
         seen.add(record.file.casefold())
@@ -312,6 +320,17 @@ def _check_certificate(manifest: Manifest, where: str) -> None:
                     f"{where}: the certificate does not say that {role} {variant.precision} is within tolerance. "
                     + AGAIN
                 )
+
+
+def is_plain(file: str) -> bool:
+    """Whether a name is one that a bundle may declare: it means the same on every system and in every shell.
+
+    Parts between slashes are of ASCII letters, digits and ``._-``, and begin with a letter, a digit or ``_``.
+    """
+    return (
+        len(file) <= 200
+        and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", file) is not None
+    )
 
 
 def is_inside(file: str) -> bool:

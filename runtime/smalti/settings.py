@@ -8,8 +8,8 @@ from numbers import Integral
 from typing import Any, TypedDict
 
 from smalti.canvas import canvas_size
-from smalti.errors import UsageError
-from smalti.manifest import Manifest
+from smalti.errors import BundleError, UsageError
+from smalti.manifest import AGAIN, Manifest
 from smalti.plans import PLAN as PLAN
 from smalti.plans import number, plan, whole
 from smalti.schedule import Counts, Order, Remask
@@ -132,6 +132,16 @@ def resolve(
         size=size,
         **planned,
     )
+
+
+def check_defaults(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for a bundle that could not draw by its own defaults."""
+    try:
+        resolve(manifest, 1, 0, {})
+    except UsageError as error:
+        raise BundleError(
+            f"{where}: manifest.json has defaults that its prior does not allow: {error}. {AGAIN}"
+        ) from None
 
 
 def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:

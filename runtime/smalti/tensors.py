@@ -46,4 +46,7 @@ def _array(name: str, entry: _Entry, data: memoryview, where: str) -> NDArray[An
             f"{where}: {name} is said to be {entry.dtype} {list(entry.shape)[:9]} in bytes {begin} .. {end}, which "
             "does not fit"
         )
-    return np.frombuffer(data[begin:end], dtype).reshape(entry.shape)
+    try:
+        return np.frombuffer(data[begin:end], dtype).reshape(entry.shape)
+    except ValueError as error:  # sides that are too large for NumPy, beside one of 0
+        raise BundleError(f"{where}: {name} cannot be of shape {list(entry.shape)}: {error}") from None

@@ -10,12 +10,13 @@ import msgspec
 from numpy.typing import NDArray
 
 from smalti.backend import OnnxSession, default_threads, resolve_provider
-from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle, listing, read_checked, read_engines
+from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle, check_file, listing, read_engines
 from smalti.engine_records import ENGINES
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.generator import load
 from smalti.golden import Golden, compare, read_golden
-from smalti.manifest import AGAIN, PRIORS, Measure, Precision, Role, missed
+from smalti.manifest import AGAIN, PRIORS, ROUNDED, Measure, Precision, Role, missed
+from smalti.settings import check_defaults
 from smalti.signatures import mismatches
 
 Say = Callable[[str], None]
@@ -41,14 +42,15 @@ class Verification:
 def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
     """Check every file's size and sha256, every graph's inputs and outputs, the golden inputs and the engines.
 
-    Nothing is run and no connection is opened. Raises ProviderUnavailable without ONNX Runtime, which reads the graphs.
+    Nothing is run, no constants are folded and no connection is opened. Raises ProviderUnavailable without ONNX
+    Runtime, which reads the graphs.
     """
-    problems: list[str] = []
+    problems = _raised(lambda: check_defaults(bundle.manifest, str(bundle.path)))
     sound: set[str] = set()
     for record in bundle.manifest.files():
         say(record.file)
         try:
-            read_checked(bundle.path, record)
+            check_file(bundle.path, record)
             sound.add(record.file)
         except BundleError as error:
             problems.append(str(error))
@@ -87,7 +89,7 @@ def _raised(check: Callable[[], object]) -> list[str]:
 def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[str]:
     """What is wrong with one graph, each line with its file's name."""
     try:
-        session = OnnxSession(bundle, role, precision, 1)
+        session = OnnxSession(bundle, role, precision, 1, optimise=False)
     except BundleError as error:
         return [str(error)]
     return mismatches(bundle, role, precision, session.inputs, session.outputs)
@@ -113,7 +115,7 @@ def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
         inside = msgspec.structs.replace(record.engine, file=f"{ENGINES_FOLDER}/{record.engine.file}")
         belong.add(inside.file)
         say(inside.file)
-        problems += _raised(lambda inside=inside: read_checked(bundle.path, inside, ENGINES, "build it again"))
+        problems += _raised(lambda inside=inside: check_file(bundle.path, inside, ENGINES, "build it again"))
         if sources.get((record.component, record.precision)) != record.source_sha256:
             problems.append(
                 f"{bundle.path}: {inside.file} was not built from the bundle's {record.component} {record.precision}; "
@@ -159,6 +161,12 @@ def remeasure(
             continue
         say(f"{measure.component} {measure.precision}")
         figures = _figures(bundle, measure, golden, provider, threads)
+        again = {name for name in measure.tolerances if not name.startswith(ROUNDED)}
+        if lacking := sorted(again - figures.keys()):
+            raise BundleError(
+                f"{bundle.path}: the golden inputs of the {measure.component} do not tell its {', '.join(lacking)}, "
+                f"for which there is a bound. {AGAIN}"
+            )
         wrong = tuple(missed(figures, measure.tolerances))
         found.append(
             Remeasured(
@@ -171,18 +179,14 @@ def remeasure(
 def _figures(bundle: Bundle, measure: Measure, golden: Golden, provider: str, threads: int | None) -> dict[str, float]:
     role, precision = measure.component, measure.precision
     session = OnnxSession(bundle, role, precision, threads or default_threads())
-    names = {signature.name for signature in session.inputs}
+    if wrong := mismatches(bundle, role, precision, session.inputs, session.outputs):
+        raise BundleError("; ".join(wrong))
 
     def graph(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        if lacking := sorted(names - set(inputs)):
-            raise BundleError(f"{bundle.path}: the golden inputs of the {role} lack {', '.join(lacking)}")
         try:
             return session(inputs)
-        except Exception as error:
-            # ONNX Runtime's own exceptions share no public base; the inputs came from a file, and do not fit.
-            raise BundleError(
-                f"{bundle.path}: the golden inputs of the {role} do not fit its graph: {error}"
-            ) from error
+        except BundleError as error:
+            raise BundleError(f"the golden inputs of the {role} do not fit its graph: {error}") from error
 
     figures = compare(bundle, role, golden.cases[role], graph)
     if golden.runs is not None and role == PRIORS[bundle.manifest.family]:

@@ -19,19 +19,21 @@ from smalti.bundle import open_bundle
 from smalti.cli import main
 from smalti.errors import UsageError
 from smalti.manifest import Manifest, Role, missed
-from smalti_export.export import export_bundle
+from smalti_export.export import _write, export_bundle
 from smalti_export.figures import DRAWS
 from smalti_export.graphs import graph_specs
+from smalti_export.pair import load_pair, provenance
 from smalti_export.parity import TOLERANCES, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.config import DataConfig
+from smalti_train.config_files import to_json
 from smalti_train.data.avatars import STYLES
 from smalti_train.evaluation.metrics import psnr
-from smalti_train.loading import load_preview, load_prior
+from smalti_train.loading import load_preview, load_prior, trained_steps
 from smalti_train.loop import open_split, to_images, to_pixels
 from smalti_train.presets import AUTOENCODERS, PRIORS
 from smalti_train.released import folded
-from smalti_train.tokens import load_autoencoder
+from smalti_train.tokens import keep_autoencoder, load_autoencoder
 from smalti_train.train_autoencoder import train_autoencoder
 from smalti_train.train_prior import train_prior
 
@@ -239,6 +241,29 @@ def test_what_lies_in_a_bundle_besides_its_own_files_is_not_lost(
     assert (output / "engines").is_dir()
 
 
+def test_what_came_into_the_folder_during_the_work_is_not_lost(tiny_bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, output)
+    (output / "engines").mkdir()
+    with pytest.raises(UsageError, match="engines in it is not of the bundle"):
+        _write(output, {"manifest.json": b"{}"})
+    assert (output / "engines").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_steps_that_are_told_are_those_that_were_made(tiny_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tiny_runs[0], stopped)
+    model, config = load_autoencoder(stopped)
+    planned = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=9999))
+    (stopped / "config.json").write_bytes(to_json(planned))
+    assert provenance(load_pair(tiny_runs[1], stopped)).training["autoencoder_steps"] == 20
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs[1], run, ignore=shutil.ignore_patterns("autoencoder"))
+    keep_autoencoder(run, model, planned, trained_steps(stopped))
+    assert provenance(load_pair(run)).training["autoencoder_steps"] == 20
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +279,7 @@ def test_runs_that_cannot_be_exported_are_told_apart(
     shutil.copytree(tiny_runs[1], started, ignore=shutil.ignore_patterns("checkpoint-*"))
     cases = {
         tmp_path / "nothing": "is not a run",
+        tiny_runs[1] / "config.json": "is not a run",
         tiny_runs[0]: "is the run of an autoencoder; a prior's run is needed",
         started: "has no checkpoint yet",
     }

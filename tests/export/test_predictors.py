@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -133,3 +134,16 @@ def test_the_largest_predictors_are_compared_on_fewer_runs() -> None:
     assert runs_compared((8, 8), (4, 2, 8)) == 16
     assert runs_compared((16, 16), (96, 16, 96)) == 3  # 1.4 billion parameters: 151 MB of keys and values per image
     assert runs_compared((64, 64), (960, 64, 128)) == 1
+
+
+@pytest.mark.parametrize("change", [{"guidance": 3.0}, {"temperature": 0.3}, {"top_k": 1}, {"top_p": 0.3}])
+def test_whole_runs_follow_every_default(change: dict[str, Any]) -> None:
+    asked: list[np.ndarray] = []
+
+    def run(inputs: Any) -> list[np.ndarray]:
+        asked.append(inputs["labels"])
+        return graph()(inputs)
+
+    tokens = dataclasses.replace(TURNS, **change).whole_runs(run)
+    assert (TURNS.classes in np.concatenate(asked)) == ("guidance" in change)
+    assert not np.array_equal(tokens, TURNS.whole_runs(graph()))

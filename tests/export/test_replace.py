@@ -93,3 +93,20 @@ def test_killed_at_any_moment_one_of_the_two_is_there_and_whole(tmp_path: Path) 
                 file.unlink()
             left.rmdir()
     assert len(seen) > 1
+
+
+def test_the_old_folder_comes_back_when_the_second_rename_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+    target, rename = folder(tmp_path / "target", "old"), Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(folder(tmp_path / "new", "new"), target)
+    assert (target / "file").read_text() == "old"

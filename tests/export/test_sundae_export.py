@@ -201,6 +201,10 @@ def test_choices_of_another_family_are_refused(
         (tiny_runs[1], ("--proportion", 0.5, "--min-steps", 3), "proportion, min_steps: this prior unmasks its tokens"),
         (tokenwise / "run", ("--proportion", "0:1"), "proportion"),
         (tokenwise / "run", ("--steps", 0), "steps 0: allowed are 1"),
+        (tokenwise / "run", ("--final-temperature", 500), "no bundle can hold this"),
+        (tokenwise / "run", ("--min-steps", 2**21), "no bundle can hold this"),
+        (tokenwise / "run", ("--steps", 10, "--proportion", "5:7"), "no bundle can hold this"),
+        (tiny_runs[1], ("--top-k", 2**31), "no bundle can hold this"),
         (pixelwise / "run", ("--decoder-from", tiny_runs[0]), "draws pixels, which need no decoder"),
     ]
     for path, options, words in cases:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
-from helpers.golden_bundle import plain_bundle
+from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti.cli import _run
 from smalti.manifest import LARGEST_FILE
 
@@ -115,6 +117,13 @@ def grown(path: Path) -> None:
         (lambda path: edit(path, lambda content: graph_of(content).update(file="manifest.json")), "manifest.json"),
         (lambda path: edit(path, lambda content: graph_of(content).update(file="DECODER.fp32.onnx")), "manifest.json"),
         (lambda path: edit(path, lambda content: graph_of(content).update(file="a\nb.onnx")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="x;reboot;#")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="-o")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="$(reboot)")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file=f"./{GRAPH}")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="a//b")), "manifest.json"),
+        (lambda path: edit(path, lambda content: graph_of(content).update(file="a/.")), "manifest.json"),
+        (lambda path: edit(path, lambda content: content["sampler"].update(steps=10**6 + 1)), "manifest.json"),
         (lambda path: (path / "manifest.json").write_bytes(b"[" * 10**6), "manifest.json"),
         (lambda path: (path / "manifest.json").write_bytes(b'{"schema_version":1,"a":' * 10**5), "manifest.json"),
         (lambda path: (path / "manifest.json").write_bytes(b" " * (2**24 + 1)), "manifest.json"),
@@ -182,3 +191,102 @@ def test_a_bundle_that_is_itself_a_link_is_followed(bundle):
     link_to = bundle.parent / "link"
     link_to.symlink_to(bundle, target_is_directory=True)
     assert _run(["bundle", "verify", str(link_to)]) == 0
+
+
+def declare(path: Path, field: str, file: str, data: bytes, role: str = "denoiser") -> None:
+    """Write a file, and declare it as a component's ``graph``, among its ``weights`` or as ``golden``."""
+    (path / file).write_bytes(data)
+    record = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def change(content):
+        variant = content["components"][role]["variants"][0]
+        if field == "graph":
+            variant["graph"] = record
+        elif field == "weights":
+            content["weights"].append(record)
+            variant["weights"] = [file]
+        else:
+            content["golden"] = record
+
+    edit(path, change)
+
+
+def test_its_files_cannot_take_the_place_of_scripts_that_are_written_for_polygraphy(tmp_path, capsys):
+    path = golden_bundle(tmp_path / "bundle")
+    declare(path, "weights", "decoder_inputs.py", b"raise SystemExit('run!')", "decoder")
+    assert _run(["bundle", "verify", str(path), "--polygraphy", str(tmp_path / "compare")]) == 3
+    assert "cannot be called decoder_inputs.py" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much memory a process took at most")
+def test_verifying_does_not_work_out_what_a_graphs_constants_come_to(bundle):
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [2**28])  # a gibibyte of fp32
+    one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["large"], value=one),
+        helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["byte"], to=TensorProto.UINT8),
+        helper.make_node("Expand", ["byte", "shape"], ["images"]),
+    ]
+    inputs = [helper.make_tensor_value_info("tokens", TensorProto.INT32, ["n", "h", "w"])]
+    outputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "H", "W", 3])]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [4], [1, 2, 2, 3])
+    graph = helper.make_graph(nodes, "decoder", inputs, outputs, [size, shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    declare(bundle, "graph", "decoder.fp32.onnx", model.SerializeToString(), "decoder")
+    code = """
+import sys
+from smalti import open_bundle
+from smalti.verify import verify
+verify(open_bundle(sys.argv[1]))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2**19  # of 1024 bytes each
+
+
+def test_a_zip_that_says_to_have_compressed_less_than_it_did_is_not_unpacked(bundle, capsys):
+    size = 2**25
+    digest = hashlib.sha256(bytes(size)).hexdigest()
+    edit(bundle, lambda content: graph_of(content).update(bytes=size, sha256=digest))
+    archive = zipped(bundle, {GRAPH: size})
+    with zipfile.ZipFile(archive, "a") as changed:
+        changed.getinfo(GRAPH).compress_size = size
+        changed.comment = b"so that the list of files is written again"
+    assert _run(["bundle", "verify", str(archive)]) == 3
+    assert "said to take more than the archive has" in capsys.readouterr().err
+
+
+def test_no_text_of_a_bundle_can_forge_a_line_or_move_the_cursor(bundle, capsys):
+    evil = "x\ndigest    " + "0" * 64 + "\x1b[8m"
+    edit(bundle, lambda content: content.update(name=evil, classes=["\x1b[2Ja", "b"], licence="é\r"))
+    (bundle / "todo\n.txt").touch()
+    for command in (["inspect", str(bundle)], ["verify", str(bundle)]):
+        assert _run(["bundle", *command]) == 0
+        said = capsys.readouterr().out
+        assert "x\\ndigest" in said
+        assert [line for line in said.split("\n") if line.startswith("digest    0")] == []
+        assert all(char.isprintable() for char in said.replace("\n", ""))
+    assert _run(["generate", "--bundle", str(bundle), "--label", "c", "-o", str(bundle.parent / "a.png")]) == 2
+    assert "this bundle knows \\x1b[2Ja, b" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
+def test_a_files_name_that_is_no_text_is_told(bundle, capsys):
+    Path(os.fsdecode(os.fsencode(bundle) + b"/\xff.bin")).touch()
+    assert _run(["bundle", "verify", str(bundle)]) == 0
+    assert "never read: \\udcff.bin" in capsys.readouterr().out
+
+
+def test_a_tensor_of_impossible_sides_is_refused(bundle, capsys):
+    header = json.dumps({"runs": {"dtype": "I32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}}).encode()
+    declare(bundle, "golden", "golden.safetensors", len(header).to_bytes(8, "little") + header)
+    assert _run(["bundle", "verify", str(bundle)]) == 3
+    assert "golden.safetensors: runs cannot be of shape" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_bundle(capsys):
+    assert _run(["bundle", "inspect", "a" * 300]) == 3
+    assert "no bundle at aaa" in capsys.readouterr().err

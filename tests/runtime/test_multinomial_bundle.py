@@ -189,3 +189,10 @@ def test_the_command_line_draws_replays_and_repaints(bundle, gen, out, capsys):
     code, said, error = command("bench", "--repeats", 1, "--steps", 3)
     assert code == 0, error
     assert "3 steps" in said
+
+
+def test_defaults_that_its_prior_does_not_allow_are_the_bundles_fault(table, tmp_path, capsys):
+    path = table.bundle(tmp_path / "tiny", classes=LABELS, steps=TIMES + 1)
+    for command in (["bundle", "verify", path], ["generate", "--bundle", path, "-o", tmp_path / "a.png"]):
+        assert _run([str(word) for word in command]) == 3
+        assert f"manifest.json has defaults that its prior does not allow: steps {TIMES + 1}" in capsys.readouterr().err

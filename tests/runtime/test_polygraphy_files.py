@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
+from smalti import open_bundle
 from smalti.cli import _run
+from smalti.polygraphy_files import write_polygraphy
 
 pytest.importorskip("polygraphy", reason="needs polygraphy, of the extra dev")
 
@@ -67,3 +69,27 @@ def test_without_golden_inputs_or_into_a_folder_that_is_there_nothing_is_written
     golden = golden_bundle(tmp_path / "golden")
     assert _run(["bundle", "verify", str(golden), "--polygraphy", str(plain)]) == 2
     assert "exists; name a folder" in capsys.readouterr().err
+
+
+def test_tokens_of_which_some_are_wrong_are_noticed(tmp_path, capsys):
+    def change(tensors):
+        tokens = tensors["encoder.0.out.tokens"].copy()
+        tokens.reshape(-1)[:3] = (tokens.reshape(-1)[:3] + 1) % 6  # of 36
+        tensors["encoder.0.out.tokens"] = tokens
+
+    commands = commands_of(golden_bundle(tmp_path / "bundle", change), tmp_path / "compare", capsys)
+    (command,) = [command for command in commands if command[2].startswith("encoder")]
+    code, said = polygraphy(command, tmp_path / "compare")
+    assert code, said
+
+
+def test_an_interrupt_leaves_no_folder(tmp_path, monkeypatch):
+    bundle = open_bundle(golden_bundle(tmp_path / "bundle"))
+
+    def interrupted(self, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_polygraphy(bundle, tmp_path / "compare")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

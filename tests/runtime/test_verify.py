@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti import BundleError, UsageError, load, open_bundle
 from smalti.backend import OnnxSession
+from smalti.bundle import check_file
 from smalti.cli import _run
+from smalti.golden import likeness
+from smalti.manifest import FileRecord
 from smalti.verify import remeasure, verify
 
 
@@ -182,8 +186,13 @@ def test_golden_answers_that_no_graph_gives_are_misses_and_no_crash(tmp_path, mo
     assert np.isfinite(list(one.figures.values())).all()  # as JSON knows no others
 
 
-def drop(name):
-    return lambda tensors: tensors.pop(name)
+def drop(*names):
+    return lambda tensors: [tensors.pop(name) for name in names]
+
+
+def draw_nothing(tensors):
+    for case in (0, 1):
+        tensors[f"denoiser.{case}.out.draws"] = np.full((8, 12), -1, np.int32)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +203,18 @@ def drop(name):
         (lambda tensors: tensors.update(runs=np.zeros((2, 2, 2), np.int32)), r"runs must be int32 \[N, 3, 4\]"),
         (lambda tensors: tensors.update(runs=np.zeros((2, 3, 4), np.float32)), r"runs must be int32 \[N, 3, 4\]"),
         (lambda tensors: tensors.update({"a.0.in.x": np.zeros(1, np.int64)}), "a.0.in.x is of type 'I64'"),
-        (drop("denoiser.0.in.labels"), "the golden inputs of the denoiser lack labels"),
-        (drop("denoiser.0.in.rows"), "lack rows"),
-        (drop("decoder.0.out.images"), "the golden inputs of the decoder have no answer in case 0"),
+        (drop("denoiser.0.in.labels"), "a case of the denoiser lacks labels"),
+        (drop("denoiser.0.in.rows"), "lacks rows"),
+        (drop("decoder.0.out.images"), "a case of the decoder lacks its answer, images"),
         (lambda t: t.update({"denoiser.0.out.draws": np.zeros((3, 3), np.int32)}), r"stored is \[3, 3\]"),
         (lambda t: t.update({"denoiser.0.in.tokens": np.zeros((8, 5), np.int32)}), "do not fit its graph"),
         (lambda t: t.update({"denoiser.0.in.tokens": np.full((8, 12), 99, np.int32)}), "do not fit its graph"),
-        (lambda t: t.update({"decoder.0.in.tokens": np.zeros((2, 3, 4), np.float32)}), "do not fit its graph"),
+        (lambda t: t.update({"decoder.0.in.tokens": np.zeros((2, 3, 4), np.float32)}), "which its graph does not have"),
+        (lambda t: t.update({"decoder.0.out.tokens": t["decoder.0.in.tokens"]}), "which its graph does not have"),
+        (lambda t: t.update({"denoiser.0.out.logits": np.full((8, 3, 6), np.nan, np.float32)}), "what is no number"),
+        (lambda t: t.update({"decoder.0.out.images": np.zeros((0, 12, 16, 3), np.uint8)}), "holds nothing"),
+        (drop("denoiser.0.out.logits", "denoiser.1.out.logits"), "do not tell its logit_error, for which there is a"),
+        (draw_nothing, "have nothing that is to be drawn"),
     ],
 )
 def test_golden_inputs_that_do_not_fit_are_refused_by_the_files_name(change, says, tmp_path, capsys):
@@ -243,3 +257,39 @@ def test_the_commands_say_it_in_words_and_in_json(bundle, capsys):
     assert _run(["bundle", "inspect", str(bundle), "--json"]) == 0
     card = json.loads(capsys.readouterr().out)
     assert (card["family"], card["golden"], len(card["variants"])) == ("sundae", True, 3)
+
+
+def test_whole_runs_under_a_label_that_the_graph_does_not_know_are_refused(bundle, capsys):
+    edit(bundle, lambda content: content.update(classes=list("abcdefgh")))
+    assert _run(["bundle", "verify", str(bundle), "--run"]) == 3
+    assert "ONNX Runtime cannot run it on these inputs" in capsys.readouterr().err
+    assert _run(["generate", "--bundle", str(bundle), "--label", "h", "-o", str(bundle.parent / "a.png")]) == 3
+    assert "denoiser.fp32.onnx" in capsys.readouterr().err
+
+
+def test_an_embedding_of_another_length_is_not_alike():
+    known = np.array([[1, 0, 0], [0.6, 0.8, 0]], np.float32)
+    assert likeness(known, known) == pytest.approx(1)
+    turned = np.array([[0.6, 0.8, 0], [0.6, 0.8, 0]], np.float32)
+    assert likeness(turned, known) == pytest.approx(0.6)
+    for wrong in (2 * known, known + 9 * (known == 0), 0 * known, np.nan * known):
+        assert not likeness(wrong, known) > 0.9
+
+
+def test_a_provider_that_there_is_not_is_refused_though_nothing_is_run(bundle, capsys):
+    assert _run(["bundle", "verify", str(bundle), "--provider", "nonsense"]) == 2
+    assert "provider 'nonsense'" in capsys.readouterr().err
+
+
+def test_a_large_file_is_not_kept_while_it_is_checked(bundle):
+    size = 2**28
+    with (bundle / "large.bin").open("wb") as handle:
+        handle.truncate(size)  # takes no place on the disk
+    record = FileRecord(file="large.bin", sha256="0" * 64, bytes=size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=r"large\.bin is damaged: its sha256"):
+            check_file(bundle, record)
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+    finally:
+        tracemalloc.stop()

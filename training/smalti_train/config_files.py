@@ -45,7 +45,7 @@ def read_run(path: Path) -> Run:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         kind = RUN_KINDS[raw.pop("kind")]
         return _read_prior(raw) if kind is PriorRun else msgspec.convert(raw, kind)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{path.parent} is not a run: it has no {path.name}. Name a folder made by 'smalti train'."
         ) from None

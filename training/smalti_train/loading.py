@@ -90,6 +90,12 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
     return model.eval(), config
 
 
+def trained_steps(path: Path) -> int | None:
+    """Steps of a run's newest checkpoint; None where there is none, as beside imported weights and copies."""
+    saved = sorted(path.glob("checkpoint-*"))
+    return int(saved[-1].name.removeprefix("checkpoint-")) if saved else None
+
+
 def load_prior(path: Path) -> tuple[Prior, PriorRun]:
     """Load the averaged weights of a run's newest checkpoint, in eval mode; UsageError when there are none."""
     config = read_run(path / "config.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
-from smalti_train.config import CodecRun
+from smalti_train.config import CodecRun, PixelRun
 from smalti_train.config_files import differences, to_json
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.progress import image_progress
@@ -42,14 +43,17 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, Codec
     return model, config
 
 
-def keep_autoencoder(run: Path, model: Autoencoder, config: CodecRun) -> None:
+def keep_autoencoder(run: Path, model: Autoencoder, config: CodecRun, steps: int | None = None) -> None:
     """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
 
+    The copy's configuration tells the ``steps`` that were made, where they are known and not those that were planned.
     A copy made before is left alone. Raises OutputError when it cannot be written.
     """
     own = run / "autoencoder"
     if (own / "model.safetensors").exists():
         return
+    if steps is not None and not isinstance(config, PixelRun):
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=steps))
     try:
         own.mkdir(parents=True, exist_ok=True)
         replace_file(own / "config.json", to_json(config))

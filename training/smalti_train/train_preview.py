@@ -20,7 +20,7 @@ from smalti.errors import UsageError
 from smalti.images import contact_sheet
 from smalti_train.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
 from smalti_train.config_files import differences
-from smalti_train.loading import Autoencoder, load_preview
+from smalti_train.loading import Autoencoder, load_preview, trained_steps
 from smalti_train.loop import (
     Reporter,
     batch_indices,
@@ -107,7 +107,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Pat
         _check(config, teacher)
         teacher.requires_grad_(False)
         if main:
-            keep_autoencoder(folder.path, teacher, teacher_run)
+            keep_autoencoder(folder.path, teacher, teacher_run, trained_steps(source) if source else None)
             folder.keep_config(config)
         tokens = cached_tokens(folder.path / "tokens.npy", teacher, train, accelerator, False, "tokens")
     some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])

@@ -14,7 +14,15 @@ from torch.optim.swa_utils import AveragedModel
 from smalti.images import contact_sheet
 from smalti_train.config import PriorRun
 from smalti_train.lessons import check_fit, check_labels, evaluate, figure, lesson, loss_parts, times_of
-from smalti_train.loading import AbsorbingPrior, Autoencoder, MultinomialPrior, Prior, SundaePrior, build_prior
+from smalti_train.loading import (
+    AbsorbingPrior,
+    Autoencoder,
+    MultinomialPrior,
+    Prior,
+    SundaePrior,
+    build_prior,
+    trained_steps,
+)
 from smalti_train.loop import (
     Reporter,
     batch_indices,
@@ -75,7 +83,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
         train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
         check_labels(config.model, len(train.label_names))
         if accelerator.is_main_process:
-            keep_autoencoder(path, codec, codec_config)
+            keep_autoencoder(path, codec, codec_config, trained_steps(autoencoder) if autoencoder else None)
             folder.keep_config(config)
         tokens = cached_tokens(path / "tokens/train.npy", codec, train, accelerator, config.flip, "train tokens")
         unseen = cached_tokens(

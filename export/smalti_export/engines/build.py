@@ -94,8 +94,9 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
         for file in variant.weights:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(bundle.read(file))
+        content = bundle.read(variant.graph.file)
         try:
-            proto = for_tensorrt(onnx.ModelProto.FromString(bundle.read(variant.graph.file)))
+            proto = for_tensorrt(onnx.ModelProto.FromString(content))
         except Exception as error:  # protobuf's own, which has no public base; the hash is right, the graph is not
             raise EngineError(f"{bundle.path}: {variant.graph.file} is not an ONNX graph: {error}") from error
         bundle.forget()

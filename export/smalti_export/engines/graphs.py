@@ -29,7 +29,7 @@ def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
             continue
         moves: list[onnx.NodeProto] = []
         node = makers[output.name]
-        while node.op_type == "Transpose":
+        while node.op_type == "Transpose" and node not in moves:  # a hostile graph may have a circle of them
             moves.append(node)
             node = makers[node.input[0]]
         if moves and node.op_type == "Cast":

@@ -15,7 +15,7 @@ Range = tuple[int, int, int]
 """Least, best and most of one size."""
 CANVAS = 4
 """Where a canvas is taken in one piece: sides of the largest one, in those of the trained grid."""
-SIDE = re.compile(r"(?:([0-9]+)\*)?([A-Za-z]+)")
+SIDE = re.compile(r"(?:([0-9]{1,4})\*)?([A-Za-z]+)")
 
 
 def make_profiles(role: Role, component: Component, latent: Latent) -> tuple[dict[str, Profile], ...]:

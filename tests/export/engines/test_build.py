@@ -12,7 +12,7 @@ import pytest
 
 from helpers.fake_tensorrt import FakeTensorRT
 from helpers.golden_bundle import plain_bundle
-from smalti import EngineError, UsageError, engine_records, open_bundle
+from smalti import BundleError, EngineError, UsageError, engine_records, open_bundle
 from smalti.cli import _run
 from smalti.engine_records import Profile
 from smalti.manifest import Component, Role
@@ -140,6 +140,13 @@ def test_a_build_that_fails_leaves_the_engines_that_were_there(fail, bundle, tmp
     with pytest.raises(EngineError):
         build(bundle, tmp_path / "out", tools(fail=fail))
     assert contents(tmp_path / "out") == before
+
+
+def test_a_damaged_graph_is_the_bundles_fault(bundle, tmp_path):
+    (bundle.path / "denoiser.fp32.onnx").write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"denoiser\.fp32\.onnx is damaged"):
+        build(bundle, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_built_is_refused_before_any_work(bundle, tmp_path):

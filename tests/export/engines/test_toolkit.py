@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -137,8 +139,19 @@ def test_profiles_of_a_preview_are_those_of_tiles_with_its_own_halo():
 
 
 def test_a_free_side_that_nobody_knows_is_refused():
-    with pytest.raises(EngineError, match=r"the decoder's input tokens has a free side 'q'.*built of n, h, w"):
-        make_profiles("decoder", component(("tokens", "n", "q", "w")), latent())
+    for side in ("q", "99999*h", "9" * 5000 + "*h"):
+        with pytest.raises(EngineError, match=rf"the decoder's input tokens .* '{re.escape(side)}'.*n, h, w"):
+            make_profiles("decoder", component(("tokens", "n", side, "w")), latent())
+
+
+def test_a_circle_of_transpositions_has_an_end():
+    nodes = [
+        helper.make_node("Transpose", ["b"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"]),
+    ]
+    images = helper.make_tensor_value_info("a", TensorProto.UINT8, ["n"])
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [images]))
+    assert bytes_last(model) == model
 
 
 def test_the_cast_to_bytes_moves_behind_the_transposition_and_changes_nothing():
