@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects that stay: a tenth of its time is looking at them
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // WORKERS)))
+if WORKERS > 1:
+    os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other's cores are busy waiting
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 LONG = (

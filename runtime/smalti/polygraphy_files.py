@@ -134,11 +134,11 @@ def _command(measure: Measure, graph: str, cases: list[Case]) -> str:
         spread = max((float(case.outputs["logits"].std()) for case in cases if "logits" in case.outputs), default=0.0)
         compare = f"--rtol 0 --atol {bounds['logit_error'] * spread:.3g} --check-error-stat max"
     else:  # tokens: most of them are the same; two vectors of length 1 differ nowhere by more than they do in length
-        share = bounds.get("token_agreement", 1.0)
-        compare = f"--rtol 0 --atol tokens:0 --check-error-stat tokens:quantile --error-quantile tokens:{share:g}"
+        bounded, judged = ["tokens:0"], ["tokens:quantile"]
         if "cosine" in bounds:
-            apart = math.sqrt(max(0.0, 2 - 2 * bounds["cosine"]))
-            compare = compare.replace("tokens:0", f"tokens:0 embedding:{apart:.3g}", 1)
-            compare = compare.replace("tokens:quantile", "tokens:quantile embedding:max")
+            bounded.append(f"embedding:{math.sqrt(max(0.0, 2 - 2 * bounds['cosine'])):.3g}")
+            judged.append("embedding:max")
+        compare = f"--rtol 0 --atol {' '.join(bounded)} --check-error-stat {' '.join(judged)}"
+        compare += f" --error-quantile tokens:{bounds.get('token_agreement', 1.0):g}"
     files = f"--data-loader-script {role}_inputs.py --load-outputs {role}.json"
     return f"polygraphy run {graph} --onnxrt {files} {compare}"
