@@ -74,7 +74,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         quantize_static(
             str(prepared),
             str(target),
-            _Reader(feeds[:1]),  # asks for a batch, though every range is given below
+            _Reader([least(whole, feeds[0])]),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*QUANTIZED, "Relu"],  # which the convolution before it then does by its range
             per_channel=True,
@@ -95,6 +95,19 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
     del result.opset_import[:]
     result.opset_import.extend(opsets)
     return result
+
+
+def least(proto: onnx.ModelProto, feed: Feed) -> Feed:
+    """One value along every free side of a graph's inputs: as little as it can be asked.
+
+    The quantiser insists on calibrating, though every range is given, and keeps all that the graph computes: 22 GB of
+    two images of 1024 x 1024 pixels.
+    """
+    one = {
+        given.name: tuple(slice(0, 1) if dim.dim_param else slice(None) for dim in given.type.tensor_type.shape.dim)
+        for given in proto.graph.input
+    }
+    return {name: value[one[name]] if name in one else value for name, value in feed.items()}
 
 
 def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:

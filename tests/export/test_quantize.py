@@ -17,6 +17,7 @@ from smalti_export.quantize import (
     Feed,
     activations_first,
     last_layers,
+    least,
     products_of_activations,
     quantize,
     too_large,
@@ -165,6 +166,16 @@ def test_scales_come_from_the_calibration_and_not_from_the_input() -> None:
         return float(numpy_helper.to_array(found))
 
     assert scale(large) == pytest.approx(100 * scale(small), rel=1e-5)
+
+
+def test_the_batch_that_the_quantiser_itself_asks_for_is_small_and_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (feed,) = feeds(count=1)
+    assert least(products(), feed)["x"].shape == (1, 6, 8)
+    made = quantize(products(), feeds()), quantize(shuffled(), images())
+    monkeypatch.setattr(smalti_export.quantize, "least", lambda proto, feed: {name: 9 * x for name, x in feed.items()})
+    assert (quantize(products(), feeds()), quantize(shuffled(), images())) == made
 
 
 def test_calibration_without_feeds_is_refused() -> None:
