@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 EMBEDDED = "avatars-256"
 """The bundle inside the package, used when none is named."""
 ENGINES_FOLDER = "engines"
+REMEDY = "get the bundle again"
 LARGEST_MANIFEST = 2**24
 """Bytes. Manifests have some ten thousand."""
 CHUNK = 2**24
@@ -89,7 +90,7 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
         raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
     # Nothing is ever unpacked, but other tools that meet the same archive may.
     if path.is_file() and (odd := next((name for name in listing(path) if not is_inside(name)), None)) is not None:
-        raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; get the bundle again")
+        raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; {REMEDY}")
     return Bundle(path, decode(raw, str(path)), hashlib.sha256(raw).hexdigest())
 
 
@@ -188,21 +189,23 @@ def read_engines(path: Path) -> engine_records.Engines | None:
     return engine_records.decode(raw, str(path))
 
 
-def read_checked(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = "get the bundle again") -> bytes:
-    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says.
+def read_checked(path: Path, record: FileRecord) -> bytes:
+    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says."""
+    return b"".join(_checked_parts(path, record, whole=True))
+
+
+def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY) -> None:
+    """Raise what :func:`read_checked` does, and keep nothing: a file that says to be large may not be.
 
     ``listed`` is the file that ``record`` is of; ``remedy`` ends the message.
     """
-    return b"".join(_checked_parts(path, record, listed, remedy, whole=True))
-
-
-def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = "get the bundle again") -> None:
-    """Raise what :func:`read_checked` does, and keep nothing: a file that says to be large may not be."""
     for _ in _checked_parts(path, record, listed, remedy, whole=False):
         pass
 
 
-def _checked_parts(path: Path, record: FileRecord, listed: str, remedy: str, whole: bool) -> Iterator[bytes]:
+def _checked_parts(
+    path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY, *, whole: bool
+) -> Iterator[bytes]:
     """The bytes of a file, in one piece or in several; BundleError after the last if they are not the right ones."""
     digest, total = hashlib.sha256(), 0
     try:

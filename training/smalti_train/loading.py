@@ -92,7 +92,7 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
 
 def trained_steps(path: Path) -> int | None:
     """Steps of a run's newest checkpoint; None where there is none, as beside imported weights and copies."""
-    saved = sorted(path.glob("checkpoint-*"))
+    saved = RunFolder(path).checkpoints()
     return int(saved[-1].name.removeprefix("checkpoint-")) if saved else None
 
 
