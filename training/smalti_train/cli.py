@@ -1,4 +1,4 @@
-"""``smalti train autoencoder``, ``prior``, ``preview``, ``refit`` and ``log-sigma``."""
+"""``smalti train autoencoder``, ``prior``, ``heads``, ``preview``, ``refit`` and ``log-sigma``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from smalti_train.cli_options import (
 from smalti_train.config import (
     EFFNET_LITE0,
     CodecRun,
+    HeadsRun,
     Masking,
     Objective,
     PixelRun,
@@ -41,12 +42,14 @@ from smalti_train.config import (
 from smalti_train.config_files import read_run
 from smalti_train.loading import load_autoencoder
 from smalti_train.loop import open_split
-from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
+from smalti_train.presets import AUTOENCODERS, HEADS, PRIORS
 from smalti_train.refit import POOL
 from smalti_train.refit_run import refit_run
 from smalti_train.released import initial_weights
 from smalti_train.run import RunFolder
 from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.train_heads import train_heads
 from smalti_train.train_log_sigma import BITS, head_run, train_log_sigma
 from smalti_train.train_preview import preview_run, train_preview
 from smalti_train.train_prior import train_prior
@@ -228,6 +231,41 @@ def preview(
     train_preview(resolve(chosen, steps, batch, lr, precision, None, seed, data, root), run, autoencoder, init)
 
 
+@app.command(epilog=f"Presets: {', '.join(HEADS)}.")
+def heads(
+    run: RunOption,
+    preset: Annotated[
+        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars-256]")
+    ] = None,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Run or bundle of the autoencoder whose tokens new heads draw larger.")
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    precision: PrecisionOption = None,
+    compile: CompileOption = None,
+    seed: SeedOption = None,
+    data: DataOption = None,
+    root: RootOption = None,
+    init: Annotated[Path | None, typer.Option(help="Run of heads whose weights new ones start from.")] = None,
+) -> None:
+    """Train heads that draw an autoencoder's tokens at twice and four times its pixels; the tokens stay as they are."""
+    chosen = read_run(run / "config.json") if preset is None and (run / "config.json").exists() else None
+    if chosen is None:
+        chosen = _preset(HEADS, preset or BEST)
+        source = None if autoencoder is None else Path(autoencoder)
+        if source is not None and (source / "config.json").exists():
+            trained = load_autoencoder(source)[1].model
+            if not isinstance(trained, EdgeAutoencoderConfig):
+                raise UsageError(f"{source} is no edge autoencoder, and only those have heads")
+            chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, autoencoder=trained))
+    if not isinstance(chosen, HeadsRun):
+        raise UsageError(f"{run} is a run of another kind; name another folder")
+    config = resolve(chosen, steps, batch, lr, precision, compile, seed, data, root)
+    train_heads(config, run, autoencoder, init)
+
+
 def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
     """Write the run of pixels, which need no training; UsageError for options of one."""
     if any(value is not None for value in training):
@@ -255,8 +293,8 @@ def _preset(presets: Mapping[str, Preset], name: str) -> Preset:
 def _own(run: Path) -> CodecRun:
     """The configuration of a run that is there; UsageError for one that this command cannot continue."""
     config = read_run(run / "config.json")
-    if isinstance(config, PriorRun | PreviewRun):
-        kind = "prior" if isinstance(config, PriorRun) else "preview"
+    if isinstance(config, PriorRun | PreviewRun | HeadsRun):
+        kind = {PriorRun: "prior", PreviewRun: "preview", HeadsRun: "heads"}[type(config)]
         raise UsageError(f"{run} is the run of a {kind}: continue it with 'smalti train {kind}'")
     if isinstance(config, VQGANRun) and config.pixel_bits is not None:
         raise UsageError(f"{run} is the run of a probabilistic head: continue it with 'smalti train log-sigma'")

@@ -20,6 +20,7 @@ from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.preview_decoder import PreviewDecoderConfig
 from smalti_train.models.quantizer_gumbel import STEPS as GUMBEL_STEPS
+from smalti_train.models.size_heads import SizedAutoencoderConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 
@@ -208,6 +209,20 @@ class PreviewRun:
 
 
 @dataclass(frozen=True)
+class HeadsRun:
+    """Everything that decides a training of heads that draw an autoencoder's tokens larger."""
+
+    preset: str
+    model: SizedAutoencoderConfig = field(default_factory=SizedAutoencoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    """Of the decoder's own size; the heads learn from the same images at theirs."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    """Of each size; its perceptual term is of the decoder's own alone."""
+
+
+@dataclass(frozen=True)
 class PriorRun:
     """Everything that decides a prior's training."""
 
@@ -260,8 +275,8 @@ class PriorRun:
 TrainedRun = AutoencoderRun | VQGANRun | PriorRun
 CodecRun = AutoencoderRun | VQGANRun | PixelRun
 """Runs of what turns images into tokens and back."""
-Run = TrainedRun | PixelRun | PreviewRun
-AnyRun = TypeVar("AnyRun", bound=TrainedRun | PreviewRun)
+Run = TrainedRun | PixelRun | PreviewRun | HeadsRun
+AnyRun = TypeVar("AnyRun", bound=TrainedRun | PreviewRun | HeadsRun)
 
 PRIOR_KINDS: dict[str, type[PriorConfig]] = {
     "hourglass": HourglassPriorConfig,

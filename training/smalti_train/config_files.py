@@ -12,6 +12,7 @@ from smalti.errors import UsageError
 from smalti_train.config import (
     PRIOR_KINDS,
     AutoencoderRun,
+    HeadsRun,
     PixelRun,
     PreviewRun,
     PriorRun,
@@ -26,6 +27,7 @@ RUN_KINDS: dict[str, type[Run]] = {
     "pixels": PixelRun,
     "prior": PriorRun,
     "preview": PreviewRun,
+    "heads": HeadsRun,
 }
 """Runs by what their file calls them."""
 

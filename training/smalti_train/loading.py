@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from smalti.errors import UsageError
-from smalti_train.config import CodecRun, PixelRun, PreviewRun, PriorConfig, PriorRun
+from smalti_train.config import AutoencoderRun, CodecRun, HeadsRun, PixelRun, PreviewRun, PriorConfig, PriorRun
 from smalti_train.config_files import read_run
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import (
@@ -21,6 +22,7 @@ from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorCo
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.preview_decoder import PreviewDecoder
+from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.run import RunFolder
@@ -77,6 +79,10 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
     if isinstance(config, PriorRun | PreviewRun):
         kind = "prior" if isinstance(config, PriorRun) else "preview decoder"
         raise UsageError(f"{path} is the run of a {kind}; an autoencoder's run is needed here")
+    if isinstance(config, HeadsRun):
+        model, _ = load_heads(path)
+        like = AutoencoderRun(preset=config.preset, model=config.model.autoencoder, data=config.data)
+        return model.autoencoder, dataclasses.replace(like, optimizer=config.optimizer, loop=config.loop)
     model = build_autoencoder(config.model)
     copy = path / "model.safetensors"
     if isinstance(config, PixelRun):
@@ -120,5 +126,18 @@ def load_preview(path: Path) -> tuple[PreviewDecoder, PreviewRun]:
     if saved is None:
         raise UsageError(f"{path} has no checkpoint yet; let 'smalti train preview' write one first")
     model = PreviewDecoder(config.model)
+    model.load_state_dict(saved[0]["model"])
+    return model.eval(), config
+
+
+def load_heads(path: Path) -> tuple[SizedAutoencoder, HeadsRun]:
+    """Load an autoencoder with its heads in eval mode from their run's newest checkpoint; UsageError without one."""
+    config = read_run(path / "config.json")
+    if not isinstance(config, HeadsRun):
+        raise UsageError(f"{path} is not the run of heads; 'smalti train heads' makes one")
+    saved = RunFolder(path).latest()
+    if saved is None:
+        raise UsageError(f"{path} has no checkpoint yet; let 'smalti train heads' write one first")
+    model = SizedAutoencoder(config.model)
     model.load_state_dict(saved[0]["model"])
     return model.eval(), config

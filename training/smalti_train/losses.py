@@ -16,10 +16,8 @@ def image_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
 
 
-def autoencoder_loss(
-    reconstruction: Tensor, images: Tensor, quantized: Quantized, weights: AutoencoderLossConfig
-) -> dict[str, Tensor]:
-    """Return the terms of paper 000 eq. 5, with a pixel loss as reconstruction term, and their weighted ``loss``.
+def reconstruction_loss(reconstruction: Tensor, images: Tensor, weights: AutoencoderLossConfig) -> dict[str, Tensor]:
+    """Return the pixel terms of the loss and their weighted sum, ``loss``.
 
     ``reconstruction`` and ``images`` are float [B, 3, H, W] in [-1, 1]; every value is a scalar.
     """
@@ -29,16 +27,21 @@ def autoencoder_loss(
         "l1": difference.abs().mean(),
         "mse": difference.square().mean(),
         "gradient": down.abs().mean() + right.abs().mean(),
-        "codebook": quantized.codebook_loss,
-        "commitment": quantized.commitment_loss,
     }
-    terms["loss"] = (
-        weights.l1 * terms["l1"]
-        + weights.mse * terms["mse"]
-        + weights.gradient * terms["gradient"]
-        + weights.codebook * terms["codebook"]
-        + weights.beta * terms["commitment"]
-    )
+    terms["loss"] = weights.l1 * terms["l1"] + weights.mse * terms["mse"] + weights.gradient * terms["gradient"]
+    return terms
+
+
+def autoencoder_loss(
+    reconstruction: Tensor, images: Tensor, quantized: Quantized, weights: AutoencoderLossConfig
+) -> dict[str, Tensor]:
+    """Return the terms of paper 000 eq. 5, with a pixel loss as reconstruction term, and their weighted ``loss``.
+
+    ``reconstruction`` and ``images`` are float [B, 3, H, W] in [-1, 1]; every value is a scalar.
+    """
+    terms = reconstruction_loss(reconstruction, images, weights)
+    terms |= {"codebook": quantized.codebook_loss, "commitment": quantized.commitment_loss}
+    terms["loss"] = terms["loss"] + weights.codebook * terms["codebook"] + weights.beta * terms["commitment"]
     return terms
 
 

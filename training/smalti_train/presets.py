@@ -10,6 +10,7 @@ from smalti_train.config import (
     AutoencoderRun,
     CodecRun,
     DataConfig,
+    HeadsRun,
     LoopConfig,
     Objective,
     OptimizerConfig,
@@ -25,6 +26,7 @@ from smalti_train.models.discriminator import DiscriminatorConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
+from smalti_train.models.size_heads import SizedAutoencoderConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.recipes import RECIPE_AUTOENCODERS, RECIPE_PRIORS
@@ -118,6 +120,37 @@ AUTOENCODERS: dict[str, CodecRun] = {
     **SUNDAE_AUTOENCODERS,
     **VQDDM_AUTOENCODERS,
 }
+
+HEADS: dict[str, HeadsRun] = {
+    # On the autoencoder of the bundle avatars-256, whose encoder and codes stay as they are.
+    "avatars-256": HeadsRun(
+        preset="avatars-256",
+        model=SizedAutoencoderConfig(
+            EdgeAutoencoderConfig(
+                encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
+            )
+        ),
+        data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
+        optimizer=OptimizerConfig(lr=7e-4, warmup=100),
+        loop=LoopConfig(steps=2800, batch=4, compile=True, checkpoint_every=100),
+        loss=AutoencoderLossConfig(mse=4.0, perceptual=0.3),
+    ),
+    "tiny": HeadsRun(
+        preset="tiny",
+        model=SizedAutoencoderConfig(
+            EdgeAutoencoderConfig(
+                codes=64, code_dim=8, channels=(16, 32, 32), decoder_blocks=(1, 1, 1), smoothing=(1, 2, 1)
+            ),
+            width=16,
+            blocks=1,
+            fine=(12, 8),
+        ),
+        data=TINY,
+        optimizer=OptimizerConfig(lr=2e-3, warmup=20),
+        loop=TINY_LOOP,
+    ),
+}
+"""Heads that draw an autoencoder's tokens larger, on the autoencoder presets of these names."""
 
 
 def _objective(model: PriorConfig) -> Objective:
