@@ -103,6 +103,8 @@ class AutoencoderLossConfig:
     codebook: float = 1.0
     beta: float = 0.25
     """Weight of the commitment term (paper 000 eq. 5)."""
+    even: float = 0.0
+    """Weight of the term that asks for codes to be used evenly (``smalti_train.models.quantizer.crowding``)."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class AutoencoderRun:
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     decoder_only: bool = False
     """Leave encoder and codebook as they start: tokens keep their meaning, so priors over them stay good."""
+    crop: int | None = None
+    """Tokens per side of the random crops that it learns from, on the grid of the tokens; None: whole images."""
     reseed_until: float = 0.6
     """Fraction of the run in which idle codes are moved onto current features."""
     reseed_patience: int = 30
@@ -220,6 +224,8 @@ class HeadsRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     """Of each size; its perceptual term is of the decoder's own alone."""
+    decoder_rate: float = 0.2
+    """Learning rate of the decoder, which is trained already, as a share of the heads'."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ def autoencoder_loss(
     terms = reconstruction_loss(reconstruction, images, weights)
     terms |= {"codebook": quantized.codebook_loss, "commitment": quantized.commitment_loss}
     terms["loss"] = terms["loss"] + weights.codebook * terms["codebook"] + weights.beta * terms["commitment"]
+    if quantized.crowding is not None:
+        terms["crowding"] = quantized.crowding
+        terms["loss"] = terms["loss"] + weights.even * terms["crowding"]
     return terms
 
 

@@ -65,6 +65,18 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.5),
         decoder_only=True,
     ),
+    # Begins from the released weights (--init avatars-256): more codes, of which none is of borders alone.
+    "avatars": AutoencoderRun(
+        preset="avatars",
+        model=EdgeAutoencoderConfig(
+            codes=8192, encoder_blocks=(1, 2, 3), decoder_blocks=(1, 2, 4), padding="replicate"
+        ),
+        data=AVATARS_256,
+        optimizer=OptimizerConfig(lr=8e-4, warmup=100),
+        loop=LoopConfig(steps=20000, batch=16, evaluate_every=500, sheet_every=1000),
+        loss=AutoencoderLossConfig(mse=6.0, even=0.1),
+        crop=12,
+    ),
     # Paper 000's VQGAN at a size that two cores train: a quarter of the width, images of 64 pixels on 8x8 tokens.
     "avatars-64-vqgan": VQGANRun(
         preset="avatars-64-vqgan",

@@ -8,6 +8,7 @@ per channel, and the smoothing's ranges, so that training can go on from a bundl
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from smalti_train.config import AutoencoderRun, CodecRun, PriorRun
 from smalti_train.config_files import differences
 from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
-from smalti_train.models.growth import fits, grown
+from smalti_train.models.growth import fits, grown, sizes_of
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.unfilled import unfilled
 
@@ -78,7 +79,7 @@ def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str, Tensor]:
     """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
 
-    A run's autoencoder may have fewer residual blocks than ``config`` (``smalti_train.models.growth``).
+    An edge autoencoder may have fewer residual blocks or codes than ``config`` (``smalti_train.models.growth``).
     Raises UsageError when they are of another kind or another size than ``config`` asks for, saying what differs.
     """
     folder = Path(source)
@@ -107,6 +108,12 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
     }
     folded_norms = isinstance(config, AutoencoderRun)
     state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
+    if isinstance(config, AutoencoderRun):
+        sizes = sizes_of(state)
+        if sizes != dataclasses.replace(config.model, smoothing=sizes.smoothing) and fits(sizes, config.model):
+            smaller = EdgeAutoencoder(sizes)
+            smaller.load_state_dict(state)
+            return grown(smaller, config.model)
     _check_shapes(state, config, source)
     return state
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
@@ -42,11 +43,23 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
         raise UsageError("training the decoder alone needs a trained autoencoder: name its run or bundle with --init")
     if config.data.size % config.model.factor:
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
+    if config.crop is not None and not 1 <= config.crop <= config.data.size // config.model.factor:
+        raise UsageError(f"crop {config.crop}: allowed are 1 .. {config.data.size // config.model.factor} tokens")
     folder = RunFolder(path)
     try:
         _train(config, folder, init)
     finally:
         folder.close()
+
+
+def crops(images: NDArray[np.uint8], side: int, step: int, seed: int, number: int) -> NDArray[np.uint8]:
+    """Crop uint8 [B, H, W, 3] to [B, side, side, 3] at one place for all, a multiple of ``step`` pixels.
+
+    The place is a pure function of ``seed`` and the training step's ``number``.
+    """
+    generator = np.random.default_rng([seed, number])
+    top, left = (int(generator.integers((size - side) // step + 1)) * step for size in images.shape[1:3])
+    return images[:, top : top + side, left : left + side]
 
 
 def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | None) -> None:
@@ -64,6 +77,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
     if init is not None:
         model.load_state_dict(init)
+    model.quantizer.measures_crowding = config.loss.even > 0
     if config.decoder_only:
         model.encoder.requires_grad_(False)
         model.quantizer.requires_grad_(False)
@@ -103,7 +117,10 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             lr = learning_rate(step, loop, config.optimizer)
             set_learning_rate(optimizer, lr)
             indices = np.sort(share(accelerator, batch_indices(step, loop.batch, len(train.images), loop.seed)))
-            images = to_images(train.images[indices], accelerator.device)
+            seen = train.images[indices]
+            if config.crop is not None:
+                seen = crops(seen, config.crop * config.model.factor, config.model.factor, loop.seed, step)
+            images = to_images(seen, accelerator.device)
 
             wrapped.train()
             model.encoder.train(not config.decoder_only)  # else its norms would go on following the batches
@@ -129,7 +146,9 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
                 means = accelerator.reduce({name: value.detach() for name, value in terms.items()}, reduction="mean")
                 figures = {name: value.item() for name, value in means.items()}
                 accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
-                report(step, {name: figures[name] for name in ("loss", "l1", "perceptual") if name in figures})
+                report(
+                    step, {name: figures[name] for name in ("loss", "mse", "perceptual", "crowding") if name in figures}
+                )
             if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
                 figures = evaluate(model, validation, accelerator, None if step == loop.steps else 256)
                 accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)

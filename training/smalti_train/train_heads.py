@@ -31,7 +31,6 @@ from smalti_train.loop import (
     open_split,
     restore_scaler,
     scaler_state,
-    set_learning_rate,
     share,
     start,
     step_generator,
@@ -93,7 +92,7 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
     model.autoencoder.encoder.requires_grad_(False)
     model.autoencoder.quantizer.requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        [{"params": model.heads.parameters()}, {"params": model.autoencoder.decoder.parameters()}],
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         fused=True,
@@ -123,7 +122,8 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
     with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
-            set_learning_rate(optimizer, lr)
+            for group, rate in zip(optimizer.param_groups, (1.0, config.decoder_rate)):
+                group["lr"] = rate * lr
             chosen = np.sort(share(accelerator, batch_indices(step, loop.batch, len(tokens), loop.seed)))
             ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
             # Norms keep the statistics they have: a few pictures would give poorer ones.

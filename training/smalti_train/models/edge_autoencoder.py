@@ -9,6 +9,7 @@ its batch norms stand behind convolutions, into which every runtime folds them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ class EdgeAutoencoderConfig:
     """Residual blocks per level of the encoder, finest first."""
     decoder_blocks: tuple[int, ...] = (1, 1, 2)
     """Residual blocks per level of the decoder, finest first."""
+    padding: Literal["zeros", "replicate"] = "zeros"
+    """What the encoder's convolutions see beyond the borders. Zeros tell where a border is, and then some codes are of
+    borders alone, which mark the seams of canvases; the outermost cells once more (``replicate``) do not."""
     smoothing: tuple[int, ...] = ()
     """Pixels between neighbours in each pass of the smoothing that ends the decoder
     (``smalti_train.models.smoothing``), each less than ``factor``; none leaves it out."""
@@ -68,19 +72,21 @@ class EdgeAutoencoderConfig:
         return -(-(STEM * cells + sum(self.smoothing)) // self.factor)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv_bn(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: Literal["zeros", "replicate"] = "zeros"
+) -> nn.Sequential:
     """Build a convolution and the batch norm that folds into it."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, padding_mode=padding)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 class ResidualBlock(nn.Module):
     """x + BN(conv(relu(BN(conv(x))))): both norms fold away, and the second starts at zero so a block starts as x."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Literal["zeros", "replicate"] = "zeros") -> None:
         super().__init__()
-        self.inner = conv_bn(channels, channels)
-        self.outer = conv_bn(channels, channels)
+        self.inner = conv_bn(channels, channels, padding=padding)
+        self.outer = conv_bn(channels, channels, padding=padding)
         norm = self.outer[1]
         assert isinstance(norm, nn.BatchNorm2d)
         nn.init.zeros_(norm.weight)
@@ -96,12 +102,13 @@ class EdgeAutoencoder(nn.Module):
     def __init__(self, config: EdgeAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        channels = config.channels
-        encoder: list[nn.Module] = [nn.PixelUnshuffle(STEM), conv_bn(3 * STEM**2, channels[0]), nn.ReLU()]
+        channels, padding = config.channels, config.padding
+        stem = conv_bn(3 * STEM**2, channels[0], padding=padding)
+        encoder: list[nn.Module] = [nn.PixelUnshuffle(STEM), stem, nn.ReLU()]
         for level, blocks in enumerate(config.encoder_blocks):
             if level:
-                encoder += [conv_bn(channels[level - 1], channels[level], stride=2), nn.ReLU()]
-            encoder += [ResidualBlock(channels[level]) for _ in range(blocks)]
+                encoder += [conv_bn(channels[level - 1], channels[level], stride=2, padding=padding), nn.ReLU()]
+            encoder += [ResidualBlock(channels[level], padding) for _ in range(blocks)]
         encoder.append(nn.Conv2d(channels[-1], config.code_dim, 1))
         self.encoder = nn.Sequential(*encoder)
         self.quantizer = CosineQuantizer(config.codes, config.code_dim)

@@ -7,35 +7,77 @@ function-preserving growth), and learns to do more from there.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
+from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig, ResidualBlock
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 
 def fits(smaller: EdgeAutoencoderConfig, larger: EdgeAutoencoderConfig) -> bool:
-    """Whether ``larger`` is ``smaller`` with no fewer residual blocks or passes of smoothing, at no other size."""
-    blocks = {name: getattr(larger, name) for name in ("encoder_blocks", "decoder_blocks", "smoothing")}
+    """Whether ``larger`` is ``smaller`` with no fewer residual blocks or codes, at no other size.
+
+    Smoothing and padding may be others: they have no weights that would not fit.
+    """
+    free = ("encoder_blocks", "decoder_blocks", "codes", "padding", "smoothing")
     pairs = [*zip(smaller.encoder_blocks, larger.encoder_blocks, strict=False)]
     pairs += zip(smaller.decoder_blocks, larger.decoder_blocks, strict=False)
-    pairs.append((len(smaller.smoothing), len(larger.smoothing)))
-    return dataclasses.replace(smaller, **blocks) == larger and all(few <= many for few, many in pairs)
+    pairs.append((smaller.codes, larger.codes))
+    same = dataclasses.replace(smaller, **{name: getattr(larger, name) for name in free}) == larger
+    return same and all(few <= many for few, many in pairs)
 
 
 def grown(source: EdgeAutoencoder, config: EdgeAutoencoderConfig) -> dict[str, Tensor]:
     """State dict of an autoencoder of ``config`` that computes what ``source`` does; see :func:`fits`.
 
-    A smoothing other than that of ``source`` starts anew: pictures change by it, and by nothing else.
+    A smoothing other than that of ``source`` starts anew, another padding changes what is near borders, and codes that
+    ``source`` lacks are random until training moves them where features are: pictures change by these alone.
     """
     target = EdgeAutoencoder(config)
-    target.quantizer.load_state_dict(source.quantizer.state_dict())
+    with torch.no_grad():
+        target.quantizer.codebook[: source.config.codes] = source.quantizer.codebook
     for old, new in ((source.encoder, target.encoder), (source.decoder, target.decoder)):
         places = _places(new)
         for place, module in _places(old).items():
             if not isinstance(module, EdgeAwareSmoothing) or source.config.smoothing == config.smoothing:
                 places[place].load_state_dict(module.state_dict())
     return target.state_dict()
+
+
+def sizes_of(state: Mapping[str, Tensor]) -> EdgeAutoencoderConfig:
+    """Sizes of the autoencoder whose state dict this is; UsageError for tensors of something else.
+
+    Nothing tells the distances of a smoothing, only how many passes there are: all are given as 1.
+    """
+    try:
+        codes, dim = state["quantizer.codebook"].shape
+        channels: list[int] = []
+        blocks: dict[str, list[int]] = {"encoder": [], "decoder": [0]}
+        for stack, counts in blocks.items():
+            places = sorted({int(name.split(".")[1]) for name in state if name.startswith(f"{stack}.")})
+            for place in places:
+                if f"{stack}.{place}.inner.0.weight" in state:
+                    counts[-1] += 1
+                elif (conv := state.get(f"{stack}.{place}.0.weight")) is not None:
+                    if stack == "encoder":
+                        channels.append(conv.shape[0])
+                        counts.append(0)
+                    elif conv.shape[-1] == 1:  # goes up a level
+                        counts.append(0)
+        passes = [len(value) for name, value in state.items() if name.endswith(".sharpness")]
+        return EdgeAutoencoderConfig(
+            codes=codes,
+            code_dim=dim,
+            channels=tuple(channels),
+            encoder_blocks=tuple(blocks["encoder"]),
+            decoder_blocks=tuple(reversed(blocks["decoder"])),
+            smoothing=(1,) * sum(passes),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise UsageError(f"these are not the weights of an edge autoencoder ({error})") from None
 
 
 def _places(stack: nn.Sequential) -> dict[tuple[int, int], nn.Module]:

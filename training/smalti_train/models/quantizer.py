@@ -7,6 +7,7 @@ and an argmax, which every runtime does fast, and norms cannot drift until most 
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ class Quantized:
     """Scalar: mean squared distance that pulls codes to features (paper 000 eq. 5, second term)."""
     commitment_loss: Tensor
     """Scalar: the same distance, pulling features to codes (eq. 5, third term; beta belongs here)."""
+    crowding: Tensor | None = None
+    """Scalar >= 0: nats by which the codes' mean likeness to the features falls short of being even over all codes.
+    None where a quantiser does not measure it."""
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
@@ -34,6 +38,20 @@ def full_precision(z: Tensor) -> AbstractContextManager[object]:
     kind = z.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+SHARPNESS = 20.0
+"""How steeply a feature's likeness to codes falls, where codes are asked to be used evenly: exp(20 * cosine)."""
+
+
+def crowding(similarity: Tensor) -> Tensor:
+    """Nats (scalar >= 0) that a mean use of codes lacks to be even, from cosines float [N, K] of features and codes.
+
+    The entropy of the mean assignment, which Yu et al. (2023, MAGVIT-v2) maximise so that a large codebook stays in
+    use; assignments are soft, so that it has a gradient.
+    """
+    mean = torch.softmax(SHARPNESS * similarity, dim=1).mean(0)
+    return math.log(len(mean)) + (mean * mean.clamp(min=1e-12).log()).sum()
 
 
 class CosineQuantizer(nn.Module):
@@ -44,6 +62,8 @@ class CosineQuantizer(nn.Module):
 
     def __init__(self, codes: int, dim: int) -> None:
         super().__init__()
+        self.measures_crowding = False
+        """Whether :meth:`forward` measures ``crowding``, which takes a matrix of all features by all codes."""
         self.codebook = nn.Parameter(F.normalize(torch.randn(codes, dim), dim=1))
         self.register_buffer("idle", torch.zeros(codes), persistent=False)  # training steps since last used
 
@@ -66,7 +86,12 @@ class CosineQuantizer(nn.Module):
         z_q = self.lookup(ids)
         codebook_loss = F.mse_loss(z_q, z.detach()) * z.shape[1]
         commitment_loss = F.mse_loss(z, z_q.detach()) * z.shape[1]
-        return Quantized(z + (z_q - z).detach(), ids, codebook_loss, commitment_loss)
+        uneven = None
+        if self.measures_crowding:
+            with full_precision(z):
+                features = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+                uneven = crowding(features @ F.normalize(self.codebook, dim=1).T)
+        return Quantized(z + (z_q - z).detach(), ids, codebook_loss, commitment_loss, uneven)
 
     @torch.no_grad()
     def reseed_idle(self, z: Tensor, ids: Tensor, patience: int, generator: torch.Generator) -> int:
