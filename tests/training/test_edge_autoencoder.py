@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti_train.config import AutoencoderRun
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
-from smalti_train.models.quantizer import CosineQuantizer
+from smalti_train.models.quantizer import CosineQuantizer, crowding
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.presets import AUTOENCODERS
+from smalti_train.train_autoencoder import crops
 
 SMALL = EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 SINGLE = EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8,), encoder_blocks=(1,), decoder_blocks=(2,))
@@ -123,6 +128,51 @@ def test_no_convolution_runs_above_a_quarter_of_the_resolution(name: str) -> Non
     model(images)
     assert len(sides) == len(convolutions)
     assert max(sides) == 256 // 4
+
+
+def test_a_border_is_like_the_inside_where_padding_repeats_it() -> None:
+    """Of a picture that does not change towards its borders, all tokens are one; with zeros beyond, they are not."""
+    torch.manual_seed(0)
+    flat = torch.rand(8, 3, 1, 1).expand(8, 3, 64, 64) * 2 - 1
+    for padding, even in (("replicate", True), ("zeros", False)):
+        model = lively(dataclasses.replace(SMALL, codes=512, padding=padding))
+        with torch.no_grad():
+            features = model.encoder(flat)
+        apart = (features - features[:, :, 4:5, 4:5]).abs().amax()
+        assert (apart < 1e-4) == even, padding
+
+
+@settings(max_examples=20, deadline=None)
+@given(side=st.integers(1, 4), number=st.integers(0, 10**6))
+def test_crops_lie_on_the_grid_of_tokens_inside_the_picture(side: int, number: int) -> None:
+    y, x = np.mgrid[:64, :64].astype(np.uint8)
+    images = np.stack([y, x, y], axis=-1)[None].repeat(2, 0)
+    cut = crops(images, 16 * side, 16, 3, number)
+    assert cut.shape == (2, 16 * side, 16 * side, 3)
+    top, left = cut[0, 0, 0, :2]
+    assert top % 16 == left % 16 == 0
+    assert np.array_equal(cut, images[:, top : top + 16 * side, left : left + 16 * side])
+    assert np.array_equal(cut, crops(images, 16 * side, 16, 3, number))
+
+
+def test_crops_come_from_everywhere() -> None:
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(3, 3)
+    assert {int(crops(images, 2, 1, 0, number)[0, 0, 0, 0]) for number in range(100)} == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+def test_crowding_is_nothing_where_codes_are_used_evenly_and_grows_as_fewer_are() -> None:
+    codes = torch.eye(32)
+    few = [crowding(torch.eye(32)[:used].repeat(32 // used, 1) @ codes.T) for used in (32, 16, 4, 1)]
+    assert few[0] < 1e-3
+    assert all(fewer > more + 0.1 for more, fewer in zip(few, few[1:]))
+    features = torch.nn.functional.normalize(torch.randn(64, 32), dim=1)
+    features[:, 0] += 2
+    features.requires_grad_()
+    for _ in range(50):
+        before = crowding(features @ codes.T)
+        (gradient,) = torch.autograd.grad(before, features)
+        features = (features - 0.5 * gradient).detach().requires_grad_()
+    assert crowding(features @ codes.T) < before
 
 
 def quantizer(codes: int = 20, dim: int = 5) -> CosineQuantizer:

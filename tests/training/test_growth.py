@@ -9,7 +9,7 @@ import torch
 
 from smalti import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
-from smalti_train.models.growth import fits, grown
+from smalti_train.models.growth import fits, grown, sizes_of
 from smalti_train.presets import AUTOENCODERS
 from smalti_train.released import initial_weights
 
@@ -49,10 +49,52 @@ def test_a_grown_autoencoder_computes_what_the_smaller_one_does(config):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in new)
 
 
-def test_only_more_blocks_fit():
+def test_only_more_blocks_and_codes_fit():
     assert fits(SMALL, deeper(encoder_blocks=(1, 1, 2)))
+    assert fits(SMALL, deeper(codes=32, padding="replicate"))
     assert not fits(SMALL, deeper(encoder_blocks=(0, 0, 1)))
-    assert not fits(SMALL, dataclasses.replace(SMALL, codes=32))
+    assert not fits(SMALL, deeper(codes=8))
+    assert not fits(SMALL, deeper(code_dim=8))
+    assert not fits(SMALL, deeper(channels=(8, 8, 32)))
+
+
+def test_codes_that_are_there_stay_and_new_ones_move_where_features_are():
+    torch.manual_seed(0)
+    small, config = EdgeAutoencoder(SMALL), deeper(codes=40)
+    large = EdgeAutoencoder(config)
+    large.load_state_dict(grown(small, config))
+    assert torch.equal(large.quantizer.codebook[:16], small.quantizer.codebook)
+    features = large.encoder(torch.rand(8, 3, 64, 64))
+    for step in range(3):
+        moved = large.quantizer.reseed_idle(
+            features, large.quantizer(features).ids, 2, torch.Generator().manual_seed(step)
+        )
+    assert moved > 0
+    unit = torch.nn.functional.normalize(features, dim=1).permute(0, 2, 3, 1).reshape(-1, 4)
+    assert (unit @ large.quantizer.codebook.T > 1 - 1e-5).any(0).sum() >= moved
+
+
+@pytest.mark.parametrize(
+    "config", [SMALL, deeper(encoder_blocks=(2, 1, 3), decoder_blocks=(0, 2, 1), smoothing=(1, 1))]
+)
+def test_sizes_are_read_off_the_weights(config):
+    assert sizes_of(EdgeAutoencoder(config).state_dict()) == config
+    with pytest.raises(UsageError, match="edge autoencoder"):
+        sizes_of({"weight": torch.zeros(3)})
+
+
+def test_the_next_autoencoder_begins_where_the_released_one_is():
+    wanted = AUTOENCODERS["avatars"]
+    released = EdgeAutoencoder(AUTOENCODERS["avatars-256-decoder"].model).eval()
+    released.load_state_dict(initial_weights("avatars-256", AUTOENCODERS["avatars-256-decoder"]))
+    model = EdgeAutoencoder(wanted.model).eval()
+    model.load_state_dict(initial_weights("avatars-256", wanted))
+    images = torch.rand(1, 3, 256, 256) * 2 - 1
+    ids = torch.randint(released.config.codes, (1, 8, 8))
+    with torch.no_grad():
+        inside = (..., slice(7, 9), slice(7, 9))  # where the other padding does not reach
+        assert torch.equal(model.encoder(images)[inside], released.encoder(images)[inside])
+        assert torch.equal(model.decode(ids), without_smoothing(released).decode(ids))
 
 
 def test_a_run_starts_from_a_shallower_run_and_refuses_a_deeper_one(tiny_runs):
@@ -72,7 +114,6 @@ def test_a_longer_smoothing_is_put_behind_what_the_decoder_computes(before):
     if before:
         small.decoder[-1].sharpness.data.mul_(0.5)
     assert fits(small.config, config)
-    assert before == (1, 4) or not fits(config, small.config)
     large = EdgeAutoencoder(config)
     large.load_state_dict(grown(small, config))
     ids = torch.randint(16, (1, 3, 3))

@@ -37,8 +37,9 @@ class SizedAutoencoderConfig:
     """Channels at twice and at four times that resolution."""
     fine_blocks: tuple[int, int] = (1, 1)
     """Residual blocks there."""
-    shrink: float = 1.0
-    """Levels of 255 by which all that a head adds is shrunk towards zero."""
+    shrink: float = 0.0
+    """Levels of 255 by which all that a head adds is shrunk towards zero; to be trained with once the head adds
+    something, as nothing is learnt from what is shrunk away."""
 
     @property
     def codes(self) -> int:
