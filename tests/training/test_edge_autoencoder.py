@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -164,15 +165,13 @@ def test_crowding_is_nothing_where_codes_are_used_evenly_and_grows_as_fewer_are(
     codes = torch.eye(32)
     few = [crowding(torch.eye(32)[:used].repeat(32 // used, 1) @ codes.T) for used in (32, 16, 4, 1)]
     assert few[0] < 1e-3
-    assert all(fewer > more + 0.1 for more, fewer in zip(few, few[1:]))
-    features = torch.nn.functional.normalize(torch.randn(64, 32), dim=1)
-    features[:, 0] += 2
-    features.requires_grad_()
+    assert all(fewer > more + 0.1 for more, fewer in pairwise(few))
+    features = (0.2 * torch.randn(64, 32) + torch.eye(32)[0]).requires_grad_()
+    crowded = crowding(F.normalize(features, dim=1) @ codes.T)
     for _ in range(50):
-        before = crowding(features @ codes.T)
-        (gradient,) = torch.autograd.grad(before, features)
-        features = (features - 0.5 * gradient).detach().requires_grad_()
-    assert crowding(features @ codes.T) < before
+        (gradient,) = torch.autograd.grad(crowding(F.normalize(features, dim=1) @ codes.T), features)
+        features = (features - 20 * gradient).detach().requires_grad_()
+    assert crowding(F.normalize(features, dim=1) @ codes.T) < crowded - 0.1
 
 
 def quantizer(codes: int = 20, dim: int = 5) -> CosineQuantizer:
