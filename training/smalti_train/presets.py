@@ -65,6 +65,18 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.5),
         decoder_only=True,
     ),
+    # The trunk of larger pictures, from the released decoder (--init avatars-256) and on its tokens: deeper, for fewer
+    # errors in pixels, and without the smoothing, which training heads puts back.
+    "avatars-256-deep": AutoencoderRun(
+        preset="avatars-256-deep",
+        model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6)),
+        data=AVATARS_256,
+        optimizer=OptimizerConfig(lr=8e-4, warmup=100),
+        loop=LoopConfig(steps=3000, batch=16),
+        loss=AutoencoderLossConfig(mse=6.0),
+        decoder_only=True,
+        crop=12,
+    ),
     # Begins from the released weights (--init avatars-256): more codes, of which none is of borders alone.
     "avatars": AutoencoderRun(
         preset="avatars",
