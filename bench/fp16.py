@@ -14,9 +14,9 @@ import sys
 
 import onnx
 
-from smalti.bundle import open_bundle
+from smalti.bundle.reader import open_bundle
 from smalti.errors import SmaltiError
-from smalti.golden import compare, read_golden
+from smalti.verification.golden import compare, read_golden
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.overflow import too_large
 

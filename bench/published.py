@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from smalti.bundle import open_bundle
+from smalti.bundle.reader import open_bundle
 from smalti.errors import ParityError, UsageError
 from smalti_export.draft import PRECISIONS
 from smalti_export.export import export_bundle

@@ -21,10 +21,10 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from smalti.manifest import TensorSpec
 from torch import Tensor, nn
 
 import smalti
+from smalti.bundle.manifest import TensorSpec
 from smalti.images import contact_sheet
 from smalti_export.graphs import GraphSpec, trace
 from smalti_export.quantize import last_layers, quantize

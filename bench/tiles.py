@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 
 import smalti
-from smalti import tiles
-from smalti.backend import OnnxSession
+from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.codec import tiles
 
 
 def main() -> None:

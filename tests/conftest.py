@@ -104,7 +104,7 @@ def tiny_preview(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path]) -
 @pytest.fixture(scope="session")
 def tiny_bundle(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path], tiny_preview: Path) -> Path:
     """The folder of a real bundle: 64x64 pixels, 4x4 tokens, 64 codes, eight labels, a preview, all precisions."""
-    from smalti.manifest import SamplerDefaults
+    from smalti.bundle.manifest import SamplerDefaults
     from smalti_export.export import export_bundle
 
     def make(folder: Path) -> None:

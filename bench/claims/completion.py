@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from claims import multinomial_priors, priors
 from claims.common import Row, features
 from claims.multinomial_sizes import MultinomialBench
-from smalti import absorbing, autoregressive, multinomial
-from smalti.schedule import make_schedule
-from smalti.sundae import start_tokens
+from smalti.families import multinomial
+from smalti.families.absorbing import sampler as absorbing
+from smalti.families.absorbing.schedule import make_schedule
+from smalti.families.autoregressive import sampler as autoregressive
+from smalti.families.sundae import start_tokens
 from smalti_train.evaluation.metrics import frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, load_prior

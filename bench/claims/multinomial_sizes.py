@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from claims.common import FULL, TINY, Bench
-from smalti.bundle import EMBEDDED
+from smalti.bundle.reader import EMBEDDED
 from smalti_train.config import AutoencoderRun, PriorConfig, PriorRun
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig

@@ -15,7 +15,7 @@ from claims.common import Row
 from claims.samples import DISTANCES, LIKENESS, measured, part, strip
 from claims.sundae_priors import best
 from claims.sundae_sizes import SundaeBench
-from smalti.absorbing import Denoiser, Logits
+from smalti.families.absorbing.sampler import Denoiser, Logits
 from smalti_train.loading import load_prior
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.sampling import draw_sundae, torch_denoiser

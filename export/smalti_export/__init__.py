@@ -2,5 +2,6 @@
 
 import os
 
-# As in smalti.backend, for the modules here that import ONNX Runtime themselves: nothing is kept about the user.
+# As smalti.backends.onnxruntime_cpu does, for the modules here that import ONNX Runtime themselves: it keeps nothing
+# about the user.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

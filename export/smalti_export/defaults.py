@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from smalti import schedule
+from smalti.bundle.manifest import Family, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.manifest import Family, SamplerDefaults
-from smalti.plans import PLAN, PLANS, WAYS
+from smalti.families.absorbing import schedule
+from smalti.families.plans import PLAN, PLANS, WAYS
 
 DEFAULTS: dict[Family, SamplerDefaults] = {
     "absorbing": SamplerDefaults(steps=16, temperature=1.0, schedule="cosine", order="halton"),
@@ -23,7 +23,7 @@ DEFAULTS: dict[Family, SamplerDefaults] = {
 
 
 def sampler_defaults(family: Family, asked: Mapping[str, Any]) -> SamplerDefaults:
-    """The family's defaults with what was ``asked``, by the names of :class:`smalti.manifest.SamplerDefaults`.
+    """The family's defaults with what was ``asked``, by the names of :class:`smalti.bundle.manifest.SamplerDefaults`.
 
     Raises UsageError for one that there is not or that belongs to another family, or for values of an absorbing
     prior's that do not go together; the others are checked where the bundle is made.

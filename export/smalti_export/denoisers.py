@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti import sampling
-from smalti.absorbing import Denoiser
-from smalti.manifest import Family, Manifest, Noise
-from smalti.multinomial import cosine_alphas
-from smalti.sampling import draw_absorbing, draw_multinomial, draw_sundae
-from smalti.settings import resolve
+from smalti.bundle.manifest import Family, Manifest, Noise
+from smalti.families import sampling
+from smalti.families.absorbing.sampler import Denoiser
+from smalti.families.multinomial import cosine_alphas
+from smalti.families.sampling import draw_absorbing, draw_multinomial, draw_sundae
+from smalti.families.settings import resolve
 from smalti_export.parity import Run, greatest_error, logit_figures, run_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample
@@ -26,7 +26,7 @@ class Way:
     """How a family draws with its denoiser."""
 
     draw: Callable[..., sampling.Run]
-    """A whole run, as :func:`smalti.sampling.draw_absorbing` lays it out, or with times ``draw_multinomial``."""
+    """A whole run, as ``draw_absorbing`` lays it out, or with times ``draw_multinomial``."""
     masks: bool
     """Whether only masked positions are drawn; else any may be, from grids of which some tokens are random."""
 

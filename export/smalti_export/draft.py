@@ -13,10 +13,8 @@ import msgspec
 import onnx
 from torch import Tensor, nn
 
-from smalti.backend import OnnxSession, default_threads
-from smalti.bundle import Bundle
-from smalti.errors import ParityError, SamplingError
-from smalti.manifest import (
+from smalti.backends.onnxruntime_cpu import OnnxSession, default_threads
+from smalti.bundle.manifest import (
     PRIORS,
     ROUNDED,
     Component,
@@ -28,6 +26,8 @@ from smalti.manifest import (
     Variant,
     missed,
 )
+from smalti.bundle.reader import Bundle
+from smalti.errors import ParityError, SamplingError
 from smalti_export import golden
 from smalti_export.figures import Figures, make_figures
 from smalti_export.fp16 import fp16_tensors, greatest, in_fp32

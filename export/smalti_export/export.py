@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from smalti import manifest
-from smalti.bundle import MANIFEST
+from smalti.bundle import manifest
+from smalti.bundle.manifest import Manifest, Precision, SamplerDefaults
+from smalti.bundle.reader import MANIFEST
 from smalti.errors import BundleError, OutputError, UsageError
+from smalti.families.settings import resolve
 from smalti.images import check_folder
-from smalti.manifest import Manifest, Precision, SamplerDefaults
-from smalti.settings import resolve
 from smalti_export.defaults import sampler_defaults
 from smalti_export.draft import PRECISIONS, make_draft
 from smalti_export.pair import Pair, class_names, data_licences, load_pair, noise_of, provenance

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti import grey
-from smalti.backend import Session
+from smalti.backends.onnxruntime_cpu import Session
+from smalti.bundle.manifest import PRIORS, Manifest, Role
+from smalti.codec import grey
 from smalti.errors import UsageError
-from smalti.manifest import PRIORS, Manifest, Role
 from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_batches, denoiser_feeds
 from smalti_export.pair import Pair, released
 from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run

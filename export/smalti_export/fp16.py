@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from smalti.predictor import Graph
+from smalti.families.autoregressive.past import Graph
 from smalti_export.graphs import in_order_of_nodes, looked_at, remade
 from smalti_export.ranges import Feed
 

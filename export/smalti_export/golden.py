@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from smalti.bundle.manifest import Manifest, Role
 from smalti.generator import EMBEDDING
-from smalti.golden import RUNS, draw, draw_next
-from smalti.manifest import Manifest, Role
+from smalti.verification.golden import RUNS, draw, draw_next
 from smalti_export.denoisers import DenoiserReference
 from smalti_export.figures import Figures
 from smalti_export.parity import Reference
@@ -30,7 +30,7 @@ IMAGES, PIXELS = 4, 2**20
 
 
 def golden_file(figures: Figures, record: Manifest) -> bytes:
-    """The safetensors file of :mod:`smalti.golden`, the same bytes for the same model.
+    """The safetensors file of :mod:`smalti.verification.golden`, the same bytes for the same model.
 
     ``figures`` have measured every component, so that the answers are known; ``record`` says how is drawn.
     """

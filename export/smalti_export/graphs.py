@@ -16,9 +16,9 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from smalti.bundle.manifest import Role, TensorSpec
 from smalti.errors import UsageError
 from smalti.generator import EMBEDDING
-from smalti.manifest import Role, TensorSpec
 from smalti_train.config import AutoregressiveConfig, PriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smalti import manifest
-from smalti.backend import runtime_version
+from smalti.backends.onnxruntime_cpu import runtime_version
+from smalti.bundle import manifest
+from smalti.bundle.manifest import Family
 from smalti.errors import UsageError
-from smalti.manifest import Family
 from smalti_train.config import (
     AutoencoderRun,
     AutoregressiveConfig,

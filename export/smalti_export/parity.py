@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.golden import GREATEST, likeness
-from smalti.manifest import Precision, Role
-from smalti.predictor import Graph
+from smalti.bundle.manifest import Precision, Role
+from smalti.families.autoregressive.past import Graph
+from smalti.verification.golden import GREATEST, likeness
 from smalti_export.ranges import Feed
 
 Run = Callable[[Feed], NDArray[Any]]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti import autoregressive
-from smalti.predictor import Graph, next_logits
+from smalti.families.autoregressive import sampler as autoregressive
+from smalti.families.autoregressive.past import Graph, next_logits
 from smalti_export.parity import greatest_error, logit_figures, run_figures
 from smalti_export.ranges import Feed
 from smalti_kernels import sample

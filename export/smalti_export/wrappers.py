@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.bundle.manifest import Role
 from smalti.errors import UsageError
-from smalti.manifest import Role
 from smalti_train.loading import Autoencoder, Prior
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, Block
 from smalti_train.models.autoregressive_transformer import (

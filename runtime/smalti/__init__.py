@@ -8,8 +8,9 @@ gen.generate(count=4, seed=7, label="lorelei").images[0].save("out.png")
 
 from __future__ import annotations
 
-from smalti.backend import ProviderReport
-from smalti.bundle import Bundle, embedded_bundles, open_bundle
+from smalti.backends.onnxruntime_cpu import ProviderReport
+from smalti.bundle.manifest import Manifest
+from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.errors import (
     BundleError,
     DamagedKernel,
@@ -27,10 +28,9 @@ from smalti.errors import (
     TrainingError,
     UsageError,
 )
+from smalti.families.settings import Settings
 from smalti.generator import Generator, load
-from smalti.manifest import Manifest
 from smalti.result import Result, Step, Timings
-from smalti.settings import Settings
 from smalti.version import __version__
 
 __all__ = [

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti import grey
-from smalti.autoregressive import NextLogits
-from smalti.backend import (
+from smalti.backends.onnxruntime_cpu import (
     OnnxSession,
     ProviderReport,
     default_threads,
@@ -25,17 +23,19 @@ from smalti.backend import (
     resolve_provider,
     runtime_version,
 )
-from smalti.bundle import Bundle, open_bundle
-from smalti.codec import Encode, check_tokens, decode_images, over_images
-from smalti.drawing import draw
+from smalti.backends.signatures import mismatches
+from smalti.bundle.manifest import PRIORS, Role
+from smalti.bundle.reader import Bundle, open_bundle
+from smalti.codec import grey
+from smalti.codec.batches import Encode, check_tokens, decode_images, over_images
+from smalti.codec.masks import Picture, check_pair, paste, patches
+from smalti.codec.tiles import Decode
 from smalti.errors import BundleError, UsageError
-from smalti.inpainting import Picture, check_pair, paste, patches
-from smalti.manifest import PRIORS, Role
-from smalti.predictor import next_logits, past_shape
+from smalti.families.autoregressive.past import next_logits, past_shape
+from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.drawing import draw
+from smalti.families.settings import Options, Settings, check_defaults, resolve
 from smalti.result import Result, Step, Timings
-from smalti.settings import Options, Settings, check_defaults, resolve
-from smalti.signatures import mismatches
-from smalti.tiles import Decode
 
 Int32 = NDArray[np.int32]
 EMBEDDING = "embedding"
@@ -109,8 +109,8 @@ class Generator:
         """Draw images.
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
-        in any batch. The options are those of :class:`smalti.settings.Options`: ``seeds``, ``label``, ``steps``,
-        ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
+        in any batch. The options are those of :class:`~smalti.families.settings.Options`: ``seeds``, ``label``,
+        ``steps``, ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
         ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``size``, ``stride``.
 
         Raises UsageError for an option or a value outside these, or one that the bundle's family does not have.
@@ -222,7 +222,8 @@ class Generator:
     def next_logits(self) -> NextLogits:
         """Ask an autoregressive prior: from tokens int32 [N, n] and labels int32 [N] to the next one's logits [N, K].
 
-        What is returned remembers what it read, for one run at a time: see :func:`smalti.predictor.next_logits`.
+        What is returned remembers what it read, for one run at a time: see
+        :func:`smalti.families.autoregressive.past.next_logits`.
 
         Raises UsageError for a bundle of another family, of which :meth:`logits` asks.
         """

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti import absorbing
-from smalti.backend import ProviderReport
-from smalti.bundle import Bundle
+from smalti.backends.onnxruntime_cpu import ProviderReport
+from smalti.bundle.reader import Bundle
 from smalti.errors import UsageError
+from smalti.families.absorbing import sampler as absorbing
+from smalti.families.settings import Settings
 from smalti.images import Recipe, contact_sheet, save_png
-from smalti.settings import Settings
 from smalti.version import __version__
 
 Int32 = NDArray[np.int32]

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from smalti import manifest
+from smalti.bundle import manifest
+from smalti.bundle.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
-from smalti.multinomial import cosine_alphas
+from smalti.families.multinomial import cosine_alphas
 from smalti_export.denoisers import (
     WAYS,
     DenoiserReference,

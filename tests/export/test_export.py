@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import smalti
-from smalti.backend import OnnxSession
-from smalti.bundle import open_bundle
-from smalti.cli import main
+from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.bundle.manifest import Manifest, Role, missed
+from smalti.bundle.reader import open_bundle
+from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti.manifest import Manifest, Role, missed
 from smalti_export.export import _write, export_bundle
 from smalti_export.figures import DRAWS
 from smalti_export.graphs import graph_specs
@@ -83,7 +83,7 @@ def test_every_variant_is_certified_within_its_tolerances(record: Manifest) -> N
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_certificate_tells_what_the_files_do(
-    precision: smalti.manifest.Precision, tiny_bundle: Path, record: Manifest, tiny_runs: tuple[Path, Path]
+    precision: smalti.bundle.manifest.Precision, tiny_bundle: Path, record: Manifest, tiny_runs: tuple[Path, Path]
 ) -> None:
     """Measured once more here: the decoder on unseen images of which calibration saw none."""
     model = folded(load_autoencoder(tiny_runs[0])[0])[0]
@@ -165,7 +165,7 @@ def test_the_licence_of_every_style_is_in_the_manifest(record: Manifest) -> None
 
 IMPOSSIBLE = """
 import sys
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti_export.parity import TOLERANCES
 TOLERANCES["decoder"]["int8"] = {"psnr": 1000.0}
 main(["export", *sys.argv[1:]])

@@ -15,10 +15,10 @@ import smalti
 from helpers.golden_bundle import add_file
 from helpers.table_predictor import autoregressive_bundle
 from smalti import open_bundle
-from smalti.cli import _run
-from smalti.golden import read_golden
-from smalti.tensors import read_tensors
-from smalti.verify import remeasure, verify
+from smalti.bundle.safetensors_reader import read_tensors
+from smalti.cli.main import _run
+from smalti.verification.golden import read_golden
+from smalti.verification.verify import remeasure, verify
 from smalti_export.denoisers import DenoiserReference, Drawing
 from smalti_export.figures import Figures
 from smalti_export.golden import BATCHES, golden_file

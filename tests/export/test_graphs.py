@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import smalti_export
-from smalti.manifest import Role
+from smalti.bundle.manifest import Role
 from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace
 from smalti_export.parity import torch_graph, torch_run
 from smalti_export.wrappers import wrap

@@ -14,8 +14,8 @@ from torch import nn
 
 import smalti
 from helpers.checkpoints import SMALL
-from smalti.bundle import open_bundle
-from smalti.cli import _run
+from smalti.bundle.reader import open_bundle
+from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_export.figures import DRAWS
 from smalti_train.loading import load_autoencoder, load_prior

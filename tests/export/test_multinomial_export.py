@@ -12,10 +12,10 @@ from PIL import Image
 
 import smalti
 from helpers.checkpoints import SMALL
-from smalti.bundle import open_bundle
-from smalti.cli import _run
-from smalti.golden import read_golden
-from smalti.verify import remeasure
+from smalti.bundle.reader import open_bundle
+from smalti.cli.main import _run
+from smalti.verification.golden import read_golden
+from smalti.verification.verify import remeasure
 from smalti_export.figures import DRAWS
 from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet

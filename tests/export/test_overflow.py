@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load
 
 from helpers.checkpoints import SMALL
-from smalti.engine_records import Profile
-from smalti.predictor import Graph
+from smalti.bundle.engines import Profile
+from smalti.families.autoregressive.past import Graph
 from smalti_export.draft import Part, _attempts, _traced
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from smalti.manifest import Role, missed
+from smalti.bundle.manifest import Role, missed
 from smalti_export.draft import PRECISIONS, _possible
 from smalti_export.parity import TOLERANCES, Reference, compare_decoders, compare_encoders
 from smalti_export.ranges import Feed

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smalti.bundle.manifest import missed
 from smalti.errors import SamplingError
-from smalti.manifest import missed
 from smalti_export.parity import TOLERANCES
 from smalti_export.predictors import (
     PredictorReference,

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from smalti.engine_records import Profile
+from smalti.bundle.engines import Profile
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
 from smalti_export.graphs import OPSET, graph_specs, trace

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import smalti_export.quantize
-from smalti.backend import OnnxSession
-from smalti.bundle import open_bundle
+from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.bundle.reader import open_bundle
 from smalti_export.draft import Part, _attempts
 from smalti_export.graphs import GraphSpec
 from smalti_export.quantize import (

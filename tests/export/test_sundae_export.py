@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import smalti
-from smalti.bundle import open_bundle
-from smalti.cli import _run
-from smalti.verify import remeasure
+from smalti.bundle.reader import open_bundle
+from smalti.cli.main import _run
+from smalti.verification.verify import remeasure
 from smalti_export.figures import DRAWS
 from smalti_train.config import DataConfig, PixelRun
 from smalti_train.config_files import to_json

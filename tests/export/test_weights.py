@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load, load_file
 from torch import Tensor
 
-from smalti.bundle import open_bundle
-from smalti.manifest import Precision, Role
+from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.reader import open_bundle
 from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_train.loading import load_prior
 from smalti_train.released import TRANSPOSED, folded

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from helpers.enumerated import CODES, DIGITS, LENGTH, MASK, chances, filled, frequencies
-from smalti.schedule import unmasked_after
+from smalti.families.absorbing.schedule import unmasked_after
 
 EMPTY = (MASK,) * LENGTH
 POWER = 4

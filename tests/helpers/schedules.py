@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smalti.schedule import Schedule
+from smalti.families.absorbing.schedule import Schedule
 
 
 def calls_of(schedule: Schedule, sample: int) -> list[tuple[int, tuple[int, ...]]]:

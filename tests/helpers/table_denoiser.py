@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from smalti.manifest import (
+from smalti.bundle.manifest import (
     SCHEMA_VERSION,
     Component,
     FileRecord,

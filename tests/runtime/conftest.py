@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import smalti
-from smalti.cli import _run
+from smalti.cli.main import _run
 
 BLOCK = """
 import sys

@@ -26,9 +26,9 @@ from helpers.enumerated import (
 )
 from helpers.schedules import calls_of
 from helpers.statistics import chi_square_z
-from smalti.absorbing import fill_masked, run
 from smalti.errors import UsageError
-from smalti.schedule import Schedule, make_schedule
+from smalti.families.absorbing.sampler import fill_masked, run
+from smalti.families.absorbing.schedule import Schedule, make_schedule
 from smalti_kernels import sample as draw_tokens
 
 SEEDS = st.integers(0, 2**64 - 1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.statistics import chi_square_z
-from smalti.autoregressive import run
 from smalti.errors import UsageError
+from smalti.families.autoregressive.sampler import run
 from smalti_kernels import SamplingError
 from smalti_kernels import sample as draw_tokens
 

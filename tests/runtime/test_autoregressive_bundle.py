@@ -13,11 +13,11 @@ from PIL import Image
 import smalti
 from helpers.table_predictor import TablePredictor, autoregressive_bundle
 from smalti import BundleError, UsageError
-from smalti.autoregressive import run as draw_plainly
+from smalti.families.autoregressive.past import next_logits, past_shape
+from smalti.families.autoregressive.sampler import run as draw_plainly
+from smalti.families.sampling import draw_absorbing
 from smalti.generator import NETWORK_BATCH
 from smalti.images import read_recipe
-from smalti.predictor import next_logits, past_shape
-from smalti.sampling import draw_absorbing
 
 LENGTH, CODES = 16, 64
 

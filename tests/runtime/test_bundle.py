@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import smalti
-from smalti import BundleError, manifest, open_bundle
-from smalti.bundle import embedded_bundles
+from smalti import BundleError, open_bundle
+from smalti.bundle import manifest
+from smalti.bundle.reader import embedded_bundles
 
 
 def variant_of(content, role="denoiser", precision="fp32"):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.statistics import chi_square_z
-from smalti.absorbing import run
-from smalti.canvas import canvas_denoiser, window_starts
 from smalti.errors import UsageError
-from smalti.schedule import make_schedule
+from smalti.families.absorbing.sampler import run
+from smalti.families.absorbing.schedule import make_schedule
+from smalti.families.canvas import canvas_denoiser, window_starts
 
 CODES = 5
 MASK = CODES

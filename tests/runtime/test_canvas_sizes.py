@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import smalti
-from smalti.canvas import MAX_TOKENS, canvas_denoiser, canvas_size
+from smalti.bundle.manifest import Latent
 from smalti.errors import UsageError
-from smalti.manifest import Latent
+from smalti.families.canvas import MAX_TOKENS, canvas_denoiser, canvas_size
 
 WAYS = [
     {"order": "random"},

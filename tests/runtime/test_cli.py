@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import smalti
-from smalti.cli import _run
+from smalti.cli.main import _run
 from smalti.images import read_recipe
 
 

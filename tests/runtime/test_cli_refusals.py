@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_leaves_the_old_picture(tiny_bundle, out, python):
     (out / "a.png").write_bytes(b"old")
     code = """
 import resource
-from smalti.cli import main
+from smalti.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 main(sys.argv[1:])
 """
@@ -170,7 +170,7 @@ def test_the_provider_may_come_from_the_environment(run, out, monkeypatch):
 )
 def test_a_missing_extra_is_named_with_its_pip_line(blocked, line, code, says, tiny_bundle, python, tmp_path):
     bundle = ["--bundle", tiny_bundle] if line[0] == "generate" else []
-    done = python("from smalti.cli import main\nmain(sys.argv[1:])", *line, *bundle, blocked=(blocked,))
+    done = python("from smalti.cli.main import main\nmain(sys.argv[1:])", *line, *bundle, blocked=(blocked,))
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -182,8 +182,8 @@ def test_an_interrupt_in_the_middle_exits_with_130_and_leaves_nothing(tiny_bundl
     # A shell that starts jobs in the background has them ignore SIGINT, and so would this process.
     code = """
 import signal, sys
-import onnxruntime, smalti.commands
-from smalti.cli import main
+import onnxruntime, smalti.cli.commands
+from smalti.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 main(sys.argv[1:])
@@ -209,7 +209,7 @@ main(sys.argv[1:])
 def test_a_terminated_command_leaves_no_temporary_folder(tmp_path):
     code = """
 import sys, tempfile, time
-from smalti import cli
+from smalti.cli import main as cli
 def slow(arguments):
     with tempfile.TemporaryDirectory(dir=arguments[0]):
         print("ready", flush=True)

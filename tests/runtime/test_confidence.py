@@ -26,9 +26,9 @@ from helpers.enumerated import (
     joint,
 )
 from helpers.statistics import chi_square_z
-from smalti.confidence import MAX_CHOICE_TEMPERATURE, confidence, run
 from smalti.errors import UsageError
-from smalti.schedule import MAX_STEPS, call_sizes
+from smalti.families.absorbing.confidence import MAX_CHOICE_TEMPERATURE, confidence, run
+from smalti.families.absorbing.schedule import MAX_STEPS, call_sizes
 from smalti_kernels import sample as draw_tokens
 
 SEEDS = st.integers(0, 2**64 - 1)

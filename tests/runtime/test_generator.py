@@ -13,9 +13,9 @@ import pytest
 
 import smalti
 from smalti import ProviderUnavailable, UsageError
-from smalti.absorbing import fill_masked
+from smalti.bundle.manifest import Precision
+from smalti.families.absorbing.sampler import fill_masked
 from smalti.generator import NETWORK_BATCH
-from smalti.manifest import Precision
 
 PRECISIONS = get_args(Precision)
 TOP = 2**64 - 1

@@ -14,8 +14,8 @@ from PIL import Image
 import smalti
 from helpers.table_denoiser import TableDenoiser
 from smalti import BundleError, UsageError
-from smalti.bundle import open_bundle
-from smalti.grey import to_pixels, to_tokens
+from smalti.bundle.reader import open_bundle
+from smalti.codec.grey import to_pixels, to_tokens
 
 GRID, CODES = (5, 4), 8
 SIZE = (4, 5)

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
-from smalti.cli import _run
-from smalti.manifest import LARGEST_FILE
+from smalti.bundle.manifest import LARGEST_FILE
+from smalti.cli.main import _run
 
 GRAPH = "denoiser.fp32.onnx"
 
@@ -238,7 +238,7 @@ def test_verifying_does_not_work_out_what_a_graphs_constants_come_to(bundle):
     code = """
 import sys
 from smalti import open_bundle
-from smalti.verify import verify
+from smalti.verification.verify import verify
 verify(open_bundle(sys.argv[1]))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -10,10 +10,10 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import smalti
-from smalti.cli import main
+from smalti.cli.main import main
+from smalti.codec.masks import patches
 from smalti.errors import UsageError
 from smalti.images import read_recipe
-from smalti.inpainting import patches
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from helpers.golden_bundle import golden_bundle
 from smalti import BundleError, open_bundle
-from smalti.card import card, card_lines
-from smalti.settings import resolve
+from smalti.cli.card import card, card_lines
+from smalti.families.settings import resolve
 
 CASES = settings(
     max_examples=2000, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -20,7 +20,7 @@ from helpers.noise_chain import (
 )
 from helpers.statistics import chi_square_z
 from smalti.errors import SamplingError, UsageError
-from smalti.multinomial import CLEAN, clean_chances, cosine_alphas, posterior, strides
+from smalti.families.multinomial import CLEAN, clean_chances, cosine_alphas, posterior, strides
 from smalti_kernels import STREAM_SUBSET, random_words
 
 
@@ -96,7 +96,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(monkeypatch):
     batch = draw(TimedTable(), table, range(30, 50))
     for place in (0, 7, 19):
         assert np.array_equal(draw(TimedTable(), table, [30 + place])[-1][0], batch[-1][place])
-    monkeypatch.setattr("smalti.rows.ROWS", 4)
+    monkeypatch.setattr("smalti.families.batching.ROWS", 4)
     assert np.array_equal(draw(TimedTable(), table, range(30, 50)), batch)
 
 

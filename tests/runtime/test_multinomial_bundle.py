@@ -12,14 +12,15 @@ from PIL import Image
 
 import smalti
 from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser, TimedTableDenoiser
-from smalti import BundleError, UsageError, multinomial, sundae
-from smalti.canvas import canvas_denoiser
-from smalti.cli import _run
+from smalti import BundleError, UsageError
+from smalti.bundle.manifest import Noise, decode
+from smalti.cli.main import _run
+from smalti.families import multinomial, sundae
+from smalti.families.canvas import canvas_denoiser
+from smalti.families.sampling import draw_absorbing, draw_multinomial
+from smalti.families.settings import resolve
 from smalti.generator import NETWORK_BATCH
 from smalti.images import read_recipe
-from smalti.manifest import Noise, decode
-from smalti.sampling import draw_absorbing, draw_multinomial
-from smalti.settings import resolve
 
 GRID, CODES, LABELS, TIMES = (3, 4), 6, ("a", "b"), 30
 LENGTH = GRID[0] * GRID[1]

@@ -13,8 +13,8 @@ import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti import open_bundle
-from smalti.cli import _run
-from smalti.polygraphy_files import write_polygraphy
+from smalti.cli.main import _run
+from smalti.verification.polygraphy import write_polygraphy
 
 pytest.importorskip("polygraphy", reason="needs polygraphy, of the extra dev")
 

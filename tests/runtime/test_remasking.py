@@ -23,10 +23,10 @@ from helpers.enumerated import (
     joint,
 )
 from helpers.statistics import chi_square_z
-from smalti.absorbing import run
 from smalti.errors import UsageError
-from smalti.remasking import remasking_schedule
-from smalti.schedule import Schedule, make_schedule, unmasked_after
+from smalti.families.absorbing.remasking import remasking_schedule
+from smalti.families.absorbing.sampler import run
+from smalti.families.absorbing.schedule import Schedule, make_schedule, unmasked_after
 
 SEEDS = st.integers(0, 2**64 - 1)
 GRIDS = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -229,7 +229,10 @@ def test_nothing_to_draw_is_no_call():
         ({"remask": float("nan")}, "remask nan: allowed are"),
         ({"remask": "all"}, "remask 'all': allowed are 0 .. 1 and mlm"),
         ({"order": "confidence", "remask": 0.5}, "order confidence decides itself what stays masked"),
-        ({"order": "confidence"}, "order confidence depends on what is drawn: use smalti.confidence"),
+        (
+            {"order": "confidence"},
+            "order confidence depends on what is drawn: use smalti.families.absorbing.confidence",
+        ),
         ({"order": "halton", "counts": "binomial"}, "binomial draws its own order"),
         ({"steps": 0}, "steps 0: allowed are"),
     ],

@@ -37,7 +37,7 @@ def test_generating_and_exporting_leave_no_file_in_the_users_folders(tiny_bundle
     home = tmp_path / "home"
     home.mkdir()
     drawing = "import sys, smalti; smalti.load(sys.argv[1]).generate(1, steps=1)"
-    exporting = "from smalti.cli import main; main(['export', '--help'])"
+    exporting = "from smalti.cli.main import main; main(['export', '--help'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     folders = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "LOCALAPPDATA": str(home)}
     for program in (drawing, exporting):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from helpers.schedules import calls_of
 from helpers.statistics import chi_square_z
 from smalti import UsageError
-from smalti.schedule import MAX_STEPS, halton_positions, make_schedule
+from smalti.families.absorbing.schedule import MAX_STEPS, halton_positions, make_schedule
 
 SEEDS = st.integers(0, 2**64 - 1)
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))

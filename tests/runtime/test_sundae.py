@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from helpers.statistics import chi_square_z
 from helpers.sundae_chain import CODES, DIGITS, LENGTH, STATES, Table, draw, laws, plan, redrawn
 from smalti.errors import SamplingError, UsageError
-from smalti.schedule import MAX_STEPS
-from smalti.sundae import SUBSET_STEPS, Annealing, annealing, start_tokens
+from smalti.families.absorbing.schedule import MAX_STEPS
+from smalti.families.sundae import SUBSET_STEPS, Annealing, annealing, start_tokens
 from smalti_kernels import STREAM_START, random_words
 from smalti_kernels import sample as draw_tokens
 
@@ -87,7 +87,7 @@ def test_a_start_token_depends_on_its_seed_and_place_alone(seeds, height, width,
 @pytest.fixture
 def at_once(monkeypatch) -> None:
     """Ask about all samples of a step in one question, so that questions can be counted."""
-    monkeypatch.setattr("smalti.rows.ROWS", 2**20)
+    monkeypatch.setattr("smalti.families.batching.ROWS", 2**20)
 
 
 CHAINS = {

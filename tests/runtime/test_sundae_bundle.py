@@ -12,13 +12,14 @@ from PIL import Image
 
 import smalti
 from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser
-from smalti import UsageError, sundae
-from smalti.canvas import canvas_denoiser
-from smalti.cli import _run
+from smalti import UsageError
+from smalti.cli.main import _run
+from smalti.families import sundae
+from smalti.families.canvas import canvas_denoiser
+from smalti.families.sampling import draw_sundae
+from smalti.families.settings import resolve
 from smalti.generator import NETWORK_BATCH
 from smalti.images import read_recipe
-from smalti.sampling import draw_sundae
-from smalti.settings import resolve
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")
 LENGTH = GRID[0] * GRID[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.sundae_chain import CODES, LENGTH, Table, draw, plan, redrawn
-from smalti.sundae import start_tokens
+from smalti.families.sundae import start_tokens
 
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (0.7, 0.3)])
@@ -118,7 +118,7 @@ def test_many_positions_are_asked_for_in_portions_without_a_difference(monkeypat
     options = {"guidance": guidance, "no_label": 1}
     kinds = [plan(6, proportion=(0.8, 0.3), min_steps=2), plan(6, proportion=(1, 1))]
     at_once = [draw(Table(2), kind, range(50), **options) for kind in kinds]
-    monkeypatch.setattr("smalti.rows.ROWS", rows)
+    monkeypatch.setattr("smalti.families.batching.ROWS", rows)
     table = Table(2)
     assert all(np.array_equal(draw(table, kind, range(50), **options), all_of) for kind, all_of in zip(kinds, at_once))
     assert max(asked.size for _, _, asked in table.asked) == largest * (1 if guidance == 1 else 2)

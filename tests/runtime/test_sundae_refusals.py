@@ -11,10 +11,10 @@ import pytest
 import smalti
 from helpers.table_denoiser import TableDenoiser
 from smalti import BundleError, UsageError
-from smalti.bundle import EMBEDDED, open_bundle
-from smalti.cli import _run
-from smalti.sampling import draw_absorbing, draw_sundae
-from smalti.settings import resolve
+from smalti.bundle.reader import EMBEDDED, open_bundle
+from smalti.cli.main import _run
+from smalti.families.sampling import draw_absorbing, draw_sundae
+from smalti.families.settings import resolve
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")
 

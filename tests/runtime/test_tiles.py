@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import smalti
-from smalti.backend import OnnxSession
-from smalti.tiles import TILE, decode_tiled, spans
+from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.codec.tiles import TILE, decode_tiled, spans
 
 SIDES = st.integers(1, 14)
 TILES = st.integers(1, 7)

@@ -14,12 +14,12 @@ import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti import BundleError, UsageError, load, open_bundle
-from smalti.backend import OnnxSession
-from smalti.bundle import check_file
-from smalti.cli import _run
-from smalti.golden import likeness
-from smalti.manifest import FileRecord
-from smalti.verify import remeasure, verify
+from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.bundle.manifest import FileRecord
+from smalti.bundle.reader import check_file
+from smalti.cli.main import _run
+from smalti.verification.golden import likeness
+from smalti.verification.verify import remeasure, verify
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from smalti.canvas import canvas_denoiser
 from smalti.errors import UsageError
+from smalti.families.canvas import canvas_denoiser
 from smalti_train.importers.priors import import_unleashing_absorbing
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.sampling import torch_denoiser

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from helpers.table_predictor import autoregressive_bundle
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.evaluation.evaluate import by_label, per_label
 from smalti_train.evaluation.features import open_features, resized

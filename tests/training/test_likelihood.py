@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smalti.manifest import Noise
+from smalti.bundle.manifest import Noise
 from smalti_train.evaluation.likelihood import diffusion_bits, nll_bits
 
 CODES, LENGTH, COUNT = 5, 12, 600

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from smalti import grey
-from smalti.cli import _run
+from smalti.cli.main import _run
+from smalti.codec import grey
 from smalti.errors import UsageError
 from smalti_train.config import PixelRun
 from smalti_train.config_files import read_run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smalti.cli import _run
+from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_train.config import AutoencoderRun, DataConfig, Imported, PixelRun, VQGANRun
 from smalti_train.config_files import read_run, to_json

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import OutputError, SmaltiError, UsageError
 from smalti_train.config import AutoencoderRun, PriorRun
 from smalti_train.config_files import read_run, to_json

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from smalti.autoregressive import run
+from smalti.families.autoregressive.sampler import run
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
     AutoregressiveTransformerConfig,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smalti.cli import main
+from smalti.cli.main import main
 
 
 def run(*arguments: str | Path, capture: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.config import LoopConfig
 from smalti_train.loading import load_autoencoder, load_heads

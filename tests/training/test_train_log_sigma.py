@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.config import VQGANRun
 from smalti_train.config_files import read_run

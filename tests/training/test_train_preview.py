@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.config import LoopConfig, PixelRun
 from smalti_train.loading import build_autoencoder, load_autoencoder, load_preview

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti.cli import _run
+from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_train.config import DataConfig, PixelRun, PriorRun
 from smalti_train.config_files import to_json

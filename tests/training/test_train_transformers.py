@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.config import PriorRun
 from smalti_train.config_files import read_run

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import TrainingError
 from smalti_train import train_autoencoder, train_preview, train_prior, train_vqgan
 from smalti_train.config import LoopConfig, Run, VQGANRun

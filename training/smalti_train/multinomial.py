@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
-from smalti.manifest import NoiseKind
-from smalti.multinomial import CLEAN, cosine_alphas
+from smalti.families.multinomial import CLEAN, cosine_alphas
 from smalti_train.objectives import stratified_times
 from smalti_train.time_sampling import ImportanceTimes
 
@@ -68,7 +68,7 @@ def schedule_of(alpha: Tensor) -> NoiseSchedule:
 
 
 def cosine_schedule(steps: int, kind: NoiseKind) -> NoiseSchedule:
-    """The cosine schedule of so many steps (eq. 19), printed or released: see ``smalti.multinomial.cosine_alphas``."""
+    """The cosine schedule of so many steps (eq. 19), printed or released: see ``cosine_alphas``."""
     return schedule_of(torch.from_numpy(cosine_alphas(steps, kind)))
 
 

@@ -17,9 +17,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from smalti.bundle import open_bundle
+from smalti.bundle.manifest import PRIORS, Role
+from smalti.bundle.reader import open_bundle
 from smalti.errors import UsageError
-from smalti.manifest import PRIORS, Role
 from smalti_train.config import AutoencoderRun, CodecRun, PriorRun
 from smalti_train.config_files import differences
 from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior

@@ -10,12 +10,14 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from smalti import absorbing, autoregressive, multinomial, sundae
-from smalti.absorbing import Denoiser
-from smalti.autoregressive import NextLogits
 from smalti.errors import UsageError
-from smalti.multinomial import AtTime
-from smalti.schedule import Counts, Order, make_schedule
+from smalti.families import multinomial, sundae
+from smalti.families.absorbing import sampler as absorbing
+from smalti.families.absorbing.sampler import Denoiser
+from smalti.families.absorbing.schedule import Counts, Order, make_schedule
+from smalti.families.autoregressive import sampler as autoregressive
+from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.multinomial import AtTime
 from smalti_train.config import AbsorbingConfig, AutoregressiveConfig
 from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, SundaePrior
 from smalti_train.models.autoregressive_transformer import Past
@@ -27,7 +29,7 @@ Int32 = NDArray[np.int32]
 
 
 def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator | None = None) -> Denoiser:
-    """Let ``smalti.absorbing.run`` and ``smalti.sundae.run`` ask a torch model, in eval mode.
+    """Let ``smalti.families.absorbing.sampler.run`` and ``smalti.families.sundae.run`` ask a torch model, in eval mode.
 
     It computes in the accelerator's precision, or else in fp32.
     """
@@ -44,7 +46,7 @@ def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator
 
 
 def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = None) -> AtTime:
-    """Let ``smalti.multinomial.run`` ask a torch model, in eval mode, in the accelerator's precision or fp32."""
+    """Let the multinomial sampler ask a torch model, in eval mode, in the accelerator's precision or fp32."""
     model.eval()
     device = next(model.parameters()).device
 
@@ -62,7 +64,7 @@ def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = N
 
 
 def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = None) -> NextLogits:
-    """Let ``smalti.autoregressive.run`` ask a torch model, in eval mode, in the accelerator's precision or fp32.
+    """Let the autoregressive sampler ask a torch model, in eval mode, in the accelerator's precision or fp32.
 
     Keys and values of the tokens before are kept from call to call, so that a call costs one position and not all; a
     call that does not continue the one before starts anew. The sampler's labels (int32 [N], or [N, C]) are the twin's
@@ -160,7 +162,7 @@ def draw_sundae(
     top_p: float = 1.0,
     guidance: float = 1.0,
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of a SUNDAE prior; ``labels`` as in :func:`draw`, the rest as in ``smalti.sundae``.
+    """Draw tokens (int32 [N, h, w]) of a SUNDAE prior; ``labels`` as in :func:`draw`, the rest as in ``sundae.run``.
 
     Raises UsageError for a prior that does not know its grid.
     """

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import onnx
 
-from smalti import engine_records
-from smalti.bundle import ENGINES_FOLDER, MANIFEST, Bundle
-from smalti.engine_records import ENGINES, EngineRecord, Engines
+from smalti.bundle import engines as engine_records
+from smalti.bundle.engines import ENGINES, EngineRecord, Engines
+from smalti.bundle.manifest import FileRecord, Precision, Role
+from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle
 from smalti.errors import EngineError, OutputError, UsageError
 from smalti.images import check_folder, write_whole
-from smalti.manifest import FileRecord, Precision, Role
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import Toolkit

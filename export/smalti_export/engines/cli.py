@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast, get_args
 import msgspec
 import typer
 
-from smalti.bundle import open_bundle
-from smalti.cli_options import JsonOption
+from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.reader import open_bundle
+from smalti.cli.options import JsonOption
 from smalti.errors import UsageError
-from smalti.manifest import Precision, Role
 from smalti_export.engines.build import build_engines
 from smalti_export.engines.toolkit import PORTABLE, open_toolkit
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from smalti.codec import DECODE_TOKENS
-from smalti.engine_records import Profile
+from smalti.bundle.engines import Profile
+from smalti.bundle.manifest import Component, Latent, Role, TensorSpec
+from smalti.codec.batches import DECODE_TOKENS
+from smalti.codec.tiles import TILE
 from smalti.errors import EngineError
 from smalti.generator import NETWORK_BATCH
-from smalti.manifest import Component, Latent, Role, TensorSpec
-from smalti.tiles import TILE
 
 Range = tuple[int, int, int]
 """Least, best and most of one size."""
@@ -44,7 +44,7 @@ def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
     canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
     if halo is None:
         return [canvas]
-    # As many at once as the runtime takes: see smalti.codec.
+    # As many at once as the runtime takes: see smalti.codec.batches.
     images = (1, 1, max(1, min(NETWORK_BATCH, DECODE_TOKENS // length)))
     return [{"n": images, "h": (height, height, height), "w": (width, width, width)}, canvas]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from smalti.engine_records import Profile, Runtime
+from smalti.bundle.engines import Profile, Runtime
 from smalti.errors import EngineError, MissingExtra, UsageError
 from smalti_kernels.driver import driver
 

@@ -12,11 +12,12 @@ import pytest
 
 from helpers.fake_tensorrt import FakeTensorRT
 from helpers.golden_bundle import plain_bundle
-from smalti import BundleError, EngineError, UsageError, engine_records, open_bundle
-from smalti.cli import _run
-from smalti.engine_records import Profile
-from smalti.manifest import Component, Role
-from smalti.verify import verify
+from smalti import BundleError, EngineError, UsageError, open_bundle
+from smalti.bundle import engines as engine_records
+from smalti.bundle.engines import Profile
+from smalti.bundle.manifest import Component, Role
+from smalti.cli.main import _run
+from smalti.verification.verify import verify
 from smalti_export.engines import build as building
 from smalti_export.engines.build import build_engines, write_engines
 from smalti_export.engines.toolkit import PORTABLE, PortableToolkit
@@ -164,7 +165,7 @@ def test_what_cannot_be_built_is_refused_before_any_work(bundle, tmp_path):
 KILL = """
 import os, shutil, signal, sys
 from pathlib import Path
-import smalti.engine_records as records
+import smalti.bundle.engines as records
 from smalti_export.engines import build
 
 old, new = Path(sys.argv[1]), records.decode((Path(sys.argv[2]) / "engines.json").read_bytes(), "new")

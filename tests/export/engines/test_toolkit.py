@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 from helpers.fake_tensorrt import FakeTensorRT
 from smalti import open_bundle
-from smalti.engine_records import Profile
+from smalti.bundle.engines import Profile
+from smalti.bundle.manifest import Component, Latent, TensorSpec
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
-from smalti.manifest import Component, Latent, TensorSpec
 from smalti_export.engines import toolkit
 from smalti_export.engines.graphs import bytes_last, for_tensorrt
 from smalti_export.engines.profiles import make_profiles

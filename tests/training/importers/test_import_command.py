@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from helpers.checkpoints import SMALL, Saved, State
-from smalti.cli import _run
+from smalti.cli.main import _run
 from smalti_train.config import PriorRun, VQGANRun
 from smalti_train.importers import import_checkpoint
 from smalti_train.loading import load_autoencoder, load_prior

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers.checkpoints import Saved, State
-from smalti.cli import _run
+from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_train.config import PriorRun
 from smalti_train.importers import import_checkpoint

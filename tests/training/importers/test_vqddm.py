@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.checkpoints import Saved
-from smalti.cli import _run
+from smalti.bundle.manifest import NoiseKind
+from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti.manifest import NoiseKind
 from smalti_train.config import VQGANRun
 from smalti_train.config_files import to_json
 from smalti_train.evaluation.subject import open_subject

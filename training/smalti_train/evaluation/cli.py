@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.cli_options import (
+from smalti.cli.options import (
     ChoiceOption,
     FinalTemperatureOption,
     GuidanceOption,

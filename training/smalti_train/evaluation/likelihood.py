@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.absorbing import Denoiser
-from smalti.autoregressive import NextLogits
-from smalti.manifest import Noise
-from smalti.multinomial import AtTime
+from smalti.bundle.manifest import Noise
+from smalti.families.absorbing.sampler import Denoiser
+from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.multinomial import AtTime
 from smalti_train.multinomial import cosine_schedule, diffuse, draw_times, prior_kl, step_loss
 
 Int32 = NDArray[np.int32]

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 import smalti
-from smalti.absorbing import Denoiser
+from smalti.bundle.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Noise, Provenance, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Noise, Provenance, SamplerDefaults
-from smalti.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
-from smalti.settings import PLAN, Options, Settings, resolve
+from smalti.families.absorbing.sampler import Denoiser
+from smalti.families.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
+from smalti.families.settings import PLAN, Options, Settings, resolve
 from smalti_train.config import PriorRun
 from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet, open_dataset
@@ -83,9 +83,10 @@ def open_subject(source: str, *, precision: str = "auto", **options: Any) -> Sub
     """Open a run's folder, or else a bundle by path or name.
 
     ``options`` say how samples are drawn, by the names in ``SETTINGS``, with the meanings of
-    :class:`smalti.settings.Options`; what is left out or None is the bundle's default, and for a run 16 even steps in
-    random order at temperature 1 (which falls to 0.7 in a SUNDAE run). Raises UsageError for an option that does not
-    exist or does not suit the prior.
+    :class:`smalti.families.settings.Options`; what is left out or None is the bundle's default, and for a run 16
+    even steps in random order at temperature 1 (which falls to 0.7 in a SUNDAE run).
+
+    Raises UsageError for an option that does not exist or does not suit the prior.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if foreign := sorted(given.keys() - set(SETTINGS)):

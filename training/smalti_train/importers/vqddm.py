@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
-from smalti.manifest import NoiseKind
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.importers.reading import some
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig

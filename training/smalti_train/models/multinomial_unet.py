@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
-from smalti.manifest import NoiseKind
 from smalti_train.models.multinomial_unet_blocks import (
     GROUPS,
     ConvBlock,

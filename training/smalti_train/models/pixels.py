@@ -1,7 +1,7 @@
 """Pixels as tokens: what stands in for an autoencoder where a prior draws small grey images directly (paper 003, 4.2).
 
 Each grey level of a pixel counts as an entry of a codebook. There is nothing to train; the runtime has the same tables
-(``smalti.grey``), so that a bundle needs no graph for them.
+(``smalti.codec.grey``), so that a bundle needs no graph for them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smalti import grey
+from smalti.codec import grey
 from smalti.errors import UsageError
 
 LEVELS = 256
@@ -68,7 +68,7 @@ class PixelCodes(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (int64 [B, H, W]) of ``images`` (float [B, 3, H, W] in [-1, 1], clipped): the level nearest to grey.
 
-        Exactly those that :func:`smalti.grey.to_tokens` gives for the same pixels.
+        Exactly those that :func:`smalti.codec.grey.to_tokens` gives for the same pixels.
         """
         values = ((images.float().clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)).round().long()
         red, green, blue = (value * weight for value, weight in zip(values.unbind(1), grey.LUMINANCE))

@@ -1,0 +1,40 @@
+"""Seconds per megapixel of a loaded bundle, and where they go."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from smalti.bundle.manifest import PRIORS
+from smalti.errors import UsageError
+from smalti.generator import Generator
+
+STAGES = ("network", "draw", "decoder", "host", "total")
+
+
+def measure(generator: Generator, count: int = 1, steps: int | None = None, repeats: int = 5) -> dict[str, Any]:
+    """Generate ``count`` images ``repeats`` times after one untimed run and report the median of each stage.
+
+    Every run draws other seeds, so nothing can be remembered. ``seconds`` are per batch; ``total`` is the median of the
+    totals, from which the sum of the stages' medians may differ slightly. Raises UsageError for repeats < 1.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats {repeats}: at least 1 is needed")
+    generator.generate(count, 0, steps=steps)
+    results = [generator.generate(count, 1000 + run * count, steps=steps) for run in range(repeats)]
+    width, height = results[0].images[0].size
+    megapixels = count * width * height / 1e6
+    seconds = {stage: statistics.median(getattr(result.timings, stage) for result in results) for stage in STAGES}
+    return {
+        "bundle": generator.manifest.name,
+        "count": count,
+        "width": width,
+        "height": height,
+        "steps": results[0].settings.steps,
+        "network_calls": results[0].timings.calls,
+        "repeats": repeats,
+        "seconds": seconds,
+        "seconds_per_megapixel": {stage: value / megapixels for stage, value in seconds.items()},
+        "precision": generator.report.precision[PRIORS[generator.manifest.family]],
+        "provider": generator.report.to_dict(),
+    }

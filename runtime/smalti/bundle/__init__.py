@@ -1,0 +1,1 @@
+"""What a bundle is: its manifest, its files, its engines."""

@@ -1,0 +1,225 @@
+"""Bundles: a directory, or the same in one uncompressed ``.zip``, whose every file is checked before it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from smalti.bundle import engines as engine_records
+from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant, decode, is_inside
+from smalti.errors import BundleError
+
+MANIFEST = "manifest.json"
+EMBEDDED = "avatars-256"
+"""The bundle inside the package, used when none is named."""
+ENGINES_FOLDER = "engines"
+REMEDY = "get the bundle again"
+LARGEST_MANIFEST = 2**24
+"""Bytes. Manifests have some ten thousand."""
+CHUNK = 2**24
+"""Bytes that are read at once where a file is only looked at."""
+LARGEST_RATIO = 100
+"""How many times its size in a zip a file may have when it is unpacked; weights and graphs have at most a few."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle. Files are read, and their size and hash checked, when they are first asked for."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    """sha256 of the manifest, which names the sha256 of every other file: the bundle's identity."""
+    _checked: dict[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a declared file; BundleError names a file that is missing or damaged."""
+        content = self._checked.get(name)
+        if content is None:
+            record = next((record for record in self.manifest.files() if record.file == name), None)
+            if record is None:
+                raise BundleError(f"{self.path}: {name!r} is not among the bundle's files")
+            # Another thread may forget it at any time, so it is not read back from there.
+            content = self._checked[name] = read_checked(self.path, record)
+        return content
+
+    def forget(self) -> None:
+        """Let go of the bytes read so far (a session has its own copy)."""
+        self._checked.clear()
+
+    def precisions(self, role: Role) -> tuple[Precision, ...]:
+        """Precisions a component comes in; empty when the bundle has no such component."""
+        component = self.manifest.components.get(role)
+        return tuple(variant.precision for variant in component.variants) if component else ()
+
+    def variant(self, role: Role, precision: Precision) -> Variant:
+        """Return the component's variant; BundleError says which precisions there are."""
+        component = self.manifest.components.get(role)
+        if component is None:
+            raise BundleError(f"{self.path}: the bundle has no {role}")
+        for variant in component.variants:
+            if variant.precision == precision:
+                return variant
+        there = ", ".join(self.precisions(role))
+        raise BundleError(f"{self.path}: the {role} has no {precision} variant; it comes in {there}")
+
+
+def open_bundle(source: str | Path | None = None) -> Bundle:
+    """Open a bundle by path, or by name among the embedded ones; None opens the default one.
+
+    Raises BundleError when there is none, when its manifest is missing or does not fit, or when a zip holds a file
+    whose name leads out of it.
+    """
+    path = _locate(source)
+    try:
+        raw = _read_list(path, MANIFEST)
+    except (KeyError, FileNotFoundError):
+        names = listing(path) if path.is_file() else []
+        below = next((name for name in names if name.endswith(f"/{MANIFEST}")), None)
+        hint = "" if below is None else f", but {below}; zip the bundle's files themselves, not a folder of them"
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
+    # Nothing is ever unpacked, but other tools that meet the same archive may.
+    if path.is_file() and (odd := next((name for name in listing(path) if not is_inside(name)), None)) is not None:
+        raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; {REMEDY}")
+    return Bundle(path, decode(raw, str(path)), hashlib.sha256(raw).hexdigest())
+
+
+def embedded_bundles() -> dict[str, Path]:
+    """Bundles that ship inside the package, by name."""
+    root = Path(__file__).parents[1] / "embedded"
+    return {path.name: path for path in sorted(root.glob("*")) if (path / MANIFEST).is_file()}
+
+
+def _locate(source: str | Path | None) -> Path:
+    embedded = embedded_bundles()
+    if source is None:
+        source = EMBEDDED
+        if EMBEDDED not in embedded:
+            raise BundleError(
+                "the embedded bundle is missing from this installation; install smalti again, or name a bundle"
+            )
+    if isinstance(source, str) and source in embedded:
+        return embedded[source]
+    path = Path(source)
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise BundleError(f"no bundle at {path}: {error.strerror or error}") from None
+    if not there:
+        raise BundleError(
+            f"no bundle at {path}, and none of that name is embedded ({', '.join(embedded) or 'none is'})"
+        )
+    return path
+
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises for archives that are damaged, cut short, encrypted or of a kind it does not know."""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    return str(error) or "it ends too early"  # EOFError says nothing.
+
+
+@contextlib.contextmanager
+def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, None]:
+    """Open a file of the bundle and say how many bytes it has, before any is read."""
+    if path.is_dir():
+        file = path / name
+        if not stat.S_ISREG(file.stat().st_mode):  # A pipe would be waited for without end.
+            raise OSError(f"{name} is not a plain file")
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise OSError(f"{name} is a link that leads out of the bundle; put the file itself in its place")
+        with file.open("rb") as handle:
+            yield handle, os.fstat(handle.fileno()).st_size
+        return
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(name)
+        if sum(other.compress_size for other in archive.infolist()) > path.stat().st_size:  # on which the next relies
+            raise zipfile.BadZipFile("its files are said to take more than the archive has")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"{name} is compressed in an unusual way; zip the folder without compression")
+        if info.file_size > LARGEST_RATIO * max(info.compress_size, 2**14):
+            raise zipfile.BadZipFile(
+                f"{name} would unpack from {info.compress_size} bytes to {info.file_size}, which no file of a bundle "
+                "does; zip the folder without compression"
+            )
+        with archive.open(info) as handle:
+            yield handle, info.file_size
+
+
+def _read_list(path: Path, name: str) -> bytes:
+    """The bytes of a JSON file that says what other files there are."""
+    with _member(path, name) as (handle, size):
+        if size > LARGEST_MANIFEST:
+            raise OSError(f"{name} has {size} bytes, and at most {LARGEST_MANIFEST} are read")
+        return handle.read(size + 1)
+
+
+def listing(path: Path) -> list[str]:
+    """Names of all files in a folder or zip, sorted, with forward slashes; BundleError when it cannot be read."""
+    try:
+        if path.is_dir():
+            return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+        with zipfile.ZipFile(path) as archive:
+            return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+    except _UNREADABLE as error:
+        raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
+
+
+def read_engines(path: Path) -> engine_records.Engines | None:
+    """The engines that lie in the folder ``engines`` of a bundle, None where there are none; BundleError for damage."""
+    try:
+        raw = _read_list(path, f"{ENGINES_FOLDER}/{engine_records.ENGINES}")
+    except (KeyError, FileNotFoundError, NotADirectoryError):
+        return None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path}: {engine_records.ENGINES} cannot be read: {_reason(error)}") from None
+    return engine_records.decode(raw, str(path))
+
+
+def read_checked(path: Path, record: FileRecord) -> bytes:
+    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says."""
+    return b"".join(_checked_parts(path, record, whole=True))
+
+
+def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY) -> None:
+    """Raise what :func:`read_checked` does, and keep nothing: a file that says to be large may not be.
+
+    ``listed`` is the file that ``record`` is of; ``remedy`` ends the message.
+    """
+    for _ in _checked_parts(path, record, listed, remedy, whole=False):
+        pass
+
+
+def _checked_parts(
+    path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY, *, whole: bool
+) -> Iterator[bytes]:
+    """The bytes of a file, in one piece or in several; BundleError after the last if they are not the right ones."""
+    digest, total = hashlib.sha256(), 0
+    try:
+        with _member(path, record.file) as (handle, size):
+            # What is too long is not even read; what grows meanwhile is noticed.
+            while size == record.bytes >= total and (part := handle.read(size + 1 if whole else CHUNK)):
+                digest.update(part)
+                total += len(part)
+                yield part
+    except (KeyError, FileNotFoundError):
+        raise BundleError(f"{path}: {record.file} is missing; {remedy}") from None
+    except _UNREADABLE as error:
+        raise BundleError(f"{path}: {record.file} cannot be read: {_reason(error)}; {remedy}") from None
+    if (size := max(size, total)) != record.bytes:
+        raise BundleError(f"{path}: {record.file} is damaged: {size} bytes instead of {record.bytes}; {remedy}")
+    if digest.hexdigest() != record.sha256:
+        raise BundleError(f"{path}: {record.file} is damaged: its sha256 is not that in {listed}; {remedy}")

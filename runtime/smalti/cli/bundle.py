@@ -1,0 +1,111 @@
+"""``smalti bundle``: look at a bundle, and find out whether it is what it says it is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.backends.onnxruntime_cpu import resolve_provider
+from smalti.bundle.manifest import allowed
+from smalti.bundle.reader import open_bundle
+from smalti.cli.card import card, card_lines, figure
+from smalti.cli.options import JsonOption, ProviderOption, ThreadsOption
+from smalti.errors import BundleError, ParityError
+from smalti.escape import printable
+from smalti.verification.polygraphy import check_new, write_polygraphy
+from smalti.verification.verify import Remeasured, Verification, remeasure
+from smalti.verification.verify import verify as verify_bundle
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help="Look at a bundle, or verify it."
+)
+
+BundleArgument = Annotated[
+    str | None, typer.Argument(metavar="[BUNDLE]", help="Path or name of a bundle; the embedded one by default.")
+]
+
+
+@app.command()
+def inspect(bundle: BundleArgument = None, as_json: JsonOption = False) -> None:
+    """Print what a bundle is: family, grid, codebook, licences, variants, sizes, certificate, engines."""
+    content = card(open_bundle(bundle))
+    typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(map(printable, card_lines(content))))
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument = None,
+    run: Annotated[bool, typer.Option("--run", help="Measure the certificate again, on this machine.")] = False,
+    polygraphy: Annotated[
+        Path | None, typer.Option(help="New folder for graphs, inputs and outputs that NVIDIA's Polygraphy compares.")
+    ] = None,
+    provider: ProviderOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file's hash and every graph's signature; nothing is downloaded, and without --run nothing is run.
+
+    Exits with 3 when a file is damaged, and with 6 when a figure measured by --run is out of its tolerance.
+    """
+    opened = open_bundle(bundle)
+    resolve_provider(provider)
+    if polygraphy:
+        check_new(polygraphy)
+    found = verify_bundle(opened, _progress)
+    measured: list[Remeasured] = []
+    if run and not found.problems:
+        measured = remeasure(opened, provider, threads, _progress)
+    commands = write_polygraphy(opened, polygraphy) if polygraphy and not found.problems else []
+    _progress("")
+    if as_json:
+        report = {"bundle": opened.manifest.name, "path": str(opened.path), "digest": opened.digest, **asdict(found)}
+        report["remeasured"] = [asdict(one) for one in measured] if run else None
+        report["polygraphy"] = commands
+        typer.echo(json.dumps(report, indent=2))
+    if found.problems:
+        raise BundleError("\n        ".join(found.problems))
+    if not as_json:
+        typer.echo("\n".join(map(printable, (*_summary(opened.manifest.name, found), *_table(measured)))))
+        if commands:
+            typer.echo("\n".join(["", f"cd {shlex.quote(str(polygraphy))}", *commands]))
+    if wrong := [f"{one.component} {one.precision}: {'; '.join(one.missed)}" for one in measured if one.missed]:
+        raise ParityError(
+            f"{opened.path} does not compute here what it was certified to: {' | '.join(wrong)}. Choose another "
+            "precision, or report it with the output of --json"
+        )
+
+
+def _summary(name: str, found: Verification) -> list[str]:
+    lines = [f"{name}: {found.files} files ({found.bytes / 1e6:.1f} MB) and {found.graphs} graphs are as declared"]
+    if found.engines:
+        lines.append(f"{found.engines} engines belong to it")
+    if not found.golden:
+        lines.append("it has no golden inputs: its certificate cannot be measured again")
+    if found.undeclared:
+        lines.append(f"not of the bundle, and never read: {', '.join(found.undeclared)}")
+    return lines
+
+
+def _table(measured: list[Remeasured]) -> list[str]:
+    lines: list[str] = []
+    for one in measured:
+        lines.append(f"{one.component} {one.precision} on {one.provider}: {'out of tolerance' if one.missed else 'ok'}")
+        for name, value in one.figures.items():
+            certified = one.certified.get(name)
+            bound = one.tolerances.get(name)
+            told = [] if certified is None else [f"certified: {figure(name, certified)}"]
+            told += [] if bound is None else [f"allowed: {allowed(name, bound)}"]
+            lines.append(f"  {figure(name, value)}" + (f" ({'; '.join(told)})" if told else ""))
+    return lines
+
+
+def _progress(line: str) -> None:
+    """Show on a terminal what is looked at now, in one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

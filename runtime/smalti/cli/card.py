@@ -1,0 +1,133 @@
+"""A bundle on one page: what it draws, under which terms, in which sizes, and what was measured of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smalti.bundle.manifest import Manifest, SamplerDefaults, Variant
+from smalti.bundle.reader import Bundle, read_engines
+from smalti.families.plans import PLANS, WAYS
+
+ALWAYS = ("temperature", "guidance", "top_k", "top_p")
+"""Defaults that every family has."""
+PERCENT = "_agreement"
+"""How the names of figures end that are shares."""
+
+
+def card(bundle: Bundle) -> dict[str, Any]:
+    """Plain values for JSON; BundleError when the bundle's list of engines is damaged."""
+    manifest, engines = bundle.manifest, read_engines(bundle.path)
+    latent, sizes = manifest.latent, {record.file: record.bytes for record in manifest.files()}
+    figures = {(measure.component, measure.precision): measure for measure in manifest.certificate}
+    return {
+        "name": manifest.name,
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        "schema_version": manifest.schema_version,
+        "family": manifest.family,
+        "pixels": [latent.grid[1] * latent.factor, latent.grid[0] * latent.factor],
+        "grid": list(latent.grid),
+        "codes": latent.codes,
+        "factor": latent.factor,
+        "halo": latent.halo,
+        "classes": list(manifest.classes),
+        "licence": manifest.licence,
+        "data": manifest.provenance.data,
+        "data_licences": {record.name: record.licence for record in manifest.data_licences},
+        "sampler": _sampler(manifest),
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        "golden": manifest.golden is not None,
+        "variants": [
+            {
+                "component": role,
+                "precision": variant.precision,
+                "bytes": _bytes(variant, sizes),
+                "opset": variant.opset,
+                "certificate": dict(found.figures) if (found := figures.get((role, variant.precision))) else {},
+            }
+            for role, component in manifest.components.items()
+            for variant in component.variants
+        ],
+        "engines": [
+            {
+                "component": record.component,
+                "precision": record.precision,
+                "runtime": record.runtime,
+                "version": record.version,
+                "targets": list(record.targets),
+                "bytes": record.engine.bytes,
+            }
+            for record in (engines.engines if engines else ())
+        ],
+    }
+
+
+def _bytes(variant: Variant, sizes: dict[str, int]) -> int:
+    """Of the graph and the weights it reads, which another variant may read as well."""
+    return sum(sizes[file] for file in (variant.graph.file, *variant.weights))
+
+
+def _sampler(manifest: Manifest) -> dict[str, Any]:
+    """Defaults that mean something in this family."""
+    defaults, family = manifest.sampler, manifest.family
+    names = [name for name in SamplerDefaults.__struct_fields__ if name in (*ALWAYS, *PLANS[family])]
+    return {name: getattr(defaults, name) for name in names}
+
+
+def card_lines(content: dict[str, Any]) -> list[str]:
+    """The card as text, of what :func:`card` returned."""
+    width, height = content["pixels"]
+    rows, columns = content["grid"]
+    halo = "the whole canvas" if content["halo"] is None else f"{content['halo']} tokens around"
+    licences = sorted(set(content["data_licences"].values()))
+    facts = {
+        "bundle": f"{content['name']}: images of {width}x{height} pixels",
+        "path": content["path"],
+        "digest": content["digest"],
+        "family": f"{content['family']}: {WAYS[content['family']]}",
+        "grid": f"{columns}x{rows} tokens of {content['factor']}x{content['factor']} pixels, decoded from {halo}",
+        "codebook": f"{content['codes']} codes",
+        "labels": f"{len(content['classes'])}: {', '.join(content['classes'])}" if content["classes"] else "none",
+        "defaults": ", ".join(f"{name} {_plain(value)}" for name, value in content["sampler"].items()),
+        "licence": content["licence"],
+        "data": content["data"] + (f" ({', '.join(licences)})" if licences else ""),
+        "size": f"{_size(content['bytes'])} in {content['files']} files",
+        "golden": "inputs are stored: verify --run measures the certificate again" if content["golden"] else "none",
+    }
+    lines = [f"{name:<10}{value}" for name, value in facts.items()]
+    lines += ["", f"{'component':<12}{'precision':<11}{'size':>9}  {'opset':<7}certificate"]
+    for variant in content["variants"]:
+        figures = ", ".join(figure(name, value) for name, value in variant["certificate"].items())
+        lines.append(
+            f"{variant['component']:<12}{variant['precision']:<11}{_size(variant['bytes']):>9}  "
+            f"{variant['opset']:<7}{figures or 'not measured'}"
+        )
+    lines += [
+        "",
+        "engines   none" if not content["engines"] else f"{'engine':<12}{'precision':<11}{'size':>9}  runtime",
+    ]
+    lines += [
+        f"{engine['component']:<12}{engine['precision']:<11}{_size(engine['bytes']):>9}  {engine['runtime']} "
+        f"{engine['version']} on {', '.join(engine['targets'])}"
+        for engine in content["engines"]
+    ]
+    return lines
+
+
+def figure(name: str, value: float) -> str:
+    """One figure of a certificate as people read it."""
+    words = name.replace("_", " ").replace("psnr", "PSNR")
+    if name.endswith(PERCENT):
+        return f"{words} {value:.2%}"
+    if name.endswith("psnr"):
+        return f"{words} {value:.1f} dB"
+    return f"{words} {value:.0f}" if value.is_integer() else f"{words} {value:.2g}"
+
+
+def _plain(value: Any) -> str:
+    return " .. ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

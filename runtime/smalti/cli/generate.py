@@ -1,0 +1,218 @@
+"""The verbs that draw: generate and inpaint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import numpy as np
+import typer
+
+from smalti.backends.onnxruntime_cpu import RequestedPrecision, resolve_precision
+from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
+from smalti.cli.options import (
+    BundleOption,
+    ChoiceOption,
+    FinalTemperatureOption,
+    GuidanceOption,
+    JsonOption,
+    MinStepsOption,
+    OrderOption,
+    PrecisionOption,
+    ProportionOption,
+    ProviderOption,
+    RemaskOption,
+    ScheduleOption,
+    SizeOption,
+    StepsOption,
+    StrideOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    check_png,
+    sampling_options,
+)
+from smalti.errors import BundleError, OutputError, UsageError
+from smalti.families.plans import PLAN
+from smalti.generator import Generator, load
+from smalti.images import Recipe, check_folder, check_writable, contact_sheet, open_image, read_recipe, save_png
+from smalti.result import Result
+
+
+def generate(
+    output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a FOLDER/.")],
+    count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of image 0; image i has seed + i. [default: 0]")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
+    ] = None,
+    steps: StepsOption = None,
+    temperature: TemperatureOption = None,
+    final_temperature: FinalTemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    guidance: GuidanceOption = None,
+    schedule: ScheduleOption = None,
+    order: OrderOption = None,
+    choice_temperature: ChoiceOption = None,
+    remask: RemaskOption = None,
+    proportion: ProportionOption = None,
+    min_steps: MinStepsOption = None,
+    size: SizeOption = None,
+    stride: StrideOption = None,
+    columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
+    replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or int8. [default: auto]")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images and write them as PNG. What is not given is the bundle's own default."""
+    target = Path(output)
+    folder = target.is_dir() or output.endswith(("/", "\\"))
+    if not folder and target.suffix.lower() != ".png":
+        raise UsageError(f"output {output}: name a file that ends in .png, or a folder (with a slash at its end)")
+    if columns is not None and columns < 1:
+        raise UsageError(f"columns {columns}: at least 1 is needed")
+    (check_folder if folder else check_writable)(target)
+    options = sampling_options(
+        steps=steps,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        schedule=schedule,
+        order=order,
+        choice_temperature=choice_temperature,
+        remask=remask,
+        stride=stride,
+        final_temperature=final_temperature,
+        proportion=proportion,
+        min_steps=min_steps,
+        size=size,
+    )
+    if replay is not None:
+        drawing = {"count": count, "seed": seed, "label": label or None, **options}
+        drawing |= {"columns": columns, "precision": precision}
+        if given := [f"--{name.replace('_', '-')}" for name, value in drawing.items() if value is not None]:
+            raise UsageError(f"--replay takes everything from the file; leave out {', '.join(given)}")
+        generator, result, columns = _replay(read_recipe(replay), bundle, provider, threads)
+    else:
+        generator = load(bundle, provider, precision or "auto", threads)
+        count = 1 if count is None else count
+        labels = None if not label else [label[i % len(label)] for i in range(count)]
+        result = generator.generate(count, seed or 0, label=labels, **options)
+    written = _write(generator, result, target, folder, 4 if columns is None else columns)
+    if as_json:
+        typer.echo(json.dumps(_summary(generator, result, written), indent=2))
+    else:
+        pixels = sum(image.width * image.height for image in result.images)
+        typer.echo(
+            f"{', '.join(map(str, written[:3]))}{' ...' if len(written) > 3 else ''}: {len(result.images)} image(s), "
+            f"{result.timings.total:.2f} s, {result.timings.total / pixels * 1e6:.2f} s per megapixel"
+        )
+
+
+def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | None) -> tuple[Generator, Result, int]:
+    if bundle is None and recipe.bundle not in embedded_bundles():
+        raise BundleError(f"the picture was made with bundle {recipe.bundle}, which is not embedded; add --bundle PATH")
+    opened = open_bundle(bundle or recipe.bundle)
+    if opened.digest != recipe.bundle_digest:
+        raise BundleError(
+            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
+            f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
+        )
+    generator = load(opened, provider, _precision(recipe, opened), threads)
+    names = ("temperature", "top_k", "top_p", "guidance", "size", *PLAN)
+    options: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
+    return generator, result, recipe.columns
+
+
+def _precision(recipe: Recipe, bundle: Bundle) -> str:
+    """What to ask for, so that every component runs in the precision that the picture was made in."""
+    for requested in get_args(RequestedPrecision):
+        with contextlib.suppress(UsageError):  # a precision that the bundle does not come in
+            if resolve_precision(bundle, requested)[0] == recipe.precision:
+                return requested
+    raise BundleError(f"the picture was made in {recipe.precision}, which this version of smalti does not choose")
+
+
+def _write(generator: Generator, result: Result, output: Path, folder: bool, columns: int) -> list[Path]:
+    if not folder:
+        result.save(output, columns)
+        return [output]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
+    paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in result.settings.seeds]
+    for index, (path, image) in enumerate(zip(paths, result.images)):
+        save_png(image, path, result.recipe(slice(index, index + 1), 1))
+    return paths
+
+
+def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[str, Any]:
+    timings = result.timings
+    return {
+        "files": [str(path) for path in written],
+        "bundle": generator.manifest.name,
+        "settings": {name: getattr(result.settings, name) for name in result.settings.__dataclass_fields__},
+        "seconds": {name: getattr(timings, name) for name in ("network", "draw", "decoder", "host", "total")},
+        "network_calls": timings.calls,
+        "provider": generator.report.to_dict(),
+    }
+
+
+def inpaint(
+    image: Annotated[Path, typer.Argument(help="Image whose sides are multiples of the bundle's factor.")],
+    mask: Annotated[Path, typer.Argument(help="Image of the same size; white is repainted.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")],
+    count: Annotated[int, typer.Option(help="Variants to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of variant 0; variant i has seed + i.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Label. [default: none, the image says what it is]")] = None,
+    steps: StepsOption = None,
+    temperature: TemperatureOption = None,
+    final_temperature: FinalTemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    guidance: GuidanceOption = None,
+    schedule: ScheduleOption = None,
+    order: OrderOption = None,
+    choice_temperature: ChoiceOption = None,
+    remask: RemaskOption = None,
+    proportion: ProportionOption = None,
+    min_steps: MinStepsOption = None,
+    stride: StrideOption = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
+    bundle: BundleOption = None,
+    provider: ProviderOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Repaint a part of an image; the other pixels stay as they are."""
+    check_png(output)
+    pixels, white = open_image(image), open_image(mask)
+    options = sampling_options(
+        steps=steps,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        schedule=schedule,
+        order=order,
+        choice_temperature=choice_temperature,
+        remask=remask,
+        stride=stride,
+        final_temperature=final_temperature,
+        proportion=proportion,
+        min_steps=min_steps,
+    )
+    generator = load(bundle, provider, precision, threads)
+    result = generator.inpaint(pixels, white, count, seed, label=label, **options)
+    save_png(contact_sheet(np.stack([np.asarray(drawn) for drawn in result.images]), columns), output)
+    typer.echo(f"{output}: {len(result.images)} image(s), {result.timings.total:.2f} s")

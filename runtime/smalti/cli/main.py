@@ -1,0 +1,90 @@
+"""The ``smalti`` command. Verbs of the runtime live here; training and export are loaded when they are called."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import sys
+from typing import cast
+
+from smalti.errors import MissingExtra, SmaltiError, exit_code
+from smalti.escape import printable_lines
+
+INTERRUPTED, TERMINATED = 130, 143
+
+LAZY = {
+    "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
+    "import": ("smalti_train.importers.cli", "Read a published checkpoint as a run (needs the extra train)."),
+    "evaluate": ("smalti_train.evaluation.cli", "Measure a bundle or a run (needs the extra evaluate)."),
+    "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
+    "engine": ("smalti_export.engines.cli", "Build TensorRT engines of a bundle (needs the extra rtx or trt)."),
+}
+"""Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""
+EXTRAS = {"import": "train", "engine": "rtx"}
+"""Extras that are not called what their verb is."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the documented code (see :mod:`smalti.errors`)."""
+    with contextlib.suppress(ValueError):  # for which there must be the main thread
+        # Unwound like any other exit, so that no temporary folder stays behind.
+        signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _terminated(number: int, frame: object) -> None:
+    print("smalti: terminated", file=sys.stderr)
+    sys.exit(TERMINATED)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        if arguments and arguments[0] in LAZY:
+            return _call(_lazy_app(arguments[0]), arguments[1:], f"smalti {arguments[0]}")
+        try:
+            from smalti.cli.commands import app
+        except ImportError as error:
+            raise MissingExtra(f'the command line needs {error.name}; pip install "smalti[cli]"') from error
+        return _call(app, arguments, "smalti")
+    except SmaltiError as error:
+        print(printable_lines(f"smalti: {error}"), file=sys.stderr)
+        return exit_code(error)
+    except OSError as error:
+        # A full disk or a vanished folder while logs or caches are written; the message says which.
+        print(f"smalti: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("smalti: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _lazy_app(verb: str) -> object:
+    module, _ = LAZY[verb]
+    try:
+        return importlib.import_module(module).app
+    except ImportError as error:
+        from smalti.backends.onnxruntime_cpu import LIBRARY
+
+        # Of the extras that have it the user takes one; cpu is what runs everywhere.
+        extra = "cpu" if error.name == LIBRARY else EXTRAS.get(verb, verb)
+        raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{extra}]"') from error
+
+
+def _call(app: object, arguments: list[str], name: str) -> int:
+    """Run a typer app without letting it exit by itself, so that our own errors keep their codes."""
+    import typer
+
+    # The parent of all complaints about options and arguments: click's own, and from typer 0.26 on typer's copy of it.
+    complaint = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
+    try:
+        command = typer.main.get_command(app)  # pyright: ignore[reportArgumentType]
+        code = command.main(arguments, prog_name=name, standalone_mode=False) or 0
+    except complaint as error:
+        error.show()
+        return error.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if code == INTERRUPTED:  # What newer versions of typer make of an interrupt.
+        raise KeyboardInterrupt
+    return code

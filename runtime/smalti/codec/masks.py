@@ -1,0 +1,50 @@
+"""Repainting a part of an image: which tokens that touches, and how the rest keeps its pixels."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smalti.bundle.manifest import Latent
+from smalti.errors import UsageError
+from smalti.families.canvas import canvas_size
+from smalti.images import to_array
+
+Picture: TypeAlias = Image.Image | NDArray[Any]
+
+
+def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Pixels (uint8 [H, W, 3]) and what to repaint of them (bool [H, W]).
+
+    A PIL mask repaints where it is brighter than middle grey, an array where it is True. Raises UsageError for sides
+    that are not multiples of the bundle's factor, a mask of another size or kind, or one that repaints nothing.
+    """
+    pixels = to_array(image)
+    if isinstance(mask, Image.Image):
+        repaint = np.greater(np.asarray(mask.convert("L")), 127)
+    elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim == 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        repaint = mask
+    else:
+        raise UsageError("a mask must be a PIL image (white: repaint) or a bool array [H, W] (True: repaint)")
+    height, width, _ = pixels.shape
+    canvas_size((width, height), latent, "image size")
+    if repaint.shape != (height, width):
+        found = f"{repaint.shape[1]}x{repaint.shape[0]}"
+        raise UsageError(f"mask size {found}: it must be that of the image, {width}x{height}")
+    if not repaint.any():
+        raise UsageError("the mask repaints nothing: paint white (True) what is to be drawn anew")
+    return pixels, repaint
+
+
+def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+    """Tokens (bool [h, w]) of which any pixel (bool [h*factor, w*factor]) is to be repainted."""
+    height, width = repaint.shape
+    return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
+
+
+def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:
+    """Take what is repainted from ``drawn`` and everything else from ``pixels``."""
+    return Image.fromarray(np.where(repaint[..., None], np.asarray(drawn), pixels))

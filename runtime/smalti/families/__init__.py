@@ -1,0 +1,1 @@
+"""How each family of priors draws its tokens: settings, layout of runs, samplers."""

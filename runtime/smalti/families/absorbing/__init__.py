@@ -1,0 +1,1 @@
+"""Priors that fill a masked grid in any order."""

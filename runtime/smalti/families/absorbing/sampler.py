@@ -1,0 +1,124 @@
+"""Sampling of absorbing diffusion (paper 000): the loop that draws what a schedule lays out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti.errors import UsageError
+from smalti.families.absorbing.schedule import Schedule
+from smalti_kernels import sample
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Logits: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+
+
+class Denoiser(Protocol):
+    """Whatever predicts tokens: an ONNX session, a torch module behind a function, a table in a test."""
+
+    def __call__(self, tokens: Int32, labels: Int32, rows: Int32, /) -> Logits:
+        """Logits [N, R, K] at raster positions ``rows`` [N, R] of grids ``tokens`` [N, h*w] under ``labels`` [N]."""
+        ...
+
+
+def run(
+    denoiser: Denoiser,
+    tokens: Int32,
+    schedule: Schedule,
+    *,
+    seeds: Sequence[int],
+    labels: Int32,
+    width: int,
+    temperature: float | NDArray[np.float32],
+    top_k: int | NDArray[np.int32] = 0,
+    top_p: float | NDArray[np.float32] = 1.0,
+    guidance: float = 1.0,
+    no_label: int = 0,
+    mask: int | None = None,
+) -> Iterator[Int32]:
+    """Draw the scheduled positions call by call; yields the grids (int32 [N, L], masks included) after each call.
+
+    ``tokens`` int32 [N, L] is the start (all masks, or kept tokens between them) and is not modified; ``labels`` int32
+    [N]; ``width`` is the grid's columns. ``temperature`` > 0, ``top_k`` (0: all) and ``top_p`` (1: all) are numbers or
+    one per sample: see ``smalti_kernels.sample``. With ``guidance`` other than 1 the network is also asked with label
+    ``no_label``, and logits are uncond + guidance * (cond - uncond) (Ho and Salimans 2022). ``mask`` is the mask token,
+    which a schedule that masks again needs. Only samples that still have something to unmask are sent to the network.
+
+    Raises SamplingError when logits are NaN or leave nothing to draw, UsageError for a schedule that masks again
+    without ``mask``.
+    """
+    if schedule.remasked is not None and mask is None:
+        raise UsageError("this schedule masks tokens again; say with mask which token that is")
+    seed_array = np.asarray(seeds, np.uint64)
+    for call in range(schedule.calls):
+        active = np.flatnonzero(schedule.steps[:, call] >= 0)
+        positions = schedule.positions[active, call]
+        wanted = positions >= 0
+        positions, wanted = (part[:, : int(wanted.sum(1).max())] for part in (positions, wanted))
+        if schedule.remasked is not None and mask is not None:
+            hidden = schedule.remasked[:, call]
+            row, column = np.nonzero(hidden >= 0)
+            tokens = tokens.copy()
+            tokens[row, hidden[row, column]] = mask
+        rows = np.where(wanted, positions, 0)
+        logits, uncond = ask(denoiser, tokens[active], labels[active], rows, guidance, no_label)
+        which, _ = np.nonzero(wanted)
+        tokens = sample(
+            logits[wanted],
+            tokens,
+            sample=active[which],
+            position=positions[wanted],
+            seeds=seed_array,
+            step=schedule.steps[active, call][which],
+            width=width,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            uncond=None if uncond is None else uncond[wanted],
+            guidance=guidance,
+        ).tokens
+        yield tokens
+
+
+def ask(
+    denoiser: Denoiser, tokens: Int32, labels: Int32, rows: Int32, guidance: float, no_label: int
+) -> tuple[Logits, Logits | None]:
+    """Logits [n, R, K] under ``labels`` [n], and those under ``no_label``, or None with ``guidance`` 1 (no guidance).
+
+    ``tokens`` int32 [n, L], ``rows`` int32 [n, R]. Both questions go to the network in one call.
+    """
+    if guidance == 1.0:
+        return denoiser(tokens, labels, rows), None
+    unlabelled = np.full_like(labels, no_label)
+    both = denoiser(np.concatenate([tokens] * 2), np.concatenate([labels, unlabelled]), np.concatenate([rows] * 2))
+    return both[: len(tokens)], both[len(tokens) :]
+
+
+def fill_masked(tokens: Int32, codes: int) -> Int32:
+    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
+    if not (tokens == codes).any():  # as in every step of a prior that knows no mask
+        return tokens.copy()
+    if tokens.shape[2] > tokens.shape[1]:  # the work below grows with the square of the width
+        return fill_masked(tokens.transpose(0, 2, 1), codes).transpose(0, 2, 1)
+    _, height, width = tokens.shape
+    far = 2 * (height + width)
+    y: Int64 = np.arange(height, dtype=np.int64)[:, None]
+    x: Int64 = np.arange(width, dtype=np.int64)
+    across: Int64 = (x[:, None] - x) ** 2
+    filled = np.zeros_like(tokens)
+    for grid, shown in zip(tokens, filled):
+        known = grid != codes
+        if not known.any():
+            continue
+        # The nearest unmasked token of each column first; the nearest of all is one of those.
+        above: Int64 = np.maximum.accumulate(np.where(known, y, -far), axis=0)
+        below: Int64 = np.minimum.accumulate(np.where(known, y, far)[::-1], axis=0)[::-1]
+        row: Int64 = np.where(y - above <= below - y, above, below)
+        for line in range(height):
+            column = np.argmin((row[line] - line) ** 2 + across, axis=1)
+            shown[line] = grid[row[line, column], column]
+    return filled

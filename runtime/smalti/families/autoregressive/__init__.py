@@ -1,0 +1,1 @@
+"""Priors that draw one token after the other."""

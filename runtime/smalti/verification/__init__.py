@@ -1,0 +1,1 @@
+"""Whether a bundle is whole, and computes what its certificate says."""
