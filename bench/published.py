@@ -38,16 +38,16 @@ from smalti_export.export import export_bundle
 from smalti_export.parity import torch_graph
 from smalti_export.weights import round_to_fp16
 from smalti_export.wrappers import wrap
-from smalti_train.config import AutoregressiveConfig, DataConfig, Imported, PriorRun
-from smalti_train.loading import Autoencoder, build_autoencoder, build_prior
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.recipes import RECIPE_PRIORS
-from smalti_train.recipes_sundae import SUNDAE_PRIORS
-from smalti_train.recipes_vqddm import VQDDM_PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.tokens import keep_autoencoder
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.presets.sundae import SUNDAE_PRIORS
+from smalti_train.presets.unleashing import RECIPE_PRIORS
+from smalti_train.presets.vqddm import VQDDM_PRIORS
+from smalti_train.runs.config import AutoregressiveConfig, DataConfig, Imported, PriorRun
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import Autoencoder, build_autoencoder, build_prior
+from smalti_train.runs.token_cache import keep_autoencoder
 
 RECIPES = (*RECIPE_PRIORS, *SUNDAE_PRIORS, *VQDDM_PRIORS)
 SPREAD = 3.0

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smalti_train import train_prior, train_vqgan
-from smalti_train.config import PriorRun, VQGANRun
-from smalti_train.loading import build_autoencoder, build_prior
 from smalti_train.models.discriminator import Discriminator
-from smalti_train.recipes import RECIPE_AUTOENCODERS, RECIPE_PRIORS
-from smalti_train.unfilled import unfilled
+from smalti_train.models.meta_init import unfilled
+from smalti_train.presets.unleashing import RECIPE_AUTOENCODERS, RECIPE_PRIORS
+from smalti_train.runs.config import PriorRun, VQGANRun
+from smalti_train.runs.loading import build_autoencoder, build_prior
+from smalti_train.trainers import prior as train_prior
+from smalti_train.trainers import vqgan as train_vqgan
 
 STAGES = ("autoencoder", "prior")
 BYTES = 20

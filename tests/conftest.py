@@ -70,9 +70,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 @pytest.fixture(scope="session")
 def tiny_runs(made_once: Callable[..., Path], cache_dir: Path) -> tuple[Path, Path]:
     """Folders of an autoencoder's and a prior's run, preset "tiny", trained long enough to be no longer random."""
-    from smalti_train.presets import AUTOENCODERS, PRIORS
-    from smalti_train.train_autoencoder import train_autoencoder
-    from smalti_train.train_prior import train_prior
+    from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+    from smalti_train.trainers.autoencoder import train_autoencoder
+    from smalti_train.trainers.prior import train_prior
 
     def short(config):
         data = dataclasses.replace(config.data, train_count=64, validation_count=64)
@@ -90,8 +90,8 @@ def tiny_runs(made_once: Callable[..., Path], cache_dir: Path) -> tuple[Path, Pa
 @pytest.fixture(scope="session")
 def tiny_preview(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path]) -> Path:
     """Folder of the run of a preview decoder of the tiny autoencoder."""
-    from smalti_train.loading import load_autoencoder
-    from smalti_train.train_preview import preview_run, train_preview
+    from smalti_train.runs.loading import load_autoencoder
+    from smalti_train.trainers.preview import preview_run, train_preview
 
     def make(folder: Path) -> None:
         config = preview_run(*load_autoencoder(tiny_runs[0]))

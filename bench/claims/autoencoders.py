@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from claims.common import Bench, Row, curve, features
-from smalti_train.config import VQGANRun
 from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.loading import load_autoencoder
-from smalti_train.loop import open_split, to_images
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.released import initial_weights
-from smalti_train.train_log_sigma import BITS, head_run, image_bits, pixel_nats, train_log_sigma
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import VQGANRun
+from smalti_train.runs.loading import load_autoencoder
+from smalti_train.trainers.log_sigma import BITS, head_run, image_bits, pixel_nats, train_log_sigma
+from smalti_train.trainers.loop import open_split, to_images
+from smalti_train.trainers.vqgan import train_vqgan
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {"lambda_max": 1e4, "augment": False},

@@ -17,11 +17,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.images import contact_sheet
-from smalti_train.config import PriorRun, VQGANRun
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.evaluate import per_label
 from smalti_train.evaluation.features import FeatureNetwork, open_features
-from smalti_train.presets import AUTOENCODERS, PRIORS
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import PriorRun, VQGANRun
 
 Row = dict[str, Any]
 PAPER_STEPS = (50, 100, 150, 200, 256)

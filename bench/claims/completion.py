@@ -18,8 +18,8 @@ from smalti.families.autoregressive import sampler as autoregressive
 from smalti.families.sundae import start_tokens
 from smalti_train.evaluation.metrics import frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, load_prior
-from smalti_train.sampling import next_logits, torch_denoiser, torch_denoisers
+from smalti_train.runs.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, load_prior
+from smalti_train.runs.torch_sampling import next_logits, torch_denoiser, torch_denoisers
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]

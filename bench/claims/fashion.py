@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from claims.common import Row
 from claims.samples import drawn
 from claims.sundae_sizes import SundaeBench
-from smalti_train.config_files import to_json
 from smalti_train.data import ImageSet, open_dataset
-from smalti_train.train_prior import train_prior
+from smalti_train.runs.config_files import to_json
+from smalti_train.trainers.prior import train_prior
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "half of the pixels, temperature 1 to 0.7": {},

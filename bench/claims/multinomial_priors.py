@@ -17,13 +17,13 @@ from claims import priors
 from claims.common import Row, curve
 from claims.multinomial_sizes import MultinomialBench
 from claims.samples import DISTANCES, LIKENESS, measured, part, strip
-from smalti_train.config import AbsorbingConfig, PriorConfig
-from smalti_train.loading import AbsorbingPrior, MultinomialPrior, Prior, SundaePrior, build_prior
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
-from smalti_train.presets import PRIORS
-from smalti_train.sampling import draw, draw_multinomial, draw_sundae, torch_denoiser, torch_denoisers
-from smalti_train.train_prior import train_prior
-from smalti_train.unfilled import unfilled
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.config import AbsorbingConfig, PriorConfig
+from smalti_train.runs.loading import AbsorbingPrior, MultinomialPrior, Prior, SundaePrior, build_prior
+from smalti_train.runs.torch_sampling import draw, draw_multinomial, draw_sundae, torch_denoiser, torch_denoisers
+from smalti_train.trainers.prior import train_prior
 
 PUBLISHED = {
     "multinomial U-Net, published": "vqddm-celebahq256",

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from claims.common import FULL, TINY, Bench
 from smalti.bundle.reader import EMBEDDED
-from smalti_train.config import AutoencoderRun, PriorConfig, PriorRun
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.released import initial_weights
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import AutoencoderRun, PriorConfig, PriorRun
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 from claims.autoencoders import variant
 from claims.common import Bench, Row, curve
 from claims.samples import DISTANCES, measured, part, strip
-from smalti_train.config import PriorRun
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.train_prior import train_prior
+from smalti_train.runs.config import PriorRun
+from smalti_train.trainers.prior import train_prior
 
 
 def prior(bench: Bench, objective: str, seed: int) -> Path:

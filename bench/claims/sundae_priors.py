@@ -10,8 +10,8 @@ from claims import priors
 from claims.common import Row, curve
 from claims.samples import DISTANCES, LIKENESS, measured, part
 from claims.sundae_sizes import VARIANTS, SundaeBench
-from smalti_train.config import PriorRun
-from smalti_train.train_prior import train_prior
+from smalti_train.runs.config import PriorRun
+from smalti_train.trainers.prior import train_prior
 
 FIGURE = "validation/unrolled_bits_per_token"
 

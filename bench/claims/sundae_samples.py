@@ -16,9 +16,9 @@ from claims.samples import DISTANCES, LIKENESS, measured, part, strip
 from claims.sundae_priors import best
 from claims.sundae_sizes import SundaeBench
 from smalti.families.absorbing.sampler import Denoiser, Logits
-from smalti_train.loading import load_prior
 from smalti_train.models.sundae_transformer import SundaeTransformer
-from smalti_train.sampling import draw_sundae, torch_denoiser
+from smalti_train.runs.loading import load_prior
+from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
 
 
 def _options(steps: int, **more: float) -> dict[str, Any]:

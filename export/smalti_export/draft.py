@@ -40,7 +40,7 @@ from smalti_export.ranges import Feed
 from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_export.wrappers import wrap
 from smalti_train.data import ImageSet
-from smalti_train.released import TRANSPOSED
+from smalti_train.runs.bundle_weights import TRANSPOSED
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """All that a component is written in, unless fewer are wanted."""

@@ -26,10 +26,10 @@ from smalti_export.predictors import (
 )
 from smalti_export.ranges import Feed
 from smalti_export.wrappers import wrap
-from smalti_train.config import AutoregressiveConfig
 from smalti_train.data import ImageSet
 from smalti_train.models.pixels import PixelCodes
-from smalti_train.train_preview import cost
+from smalti_train.runs.config import AutoregressiveConfig
+from smalti_train.trainers.preview import cost
 
 BATCH, WHOLE_BATCH = 16, 4
 """Images per batch; fewer where the decoder's layers span the image, as those are the large ones."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from smalti.bundle.manifest import Role, TensorSpec
 from smalti.errors import UsageError
 from smalti.generator import EMBEDDING
-from smalti_train.config import AutoregressiveConfig, PriorConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
+from smalti_train.runs.config import AutoregressiveConfig, PriorConfig
 
 OPSET = 20
 """Taken by every runtime we target: attention is spelt out, and decoders of TensorRT-RTX need no more."""

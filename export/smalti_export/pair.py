@@ -14,7 +14,16 @@ from smalti.backends.onnxruntime_cpu import runtime_version
 from smalti.bundle import manifest
 from smalti.bundle.manifest import Family
 from smalti.errors import UsageError
-from smalti_train.config import (
+from smalti_train.data import ImageSet
+from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
+from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
+from smalti_train.models.preview_decoder import PreviewDecoder
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.models.vqgan import VQGANConfig
+from smalti_train.runs.bundle_weights import folded
+from smalti_train.runs.config import (
     AutoencoderRun,
     AutoregressiveConfig,
     CodecRun,
@@ -23,16 +32,7 @@ from smalti_train.config import (
     PriorConfig,
     PriorRun,
 )
-from smalti_train.data import ImageSet
-from smalti_train.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
-from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
-from smalti_train.models.multinomial_unet import MultinomialUNetConfig
-from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
-from smalti_train.models.preview_decoder import PreviewDecoder
-from smalti_train.models.sundae_transformer import SundaeTransformerConfig
-from smalti_train.models.vqgan import VQGANConfig
-from smalti_train.released import folded
+from smalti_train.runs.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
 
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained here."""

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from smalti_export.graphs import remade
-from smalti_train.released import TRANSPOSED
+from smalti_train.runs.bundle_weights import TRANSPOSED
 
 
 def round_to_fp16(model: nn.Module) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from smalti.bundle.manifest import Role
 from smalti.errors import UsageError
-from smalti_train.loading import Autoencoder, Prior
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, Block
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
@@ -29,6 +28,7 @@ from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
+from smalti_train.runs.loading import Autoencoder, Prior
 
 
 def to_values(images: Tensor, value_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
@@ -64,7 +64,7 @@ class EncoderGraph(nn.Module):
         seen = to_values(images, self.model.config.value_range, codes.dtype)
         for layer in layers:
             seen = layer(seen)
-        # The released codes already have unit length (see smalti_train.released).
+        # The released codes already have unit length (see smalti_train.runs.bundle_weights).
         scores = last(seen).permute(0, 2, 3, 1) @ codes.T
         return scores.argmax(-1).to(torch.int32), embedding(seen)
 

@@ -25,17 +25,17 @@ from smalti_export.graphs import graph_specs
 from smalti_export.pair import load_pair, provenance
 from smalti_export.parity import TOLERANCES, torch_run
 from smalti_export.wrappers import wrap
-from smalti_train.config import DataConfig
-from smalti_train.config_files import to_json
 from smalti_train.data.avatars import STYLES
 from smalti_train.evaluation.metrics import psnr
-from smalti_train.loading import load_preview, load_prior, trained_steps
-from smalti_train.loop import open_split, to_images, to_pixels
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.released import folded
-from smalti_train.tokens import keep_autoencoder, load_autoencoder
-from smalti_train.train_autoencoder import train_autoencoder
-from smalti_train.train_prior import train_prior
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.bundle_weights import folded
+from smalti_train.runs.config import DataConfig
+from smalti_train.runs.config_files import to_json
+from smalti_train.runs.loading import load_preview, load_prior, trained_steps
+from smalti_train.runs.token_cache import keep_autoencoder, load_autoencoder
+from smalti_train.trainers.autoencoder import train_autoencoder
+from smalti_train.trainers.loop import open_split, to_images, to_pixels
+from smalti_train.trainers.prior import train_prior
 
 PRECISIONS = {
     "encoder": ("fp32", "fp16"),

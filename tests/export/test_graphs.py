@@ -16,7 +16,7 @@ from smalti_export.parity import torch_graph, torch_run
 from smalti_export.wrappers import wrap
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
-from smalti_train.released import folded
+from smalti_train.runs.bundle_weights import folded
 
 FACTOR, CODES, GRID = 8, 24, (4, 6)
 SIZES = HourglassPriorConfig(

@@ -17,13 +17,13 @@ from smalti.cli.main import _run
 from smalti.verification.golden import read_golden
 from smalti.verification.verify import remeasure
 from smalti_export.figures import DRAWS
-from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import PRIORS
-from smalti_train.released import initial_weights
-from smalti_train.sampling import draw_multinomial, torch_denoisers
-from smalti_train.train_prior import train_prior
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.loading import load_prior
+from smalti_train.runs.torch_sampling import draw_multinomial, torch_denoisers
+from smalti_train.trainers.prior import train_prior
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 

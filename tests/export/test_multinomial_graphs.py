@@ -17,7 +17,7 @@ from smalti_export.parity import torch_run
 from smalti_export.weights import name_by_content, round_to_fp16
 from smalti_export.wrappers import wrap
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
-from smalti_train.released import TRANSPOSED
+from smalti_train.runs.bundle_weights import TRANSPOSED
 
 OURS = MultinomialUNetConfig(codes=24, grid=(4, 8), classes=3, width=16, multipliers=(1, 2), blocks=1, steps=100)
 LENGTH = 32

@@ -29,11 +29,11 @@ from smalti_export.predictors import prefix_feeds, with_past
 from smalti_export.ranges import Feed
 from smalti_export.weights import round_to_fp16
 from smalti_export.wrappers import wrap
-from smalti_train.loading import build_prior
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import PRIORS
-from smalti_train.released import TRANSPOSED
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import TRANSPOSED
+from smalti_train.runs.loading import build_prior
 
 NOTHING = ("none.safetensors", b"\0" * 8)
 """Weights of graphs that have theirs inside."""

@@ -16,15 +16,15 @@ from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.verify import remeasure
 from smalti_export.figures import DRAWS
-from smalti_train.config import DataConfig, PixelRun
-from smalti_train.config_files import to_json
-from smalti_train.loading import load_autoencoder, load_prior
 from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer
-from smalti_train.presets import PRIORS
-from smalti_train.released import initial_weights
-from smalti_train.sampling import draw_sundae, torch_denoiser
-from smalti_train.train_prior import train_prior
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import DataConfig, PixelRun
+from smalti_train.runs.config_files import to_json
+from smalti_train.runs.loading import load_autoencoder, load_prior
+from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
+from smalti_train.trainers.prior import train_prior
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 PLAN = {"steps": 24, "temperature": (1.0, 0.8), "proportion": (0.8, 0.4), "min_steps": 6}

@@ -19,7 +19,7 @@ from smalti_export.weights import name_by_content, round_to_fp16
 from smalti_export.wrappers import wrap
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
-from smalti_train.released import TRANSPOSED
+from smalti_train.runs.bundle_weights import TRANSPOSED
 
 OURS = SundaeTransformerConfig(codes=24, grid=(4, 8), classes=3, width=20, heads=2, head_dim=8, depth=(1, 1, 0))
 LENGTH = 32

@@ -14,9 +14,9 @@ from torch import Tensor
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import open_bundle
 from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
-from smalti_train.loading import load_prior
-from smalti_train.released import TRANSPOSED, folded
-from smalti_train.tokens import load_autoencoder
+from smalti_train.runs.bundle_weights import TRANSPOSED, folded
+from smalti_train.runs.loading import load_prior
+from smalti_train.runs.token_cache import load_autoencoder
 
 ROLES: tuple[Role, ...] = ("encoder", "decoder", "denoiser")
 BOTH = pytest.mark.parametrize("precision", ["fp32", "fp16"])

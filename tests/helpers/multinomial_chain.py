@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti_train.multinomial import CLEAN, NoiseSchedule, log_one_hot, schedule_of
+from smalti_train.objectives.multinomial import CLEAN, NoiseSchedule, log_one_hot, schedule_of
 
 CODES = 3
 SHORT = schedule_of(torch.tensor([0.95, 0.7, 0.9, 0.4, 0.05]))

@@ -62,10 +62,10 @@ def test_a_floor_imports_only_floors_below(floor):
     "source",
     [
         "import smalti_train",
-        "import numpy, smalti_train.loop as loop",
+        "import numpy, smalti_train.trainers.loop as loop",
         "def f():\n    from smalti_export.export import export_bundle",
         "if TYPE_CHECKING:\n    from smalti_train import config",
-        "importlib.import_module('smalti_train.cli')",
+        "importlib.import_module('smalti_train.cli.train')",
         "module = 'smalti_export'",
     ],
 )

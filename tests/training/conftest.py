@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti_train.config import AnyRun, VQGANRun
 from smalti_train.models.inception_v3 import InceptionV3
 from smalti_train.models.vgg16 import VGG16
+from smalti_train.runs.config import AnyRun, VQGANRun
 
 Brief = Callable[..., AnyRun]
 State = dict[str, Tensor]
@@ -35,7 +35,7 @@ def brief() -> Brief:
 @pytest.fixture(scope="session")
 def small_vqgan(brief: Brief) -> VQGANRun:
     """``tiny-vqgan`` on images of 32 pixels, 4 per step, without perceptual term, judged from its third step on."""
-    from smalti_train.presets import AUTOENCODERS
+    from smalti_train.presets.catalogue import AUTOENCODERS
 
     config = brief(AUTOENCODERS["tiny-vqgan"], steps=10, batch=4)
     assert isinstance(config, VQGANRun)

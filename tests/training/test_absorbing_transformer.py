@@ -10,7 +10,7 @@ from smalti.errors import UsageError
 from smalti.families.canvas import canvas_denoiser
 from smalti_train.importers.priors import import_unleashing_absorbing
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
-from smalti_train.sampling import torch_denoiser
+from smalti_train.runs.torch_sampling import torch_denoiser
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = AbsorbingTransformerConfig(codes=5, grid=(3, 4), classes=2, width=16, layers=2, heads=2)

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
-from smalti_train.adversarial import (
+from smalti_train.models.discriminator import Discriminator, DiscriminatorConfig
+from smalti_train.models.meta_init import unfilled
+from smalti_train.models.quantizer_gumbel import GumbelQuantized
+from smalti_train.models.quantizer_nearest import NearestQuantizer
+from smalti_train.objectives.adversarial import (
     VQGANLossConfig,
     adaptive_lambda,
     discriminator_loss,
@@ -17,11 +21,7 @@ from smalti_train.adversarial import (
     quantizer_loss,
     vqgan_loss,
 )
-from smalti_train.diff_augment import REACH, augment, diff_augment, draw_augmentation
-from smalti_train.models.discriminator import Discriminator, DiscriminatorConfig
-from smalti_train.models.quantizer_gumbel import GumbelQuantized
-from smalti_train.models.quantizer_nearest import NearestQuantizer
-from smalti_train.unfilled import unfilled
+from smalti_train.objectives.diff_augment import REACH, augment, diff_augment, draw_augmentation
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 1e-4

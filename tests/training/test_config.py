@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from smalti.errors import UsageError
-from smalti_train.adversarial import VQGANLossConfig
-from smalti_train.config import (
+from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
+from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
+from smalti_train.models.hourglass_prior import HourglassPriorConfig
+from smalti_train.models.meta_init import unfilled
+from smalti_train.objectives.adversarial import VQGANLossConfig
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import (
     PRIOR_KINDS,
     LoopConfig,
     OptimizerConfig,
@@ -21,15 +26,10 @@ from smalti_train.config import (
     own_objective,
     prior_kind,
 )
-from smalti_train.config_files import differences, read_run, to_json
-from smalti_train.loading import build_autoencoder, build_prior
-from smalti_train.loop import learning_rate, to_images, to_pixels
-from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
-from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
-from smalti_train.models.hourglass_prior import HourglassPriorConfig
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.unfilled import unfilled
+from smalti_train.runs.config_files import differences, read_run, to_json
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import build_autoencoder, build_prior
+from smalti_train.trainers.loop import learning_rate, to_images, to_pixels
 
 EVERY = [*AUTOENCODERS.values(), *PRIORS.values()]
 

@@ -9,10 +9,10 @@ import torch
 
 from smalti import UsageError
 from smalti_export.pair import load_pair
-from smalti_train.presets import AUTOENCODERS
-from smalti_train.released import initial_weights
-from smalti_train.tokens import load_autoencoder
-from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.presets.catalogue import AUTOENCODERS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.token_cache import load_autoencoder
+from smalti_train.trainers.autoencoder import train_autoencoder
 
 
 def config(**changes):

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from smalti_train.config import AutoencoderRun
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.quantizer import CosineQuantizer, crowding
 from smalti_train.models.smoothing import EdgeAwareSmoothing
-from smalti_train.presets import AUTOENCODERS
-from smalti_train.train_autoencoder import crops
+from smalti_train.presets.catalogue import AUTOENCODERS
+from smalti_train.runs.config import AutoencoderRun
+from smalti_train.trainers.autoencoder import crops
 
 SMALL = EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 SINGLE = EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8,), encoder_blocks=(1,), decoder_blocks=(2,))

@@ -10,8 +10,8 @@ import torch
 from smalti import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.growth import fits, grown, sizes_of
-from smalti_train.presets import AUTOENCODERS
-from smalti_train.released import initial_weights
+from smalti_train.presets.catalogue import AUTOENCODERS
+from smalti_train.runs.bundle_weights import initial_weights
 
 SMALL = EdgeAutoencoderConfig(
     codes=16, code_dim=4, channels=(8, 8, 16), encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1)

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti_train.config import AutoencoderLossConfig
-from smalti_train.losses import PerceptualLoss, autoencoder_loss, image_gradients, psnr
 from smalti_train.models.quantizer import Quantized
+from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss, image_gradients, psnr
+from smalti_train.runs.config import AutoencoderLossConfig
 
 LEVEL = 2 / 255
 """One step of an 8-bit pixel, in images of -1 .. 1."""

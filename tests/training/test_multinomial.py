@@ -14,7 +14,7 @@ from helpers.multinomial_chain import CODES, SHORT, bayes, certain, product, str
 from helpers.statistics import chi_square_z
 from smalti.errors import UsageError
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
-from smalti_train.multinomial import (
+from smalti_train.objectives.multinomial import (
     CLEAN,
     cosine_schedule,
     diffuse,

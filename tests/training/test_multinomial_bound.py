@@ -11,8 +11,17 @@ from torch import Tensor
 
 from helpers.multinomial_chain import CODES, SHORT, bayes, product, transitions
 from helpers.statistics import chi_square_z
-from smalti_train.multinomial import diffuse, draw_times, log_one_hot, p_pred, prior_kl, q_pred, step_loss, vlb
-from smalti_train.time_sampling import ImportanceTimes
+from smalti_train.objectives.multinomial import (
+    diffuse,
+    draw_times,
+    log_one_hot,
+    p_pred,
+    prior_kl,
+    q_pred,
+    step_loss,
+    vlb,
+)
+from smalti_train.objectives.time_sampling import ImportanceTimes
 
 LENGTH = 2
 GRIDS = torch.tensor(list(itertools.product(range(CODES), repeat=LENGTH)))

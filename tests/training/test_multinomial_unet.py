@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.multinomial_unet_blocks import (
     HEAD_DIM,
@@ -23,7 +24,6 @@ from smalti_train.models.multinomial_unet_blocks import (
     time_embedding,
     time_rates,
 )
-from smalti_train.unfilled import unfilled
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = MultinomialUNetConfig(codes=5, grid=(4, 6), classes=2, width=8, multipliers=(1, 2), blocks=1, steps=50)

@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import LoopConfig, Objective
 from smalti_train.importers.priors import import_unleashing_absorbing
-from smalti_train.lessons import evaluate
-from smalti_train.loop import start
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformer, AutoregressiveTransformerConfig
 from smalti_train.models.hourglass_prior import HourglassPrior
-from smalti_train.objectives import (
+from smalti_train.objectives.absorbing import (
     absorb,
     absorb_exactly,
     absorbing_loss,
@@ -26,8 +23,11 @@ from smalti_train.objectives import (
     elbo,
     stratified_times,
 )
-from smalti_train.presets import PRIORS
-from smalti_train.run import RunFolder
+from smalti_train.objectives.prior_batches import evaluate
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.config import LoopConfig, Objective
+from smalti_train.runs.folder import RunFolder
+from smalti_train.trainers.loop import start
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MASK = 7

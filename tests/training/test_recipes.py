@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from smalti_train.config import PriorRun, VQGANRun
 from smalti_train.importers.taming_layout import taming_layout
 from smalti_train.importers.unleashing_layout import unleashing_layout
-from smalti_train.lessons import check_fit
-from smalti_train.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.discriminator import Discriminator
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.recipes import RECIPE_AUTOENCODERS, RECIPE_PRIORS
-from smalti_train.train_prior import train_prior
-from smalti_train.train_vqgan import train_vqgan
-from smalti_train.unfilled import unfilled
+from smalti_train.models.meta_init import unfilled
+from smalti_train.objectives.prior_batches import check_fit
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.presets.unleashing import RECIPE_AUTOENCODERS, RECIPE_PRIORS
+from smalti_train.runs.config import PriorRun, VQGANRun
+from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
+from smalti_train.trainers.prior import train_prior
+from smalti_train.trainers.vqgan import train_vqgan
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ["unleashing-ffhq256", "unleashing-churches", "unleashing-bedrooms", "taming-imagenet-f16"]

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from smalti_train.config import PixelRun, VQGANRun
 from smalti_train.importers.sundae import sundae_layout
 from smalti_train.importers.taming_layout import taming_layout
-from smalti_train.lessons import check_fit
-from smalti_train.loading import build_prior
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.recipes_sundae import SUNDAE_AUTOENCODERS, SUNDAE_PRIORS
-from smalti_train.unfilled import unfilled
+from smalti_train.objectives.prior_batches import check_fit
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.presets.sundae import SUNDAE_AUTOENCODERS, SUNDAE_PRIORS
+from smalti_train.runs.config import PixelRun, VQGANRun
+from smalti_train.runs.loading import build_prior
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = [

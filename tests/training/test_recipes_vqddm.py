@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from smalti_train.config import VQGANRun
-from smalti_train.lessons import check_fit
-from smalti_train.loading import build_prior
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.recipes_vqddm import VQDDM_AUTOENCODERS, VQDDM_PRIORS
-from smalti_train.unfilled import unfilled
+from smalti_train.objectives.prior_batches import check_fit
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.presets.vqddm import VQDDM_AUTOENCODERS, VQDDM_PRIORS
+from smalti_train.runs.config import VQGANRun
+from smalti_train.runs.loading import build_prior
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ["vqddm-celebahq256", "vqddm-celebahq256-k512", "vqddm-churches256"]

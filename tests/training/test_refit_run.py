@@ -11,17 +11,17 @@ from safetensors.torch import load_file
 
 from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti_train.config import AutoencoderRun, DataConfig, Imported, PixelRun, VQGANRun
-from smalti_train.config_files import read_run, to_json
-from smalti_train.loading import Autoencoder, load_autoencoder
-from smalti_train.loop import open_split, to_images
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.refit_run import refit_run
-from smalti_train.run import RunFolder
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import AutoencoderRun, DataConfig, Imported, PixelRun, VQGANRun
+from smalti_train.runs.config_files import read_run, to_json
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import Autoencoder, load_autoencoder
+from smalti_train.trainers.loop import open_split, to_images
+from smalti_train.trainers.refit import refit_run
+from smalti_train.trainers.vqgan import train_vqgan
 
 
 def command(*arguments: object) -> int:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti_train.loading import load_prior
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.released import folded, initial_weights, unfolded
-from smalti_train.run import RunFolder
-from smalti_train.tokens import load_autoencoder
-from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.bundle_weights import folded, initial_weights, unfolded
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import load_prior
+from smalti_train.runs.token_cache import load_autoencoder
+from smalti_train.trainers.autoencoder import train_autoencoder
 
 SMALL = EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.errors import UsageError
-from smalti_train import train_autoencoder as autoencoder_module
-from smalti_train import train_prior as prior_module
-from smalti_train import train_vqgan as vqgan_module
-from smalti_train.config import AutoencoderRun, VQGANRun
-from smalti_train.config_files import read_run, to_json
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.train_autoencoder import train_autoencoder
-from smalti_train.train_prior import train_prior
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import AutoencoderRun, VQGANRun
+from smalti_train.runs.config_files import read_run, to_json
+from smalti_train.runs.folder import RunFolder
+from smalti_train.trainers import autoencoder as autoencoder_module
+from smalti_train.trainers import prior as prior_module
+from smalti_train.trainers import vqgan as vqgan_module
+from smalti_train.trainers.autoencoder import train_autoencoder
+from smalti_train.trainers.prior import train_prior
+from smalti_train.trainers.vqgan import train_vqgan
 
 
 def assert_same_checkpoint(found: Path, expected: Path) -> None:
@@ -68,9 +68,9 @@ def test_a_killed_training_ends_where_the_uninterrupted_one_does(pictures: Path,
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
-from smalti_train import run
-from smalti_train.config_files import read_run
-from smalti_train.train_prior import train_prior
+from smalti_train.runs import folder as run
+from smalti_train.runs.config_files import read_run
+from smalti_train.trainers.prior import train_prior
 
 flush = run.flush
 

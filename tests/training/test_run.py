@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from smalti.cli.main import main
 from smalti.errors import OutputError, SmaltiError, UsageError
-from smalti_train.config import AutoencoderRun, PriorRun
-from smalti_train.config_files import read_run, to_json
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.run import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import AutoencoderRun, PriorRun
+from smalti_train.runs.config_files import read_run, to_json
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 
 CONFIG = AUTOENCODERS["tiny"]
 
@@ -141,8 +141,8 @@ def test_folders_that_are_no_runs_are_told_apart(content: bytes | None, tmp_path
 HOLDER = """
 import sys
 from pathlib import Path
-from smalti_train.presets import AUTOENCODERS
-from smalti_train.run import RunFolder
+from smalti_train.presets.catalogue import AUTOENCODERS
+from smalti_train.runs.folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 folder.open(AUTOENCODERS["tiny"])
 print("open", flush=True)

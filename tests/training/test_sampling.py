@@ -13,7 +13,7 @@ from smalti_train.models.autoregressive_transformer import (
     Net2NetTransformer,
     Net2NetTransformerConfig,
 )
-from smalti_train.sampling import next_logits
+from smalti_train.runs.torch_sampling import next_logits
 
 CODES, MASK = 2, 2
 TWIN = AutoregressiveTransformerConfig(codes=CODES, grid=(2, 2), classes=2, width=8, layers=2, heads=2)

@@ -18,7 +18,7 @@ from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import STEM, EdgeAutoencoderConfig
 from smalti_train.models.size_heads import SCALES, Enlargement, SizedAutoencoder, SizedAutoencoderConfig
 from smalti_train.models.smoothing import EdgeAwareSmoothing
-from smalti_train.presets import HEADS
+from smalti_train.presets.catalogue import HEADS
 
 SMALL = SizedAutoencoderConfig(
     EdgeAutoencoderConfig(codes=16, code_dim=4, channels=(8, 8), encoder_blocks=(0, 0), decoder_blocks=(0, 1)),

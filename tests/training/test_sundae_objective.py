@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.config import LoopConfig, PriorRun
 from smalti_train.importers import import_checkpoint
-from smalti_train.lessons import Lesson, evaluate, figure, lesson, loss_parts
-from smalti_train.loading import build_prior
-from smalti_train.loop import start
 from smalti_train.models.sundae_transformer import SundaeTransformer
-from smalti_train.objectives import absorbing_loss, stratified
-from smalti_train.presets import PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.sundae_objective import corrupt, drawn, unrolled_losses
+from smalti_train.objectives.absorbing import absorbing_loss, stratified
+from smalti_train.objectives.prior_batches import Lesson, evaluate, figure, lesson, loss_parts
+from smalti_train.objectives.sundae import corrupt, drawn, unrolled_losses
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.config import LoopConfig, PriorRun
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import build_prior
+from smalti_train.trainers.loop import start
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = PRIORS["tiny-sundae"]

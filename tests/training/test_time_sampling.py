@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from smalti.errors import UsageError
-from smalti_train.time_sampling import ImportanceTimes
+from smalti_train.objectives.time_sampling import ImportanceTimes
 
 STEPS = 5
 

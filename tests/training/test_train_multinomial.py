@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.errors import UsageError
-from smalti_train.config import PriorRun
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.lessons import lesson, loss_parts, times_of
-from smalti_train.loading import load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet
-from smalti_train.multinomial import cosine_schedule, step_loss
-from smalti_train.presets import PRIORS
-from smalti_train.released import initial_weights
-from smalti_train.sampling import draw_multinomial, torch_denoisers
-from smalti_train.time_sampling import ImportanceTimes
-from smalti_train.train_prior import train_prior
+from smalti_train.objectives.multinomial import cosine_schedule, step_loss
+from smalti_train.objectives.prior_batches import lesson, loss_parts, times_of
+from smalti_train.objectives.time_sampling import ImportanceTimes
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import PriorRun
+from smalti_train.runs.loading import load_prior
+from smalti_train.runs.torch_sampling import draw_multinomial, torch_denoisers
+from smalti_train.trainers.prior import train_prior
 
 TINY = PRIORS["tiny-multinomial"]
 
@@ -64,7 +64,7 @@ def test_it_is_loaded_as_what_it_is_with_its_averages_and_its_history(trained: P
 def test_it_goes_on_where_it_stopped(
     trained: Path, tiny_runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smalti_train import train_prior as module
+    from smalti_train.trainers import prior as module
 
     _, config = load_prior(trained)
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=6))

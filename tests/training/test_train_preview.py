@@ -10,15 +10,15 @@ from PIL import Image
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti_train.config import LoopConfig, PixelRun
-from smalti_train.loading import build_autoencoder, load_autoencoder, load_preview
-from smalti_train.loop import open_split, to_images
-from smalti_train.losses import psnr
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
-from smalti_train.presets import AUTOENCODERS
-from smalti_train.train_preview import (
+from smalti_train.objectives.losses import psnr
+from smalti_train.presets.catalogue import AUTOENCODERS
+from smalti_train.runs.config import LoopConfig, PixelRun
+from smalti_train.runs.loading import build_autoencoder, load_autoencoder, load_preview
+from smalti_train.trainers.loop import open_split, to_images
+from smalti_train.trainers.preview import (
     WIDTHS,
     cost,
     preview_run,

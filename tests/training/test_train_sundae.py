@@ -16,19 +16,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti_train.config import DataConfig, PixelRun, PriorRun
-from smalti_train.config_files import to_json
 from smalti_train.evaluation.features import FeatureNetwork
 from smalti_train.evaluation.report import evaluate, text
 from smalti_train.evaluation.subject import data_of, open_subject
-from smalti_train.loading import load_autoencoder, load_prior
-from smalti_train.loop import open_split
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.sundae_transformer import SundaeTransformer
-from smalti_train.presets import PRIORS
-from smalti_train.released import initial_weights
-from smalti_train.sampling import draw_sundae, torch_denoiser
-from smalti_train.train_prior import train_prior
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import DataConfig, PixelRun, PriorRun
+from smalti_train.runs.config_files import to_json
+from smalti_train.runs.loading import load_autoencoder, load_prior
+from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
+from smalti_train.trainers.loop import open_split
+from smalti_train.trainers.prior import train_prior
 
 
 def scalars(run: Path, name: str) -> list[float]:
@@ -69,7 +69,7 @@ def test_it_is_loaded_as_what_it_is_with_its_averages(trained: Path) -> None:
 def test_it_goes_on_where_it_stopped(
     trained: Path, brief: Callable, tiny_runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smalti_train import train_prior as module
+    from smalti_train.trainers import prior as module
 
     _, config = load_prior(trained)
     rate, run = module.learning_rate, tmp_path / "run"

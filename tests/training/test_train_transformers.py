@@ -17,22 +17,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti_train.config import PriorRun
-from smalti_train.config_files import read_run
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.lessons import check_fit, check_labels, lesson, losses
-from smalti_train.loading import build_prior, load_prior
-from smalti_train.loop import open_split
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
     Net2NetTransformer,
     Net2NetTransformerConfig,
 )
-from smalti_train.presets import PRIORS
-from smalti_train.released import initial_weights
-from smalti_train.time_sampling import ImportanceTimes
-from smalti_train.train_prior import train_prior
+from smalti_train.objectives.prior_batches import check_fit, check_labels, lesson, losses
+from smalti_train.objectives.time_sampling import ImportanceTimes
+from smalti_train.presets.catalogue import PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import PriorRun
+from smalti_train.runs.config_files import read_run
+from smalti_train.runs.loading import build_prior, load_prior
+from smalti_train.trainers.loop import open_split
+from smalti_train.trainers.prior import train_prior
 
 MODELS = {
     "tiny-transformer": AbsorbingTransformer,

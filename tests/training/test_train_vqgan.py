@@ -15,18 +15,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti_train.config import VQGANRun
-from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.loop import open_split, to_images, to_pixels, whole_batch
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.reconstruction import evaluate
-from smalti_train.released import initial_weights
-from smalti_train.tokens import load_autoencoder
-from smalti_train.train_prior import train_prior
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import VQGANRun
+from smalti_train.runs.config_files import read_run
+from smalti_train.runs.token_cache import load_autoencoder
+from smalti_train.trainers.loop import open_split, to_images, to_pixels, whole_batch
+from smalti_train.trainers.prior import train_prior
+from smalti_train.trainers.reconstruction import evaluate
+from smalti_train.trainers.vqgan import train_vqgan
 
 
 def scalars(run: Path, name: str) -> dict[int, float]:

@@ -10,27 +10,27 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti_train.config import Run, VQGANRun
-from smalti_train.config_files import to_json
-from smalti_train.lessons import figure
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.train_prior import train_prior
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.objectives.prior_batches import figure
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import Run, VQGANRun
+from smalti_train.runs.config_files import to_json
+from smalti_train.runs.folder import RunFolder
+from smalti_train.trainers.prior import train_prior
+from smalti_train.trainers.vqgan import train_vqgan
 
 TRAIN_PRIOR = """
 import sys
 from pathlib import Path
-from smalti_train.config_files import read_run
-from smalti_train.train_prior import train_prior
+from smalti_train.runs.config_files import read_run
+from smalti_train.trainers.prior import train_prior
 train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
 TRAIN_VQGAN = """
 import sys
 from pathlib import Path
-from smalti_train.config_files import read_run
-from smalti_train.train_vqgan import train_vqgan
+from smalti_train.runs.config_files import read_run
+from smalti_train.trainers.vqgan import train_vqgan
 train_vqgan(read_run(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
@@ -38,9 +38,9 @@ TRAIN_AUTOENCODER = """
 import os, sys
 from pathlib import Path
 from safetensors.torch import save_file
-from smalti_train.config_files import read_run
+from smalti_train.runs.config_files import read_run
 from smalti_train.models.quantizer import CosineQuantizer
-from smalti_train.train_autoencoder import train_autoencoder
+from smalti_train.trainers.autoencoder import train_autoencoder
 
 models = []
 reseed = CosineQuantizer.reseed_idle

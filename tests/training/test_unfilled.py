@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from smalti_train.unfilled import unfilled
+from smalti_train.models.meta_init import unfilled
 
 
 def test_modules_have_shapes_and_no_values() -> None:

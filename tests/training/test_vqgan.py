@@ -15,6 +15,7 @@ from smalti_train.importers import import_checkpoint
 from smalti_train.importers.fitting import Published
 from smalti_train.importers.taming_layout import taming_config, taming_layout
 from smalti_train.importers.unleashing_layout import unleashing_config, unleashing_layout
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.quantizer import Quantized
 from smalti_train.models.quantizer_gumbel import GumbelQuantized, GumbelQuantizer, gumbel_temperature
 from smalti_train.models.quantizer_nearest import NearestQuantizer
@@ -26,7 +27,6 @@ from smalti_train.models.vqgan import (
     VQGANConfig,
     attention_levels,
 )
-from smalti_train.unfilled import unfilled
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smalti_train.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
+from smalti_train.objectives.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -14,12 +14,15 @@ from safetensors.torch import load_file
 
 from smalti.cli.main import main
 from smalti.errors import TrainingError
-from smalti_train import train_autoencoder, train_preview, train_prior, train_vqgan
-from smalti_train.config import LoopConfig, Run, VQGANRun
-from smalti_train.loading import load_autoencoder
-from smalti_train.presets import AUTOENCODERS, PRIORS
-from smalti_train.run import RunFolder
-from smalti_train.watch import LossWatch
+from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
+from smalti_train.runs.config import LoopConfig, Run, VQGANRun
+from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.loading import load_autoencoder
+from smalti_train.trainers import autoencoder as train_autoencoder
+from smalti_train.trainers import preview as train_preview
+from smalti_train.trainers import prior as train_prior
+from smalti_train.trainers import vqgan as train_vqgan
+from smalti_train.trainers.loss_guard import LossWatch
 
 Train = Callable[[Path, Path | None], None]
 

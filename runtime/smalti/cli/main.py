@@ -14,9 +14,9 @@ from smalti.escape import printable_lines
 INTERRUPTED, TERMINATED = 130, 143
 
 LAZY = {
-    "train": ("smalti_train.cli", "Train an autoencoder or a prior (needs the extra train)."),
-    "import": ("smalti_train.importers.cli", "Read a published checkpoint as a run (needs the extra train)."),
-    "evaluate": ("smalti_train.evaluation.cli", "Measure a bundle or a run (needs the extra evaluate)."),
+    "train": ("smalti_train.cli.train", "Train an autoencoder or a prior (needs the extra train)."),
+    "import": ("smalti_train.cli.importing", "Read a published checkpoint as a run (needs the extra train)."),
+    "evaluate": ("smalti_train.cli.evaluate", "Measure a bundle or a run (needs the extra evaluate)."),
     "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
     "engine": ("smalti_export.engines.cli", "Build TensorRT engines of a bundle (needs the extra rtx or trt)."),
 }

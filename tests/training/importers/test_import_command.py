@@ -15,11 +15,11 @@ from torch import Tensor
 
 from helpers.checkpoints import SMALL, Saved, State
 from smalti.cli.main import _run
-from smalti_train.config import PriorRun, VQGANRun
 from smalti_train.importers import import_checkpoint
-from smalti_train.loading import load_autoencoder, load_prior
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN
+from smalti_train.runs.config import PriorRun, VQGANRun
+from smalti_train.runs.loading import load_autoencoder, load_prior
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VQGAN_FILE, PRIOR_FILE = FIXTURES / "ut_vqgan_nearest_small.th", FIXTURES / "ut_absorbing_small.th"
@@ -186,9 +186,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 def test_without_its_packages_the_command_says_which_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("smalti_train.importers.cli")]:
+    for name in [name for name in sys.modules if name.startswith("smalti_train.cli.importing")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "smalti_train.config", None)
+    monkeypatch.setitem(sys.modules, "smalti_train.runs.config", None)
     assert _run(["import", "--help"]) == 1
     assert 'pip install "smalti[train]"' in capsys.readouterr().err
 

@@ -15,12 +15,12 @@ import torch
 from helpers.checkpoints import Saved, State
 from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti_train.config import PriorRun
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.fitting import Published
 from smalti_train.importers.sundae import import_sundae_hourglass, sundae_config, sundae_layout
-from smalti_train.loading import load_autoencoder, load_prior
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
+from smalti_train.runs.config import PriorRun
+from smalti_train.runs.loading import load_autoencoder, load_prior
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILE = FIXTURES / "sundae_hourglass_small.pt"

@@ -15,17 +15,17 @@ from helpers.checkpoints import Saved
 from smalti.bundle.manifest import NoiseKind
 from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti_train.config import VQGANRun
-from smalti_train.config_files import to_json
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.importers import import_checkpoint, recognised
 from smalti_train.importers.fitting import Published
 from smalti_train.importers.reading import read_checkpoint
 from smalti_train.importers.vqddm import import_vqddm, recognised_schedule, vqddm_config
-from smalti_train.loading import load_autoencoder, load_prior
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
-from smalti_train.multinomial import NoiseSchedule, cosine_schedule, schedule_of
+from smalti_train.objectives.multinomial import NoiseSchedule, cosine_schedule, schedule_of
+from smalti_train.runs.config import VQGANRun
+from smalti_train.runs.config_files import to_json
+from smalti_train.runs.loading import load_autoencoder, load_prior
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NN, DENOISE, BUFFER = "_nn.", "_denoising._denoise_fn.", "_denoising."

@@ -26,7 +26,7 @@ from smalti.backends.onnxruntime_cpu import default_threads
 from smalti.errors import MissingExtra, OutputError
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite
-from smalti_train.run import replace_file
+from smalti_train.runs.folder import replace_file
 
 BATCH = 32
 FORMAT = 1

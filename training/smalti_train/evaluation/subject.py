@@ -18,11 +18,12 @@ from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser
 from smalti.families.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
 from smalti.families.settings import PLAN, Options, Settings, resolve
-from smalti_train.config import PriorRun
-from smalti_train.config_files import read_run
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.likelihood import diffusion_bits, exact_bits, nll_bits
-from smalti_train.loading import (
+from smalti_train.objectives.absorbing import autoregressive_loss, bits_per_dim
+from smalti_train.runs.config import PriorRun
+from smalti_train.runs.config_files import read_run
+from smalti_train.runs.loading import (
     AbsorbingPrior,
     Autoencoder,
     AutoregressivePrior,
@@ -32,9 +33,8 @@ from smalti_train.loading import (
     load_autoencoder,
     load_prior,
 )
-from smalti_train.loop import open_split, to_images, to_pixels
-from smalti_train.objectives import autoregressive_loss, bits_per_dim
-from smalti_train.sampling import SHEET_STEPS, next_logits, torch_denoiser, torch_denoisers
+from smalti_train.runs.torch_sampling import SHEET_STEPS, next_logits, torch_denoiser, torch_denoisers
+from smalti_train.trainers.loop import open_split, to_images, to_pixels
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]

@@ -13,8 +13,8 @@ from smalti_train.importers.fitting import Published, checked_config, fitted, sh
 from smalti_train.importers.reading import split_off
 from smalti_train.importers.taming_layout import has_gumbel, taming_config, taming_layout
 from smalti_train.importers.unleashing_layout import unleashing_config, unleashing_layout
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.vqgan import VQGAN, VQGANConfig, attention_levels
-from smalti_train.unfilled import unfilled
 
 CONFIG_KEYS = ("resolution", "attn_resolutions", "grid")
 """What a user may say about an autoencoder: see :func:`sized`."""

@@ -24,7 +24,7 @@ from smalti_train.models.autoregressive_transformer import (
     Net2NetTransformer,
     Net2NetTransformerConfig,
 )
-from smalti_train.unfilled import unfilled
+from smalti_train.models.meta_init import unfilled
 
 CONFIG_KEYS = ("heads", "grid")
 """What a user may say about a prior: heads of the attention, rows and columns of tokens."""

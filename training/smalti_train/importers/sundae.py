@@ -16,8 +16,8 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.sundae_transformer import Depth, SundaeTransformer, SundaeTransformerConfig
-from smalti_train.unfilled import unfilled
 
 CONFIG_KEYS = ("heads", "grid")
 """What a user may say about a prior: heads of the attention (checked), rows and columns of tokens."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
-from smalti_train.unfilled import unfilled
 
 EITHER = ("bias", "weight")
 

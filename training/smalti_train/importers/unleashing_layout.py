@@ -12,8 +12,8 @@ from itertools import count
 
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
-from smalti_train.unfilled import unfilled
 
 PLAIN, RESIDUAL, ATTENTION, RESAMPLE = "plain", "residual", "attention", "resample"
 PARTS = {

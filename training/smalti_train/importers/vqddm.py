@@ -17,9 +17,9 @@ from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.importers.reading import some
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
-from smalti_train.multinomial import cosine_schedule
-from smalti_train.unfilled import unfilled
+from smalti_train.objectives.multinomial import cosine_schedule
 
 CONFIG_KEYS = ("grid",)
 """What a user may say about the prior: rows and columns of tokens, which no weight of a U-Net tells."""

@@ -1,7 +1,7 @@
 """The prior of paper 004 (VQ-DDM): a U-Net that sees a grid of noisy tokens and predicts the clean ones.
 
 Noise is multinomial: a noisy token is any of the K codes, so that nothing tells it from a clean one and the network has
-to know the time (``smalti_train.multinomial``). What it predicts are the logits of x0_hat for every position (eq. 22,
+to know the time. What it predicts are the logits of x0_hat for every position (eq. 22,
 23). Parameters carry the names they have in published checkpoints, which are this model's state dict behind a prefix.
 """
 
@@ -61,7 +61,7 @@ class MultinomialUNetConfig:
     """``x0``: the network's outputs are the logits (what the published CelebA-HQ and LSUN models do);
     ``x0_residual``: one more for the token that is seen (eq. 23)."""
     schedule: NoiseKind = "released"
-    """How noise grows; see ``smalti_train.multinomial.cosine_schedule``."""
+    """How noise grows; see ``smalti_train.objectives.multinomial.cosine_schedule``."""
 
     def __post_init__(self) -> None:
         """Check that the sizes fit each other; UsageError says which does not."""

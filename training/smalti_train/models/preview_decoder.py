@@ -1,6 +1,6 @@
 """The preview decoder: a small net that shows roughly what a decoder would make of a grid, also of an unfinished one.
 
-It is distilled from the decoder (``smalti_train.train_preview``). All of its work but one convolution is done at the
+It is distilled from the decoder (``smalti_train.trainers.preview``). All of its work but one convolution is done at the
 resolution of the tokens; pixel shuffles do the rest.
 """
 

@@ -49,7 +49,7 @@ class VQGANConfig:
     value_range: tuple[float, float] = (0.0, 1.0)
     """Black and white of its images."""
     probabilistic: bool = False
-    """Whether the decoder has a head for the deviation of every pixel (``smalti_train.vqgan_likelihood``)."""
+    """Whether the decoder has a head for the deviation of every pixel (``objectives.vqgan_likelihood``)."""
 
     def __post_init__(self) -> None:
         """Check that the sizes fit each other; UsageError says which does not."""

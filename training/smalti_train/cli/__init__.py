@@ -1,0 +1,1 @@
+"""The verbs ``smalti train``, ``import`` and ``evaluate``."""

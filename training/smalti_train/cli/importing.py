@@ -1,0 +1,88 @@
+"""``smalti import``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smalti.errors import UsageError
+from smalti_train.importers import SOURCES
+from smalti_train.importers.folders import UNKNOWN_LICENCE, import_run
+from smalti_train.runs.config import DataConfig
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+SEPARATED = ","
+
+
+@app.command()
+def main(
+    file: Annotated[Path, typer.Argument(help="The published checkpoint.")],
+    source: Annotated[str, typer.Option(help=f"What it is: {', '.join(SOURCES)}.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run to write; must not exist.")],
+    config: Annotated[
+        str | None, typer.Option(help="JSON (or a file of it) with heads, grid, resolution, attn_resolutions.")
+    ] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="Run of the autoencoder whose tokens a prior draws.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Names of a prior's classes: a,b,c or a file with one per line.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for bundles.")] = UNKNOWN_LICENCE,
+    data: Annotated[str, typer.Option(help="Images to measure on: avatars, folder or fashion-mnist.")] = "avatars",
+    root: Annotated[Path | None, typer.Option(help="Folder of these images, for data sets that need one.")] = None,
+) -> None:
+    """Read a published checkpoint and write it as a run, which exports and starts training like any other.
+
+    An autoencoder becomes an autoencoder's run, a prior with --autoencoder a prior's, and taming-net2net both in one.
+    """
+    where = None if root is None else str(root.resolve())
+    written = import_run(
+        file,
+        source,
+        output,
+        config=read_config(config),
+        autoencoder=autoencoder,
+        classes=read_labels(labels),
+        licence=licence,
+        data=DataConfig(name=data, root=where),
+    )
+    typer.echo(f"{output}: {written}")
+
+
+def read_config(given: str | None) -> dict[str, Any]:
+    """The JSON object in ``given``, or in the file of that name; UsageError when it is neither."""
+    if given is None:
+        return {}
+    text = given
+    try:
+        if not given.lstrip().startswith("{"):
+            text = Path(given).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except OSError as error:
+        raise UsageError(
+            f"config {given!r:.200} is neither a JSON object nor a file that can be read: {error.strerror}"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"config {given!r:.200} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f'config {given!r:.200} holds no JSON object, such as {{"heads": 16}}')
+    return found
+
+
+def read_labels(given: str | None) -> tuple[str, ...]:
+    """Names of classes, from a list or a file with one on each line; UsageError for a name that is empty or twice."""
+    if given is None:
+        return ()
+    try:
+        is_file = Path(given).is_file()
+        names = Path(given).read_text(encoding="utf-8").splitlines() if is_file else given.split(SEPARATED)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"labels {given!r:.200} cannot be read: {error}") from None
+    names = tuple(name.strip() for name in names)
+    if "" in names or len(set(names)) < len(names):
+        odd = next(name for name in names if not name or names.count(name) > 1)
+        raise UsageError(f"labels: {odd!r:.80} is empty or there twice; give every class a name of its own, in order")
+    return names

@@ -1,0 +1,117 @@
+"""What priors are trained on and measured by: absorbing diffusion (paper 000, section 3.2) and its baseline.
+
+Losses are per sample, in nats per token of the grid; :func:`bits_per_dim` turns bounds and likelihoods into bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.runs.config import Objective
+
+
+def stratified(count: int, generator: torch.Generator) -> Tensor:
+    """Draw numbers (float32 [count], 0 .. 1), one from each of ``count`` equal strata, in random order.
+
+    Each is uniform by itself; together they cover the range, so that a batch's loss varies less from step to step.
+    """
+    offsets = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
+    return offsets[torch.randperm(count, generator=generator)]
+
+
+def stratified_times(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """Draw times t (int64 [count], 1 .. steps), :func:`stratified`."""
+    return (stratified(count, generator) * steps).long().clamp(max=steps - 1) + 1
+
+
+def absorb(
+    tokens: Tensor, times: Tensor, steps: int, mask: int, generator: torch.Generator, at_least: Literal[0, 1] = 1
+) -> Tensor:
+    """Mask each token with probability t / T: q(z_t | z_0) of absorbing diffusion, T = ``steps``.
+
+    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T; returns int64 [B, L]. In training at least one
+    token per sample is masked, since a sample without any teaches nothing; ``at_least`` 0 is q itself, for bounds.
+    """
+    noise = torch.rand(tokens.shape, generator=generator)
+    hidden = noise < (times / steps)[:, None]
+    if at_least:
+        hidden.scatter_(1, noise.argmin(1, keepdim=True), True)
+    return tokens.masked_fill(hidden.to(tokens.device), mask)
+
+
+def absorb_exactly(tokens: Tensor, times: Tensor, steps: int, mask: int, generator: torch.Generator) -> Tensor:
+    """Mask round(t / T * L) tokens of each sample, at least one, all choices alike (paper 000's "fixed" masking).
+
+    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T, T = ``steps``; returns int64 [B, L].
+    """
+    counts = torch.round(times / steps * tokens.shape[1]).clamp(min=1)
+    ranks = torch.rand(tokens.shape, generator=generator).argsort(1).argsort(1)
+    return tokens.masked_fill((ranks < counts[:, None]).to(tokens.device), mask)
+
+
+def absorbing_loss(
+    logits: Tensor,
+    tokens: Tensor,
+    masked: Tensor,
+    times: Tensor,
+    steps: int,
+    kind: Objective,
+    released: bool = False,
+) -> Tensor:
+    """Loss per sample (float [B], nats per token of the grid) of predicting the masked tokens.
+
+    ``logits`` float [B, L, K]; ``tokens`` int64 [B, L], the clean ones; ``masked`` bool [B, L]; ``times`` int64 [B].
+
+    * ``reweighted``: eq. 7's weight (T - t + 1) / T on each term (not eq. 14's, whose sign is wrong). ``released``
+      takes the weight 1 - t / T of the released code instead, which leaves t = T out.
+    * ``elbo``: eq. 6's 1 / t; averaged over uniform t and multiplied by T it bounds the negative log-likelihood.
+    * ``mlm``: the mean over masked tokens, as in masked language models; weights nothing by time.
+
+    Raises UsageError for ``autoregressive``, which is :func:`autoregressive_loss`, and for ``sundae``, which is
+    ``smalti_train.objectives.sundae``.
+    """
+    if kind in ("autoregressive", "sundae"):
+        raise UsageError(f"the {kind} objective masks nothing; see autoregressive_loss and sundae_objective")
+    losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").masked_fill(~masked, 0).sum(1)
+    if kind == "mlm":
+        return losses / masked.sum(1).clamp(min=1)
+    times = times.to(losses.device)
+    weight = steps / times if kind == "elbo" else (steps - times + (not released)) / steps
+    return weight * losses / tokens.shape[1]
+
+
+@torch.no_grad()
+def elbo(denoise: Callable[[Tensor], Tensor], tokens: Tensor, steps: int, mask: int, seed: int = 0) -> Tensor:
+    """Bound on the negative log-likelihood of each sample (float [B], nats per token): eq. 6 over every t = T .. 1.
+
+    ``denoise`` maps masked tokens int64 [B, L] to logits float [B, L, K] and is asked T = ``steps`` times; ``tokens``
+    int64 [B, L]. Only which tokens are masked is random, and that is decided by ``seed``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(len(tokens), device=tokens.device)
+    for time in range(steps, 0, -1):
+        times = torch.full((len(tokens),), time)
+        noisy = absorb(tokens, times, steps, mask, generator, at_least=0)
+        total += absorbing_loss(denoise(noisy), tokens, noisy == mask, times, steps, "elbo") / steps
+    return total
+
+
+def autoregressive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Negative log-likelihood of each sample (float [B], nats per token), which is exact (paper 000 eq. 1).
+
+    ``tokens`` int64 [B, L]; ``logits`` float [B, L, K], row i about token i given those before it: what
+    ``AutoregressiveTransformer`` says of ``tokens[:, :-1]``, the true tokens at every place (teacher forcing).
+    """
+    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").mean(1)
+
+
+def bits_per_dim(elbo: Tensor) -> float:
+    """Turn the mean of bounds or likelihoods (nats per token) into bits per dimension, a dimension being a token."""
+    return elbo.mean().item() / math.log(2)

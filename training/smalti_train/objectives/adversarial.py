@@ -1,0 +1,132 @@
+"""The losses that make a VQGAN of an autoencoder (paper 000 section 3.4 and its released code; Esser et al. 2021).
+
+L = L1 + perceptual + quantiser + lambda * mean(-D(T(x_hat))), the last term from a later step on (eq. 9a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.models.quantizer import Quantized
+from smalti_train.models.quantizer_gumbel import GumbelQuantized
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    """Weights of a VQGAN's losses; the defaults are paper 000's, but for beta, which stands where eq. 5 has it."""
+
+    l1: float = 1.0
+    perceptual: float = 1.0
+    """Weight of LPIPS; see ``smalti_train.objectives.perceptual``."""
+    codebook: float = 1.0
+    """Weight of the quantiser's loss as a whole (the nearest one's)."""
+    beta: float = 0.25
+    """Weight of the commitment term (eq. 5)."""
+    legacy_beta: bool = False
+    """Put ``beta`` on the codebook term instead, as the released code of taming and of paper 000 does."""
+    kl: float = 1e-8
+    """Weight of the Gumbel quantiser's KL; taming has 5e-4."""
+    adversarial: float = 1.0
+    """Times lambda; 0 leaves the discriminator out. Taming has 0.8."""
+    lambda_max: float = 1.0
+    """Clamp of lambda (eq. 9c); taming has 1e4, which is none."""
+    start: int = 30_001
+    """First step, counted from 0, at which the discriminator learns and counts."""
+    augment: bool = True
+    """Whether the discriminator sees its images through ``smalti_train.objectives.diff_augment``."""
+
+    def __post_init__(self) -> None:
+        """Check the weights; UsageError names one that is negative."""
+        weights = {name: value for name, value in vars(self).items() if not isinstance(value, bool)}
+        if negative := [name for name, value in weights.items() if value < 0]:
+            raise UsageError(f"the weight {negative[0]} of a VQGAN's losses is at least 0, not {weights[negative[0]]}")
+
+    def judged(self, step: int) -> bool:
+        """Whether the discriminator learns and counts at ``step`` (counted from 0)."""
+        return self.adversarial > 0 and step >= self.start
+
+
+def vqgan_loss(
+    reconstruction: Tensor,
+    images: Tensor,
+    quantized: Quantized | GumbelQuantized,
+    weights: VQGANLossConfig,
+    perceptual: Tensor | None = None,
+    fake: Tensor | None = None,
+    last_layer: Tensor | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Return the terms of paper 000 eq. 9a, unweighted scalars, ``lambda`` and their weighted sum ``loss``.
+
+    ``reconstruction`` and ``images`` are float [B, 3, H, W] in the model's value range, ``perceptual`` the distance of
+    each pair (float [B] or a scalar; its term is left out without it), ``fake`` the discriminator's logits for the
+    reconstructions, to be given once ``weights.judged(step)``, with ``last_layer`` (``VQGAN.last_layer``). ``reduce``
+    is :func:`adaptive_lambda`'s.
+    """
+    terms = {"l1": (reconstruction - images).abs().mean()}
+    seen = weights.l1 * terms["l1"]
+    if perceptual is not None:
+        terms["perceptual"] = perceptual.mean()
+        seen = seen + weights.perceptual * terms["perceptual"]
+    terms["quantizer"] = quantizer_loss(quantized, weights)
+    terms["loss"] = seen + terms["quantizer"]
+    if fake is not None:
+        if last_layer is None:
+            raise UsageError("the adversarial term needs the last layer, at which lambda compares gradients")
+        terms["adversarial"] = generator_loss(fake)
+        terms["lambda"] = adaptive_lambda(seen, terms["adversarial"], last_layer, weights.lambda_max, reduce=reduce)
+        terms["loss"] = terms["loss"] + weights.adversarial * terms["lambda"] * terms["adversarial"]
+    return terms
+
+
+def quantizer_loss(quantized: Quantized | GumbelQuantized, weights: VQGANLossConfig) -> Tensor:
+    """Weighted loss of a quantiser, a scalar.
+
+    Nearest: |sg[E(x)] - z_q|^2 + beta |sg[z_q] - E(x)|^2 (eq. 5), or with beta on the first term where ``legacy_beta``
+    is set; the value is the same, the gradients differ. Gumbel: KL to the uniform distribution.
+    """
+    if isinstance(quantized, GumbelQuantized):
+        return weights.kl * quantized.kl
+    codebook, commitment = quantized.codebook_loss, quantized.commitment_loss
+    if weights.legacy_beta:
+        return weights.codebook * (weights.beta * codebook + commitment)
+    return weights.codebook * (codebook + weights.beta * commitment)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of a discriminator from its logits for images and for reconstructions (any shapes), a scalar.
+
+    (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2: paper 000's eq. 9b is a cross-entropy, its code this.
+    """
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """What the autoencoder is to lower, from the discriminator's logits for reconstructions: -mean D(x_hat)."""
+    return -fake.mean()
+
+
+def adaptive_lambda(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    limit: float = 1.0,
+    delta: float = 1e-4,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Paper 000 eq. 9c at ``last_layer``: |grad of reconstruction| / (|grad of adversarial| + delta) up to ``limit``.
+
+    ``reconstruction`` (L1 and perceptual) and ``adversarial`` are scalars whose graph is kept. ``reduce`` averages a
+    gradient over processes, so that several find the lambda that one would. A scalar without gradient.
+    """
+    norms: list[Tensor] = []
+    for loss in (reconstruction, adversarial):
+        (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
+        norms.append((gradient if reduce is None else reduce(gradient)).float().norm())
+    return (norms[0] / (norms[1] + delta)).clamp(0, limit).detach()

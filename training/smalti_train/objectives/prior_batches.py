@@ -1,0 +1,229 @@
+"""What one training step shows a prior of any family, what it costs, and how well unseen tokens are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
+from smalti_train.models.multinomial_unet import MultinomialUNetConfig
+from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.objectives.absorbing import (
+    absorb,
+    absorb_exactly,
+    absorbing_loss,
+    autoregressive_loss,
+    bits_per_dim,
+    stratified,
+    stratified_times,
+)
+from smalti_train.objectives.multinomial import NoiseSchedule, cosine_schedule, diffuse, draw_times, prior_kl, step_loss
+from smalti_train.objectives.sundae import corrupt, unrolled_losses
+from smalti_train.objectives.time_sampling import ImportanceTimes
+from smalti_train.runs.config import UNROLLS, AutoregressiveConfig, PriorConfig, PriorRun
+from smalti_train.runs.loading import Prior
+from smalti_train.trainers.loop import share
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One row per sample."""
+
+    tokens: Tensor
+    """int64 [B, L]: what is to be predicted."""
+    shown: Tensor
+    """int64, what the prior sees: [B, L] partly masked, corrupted or noised, or [B, L - 1] where it draws one token
+    after the other."""
+    labels: Tensor
+    """int64 [B]: ``classes`` where the label is left out, 0 where the prior knows none."""
+    times: Tensor
+    """int64 [B] in 1 .. T, T times of which there are as many as tokens, or steps of noise (then t + 1 of
+    ``smalti_train.objectives.multinomial``); 0 where nothing is masked or noised."""
+    weights: Tensor
+    """float32 [B]: 1 / (T * chance of the time), times the loss."""
+    uniforms: Tensor
+    """float32 [B, T - 1, L] in 0 .. 1: what SUNDAE's later unrolls are drawn by; T is 1 for other priors."""
+
+    def share(self, accelerator: Accelerator) -> Lesson:
+        """The rows of this process, on its device."""
+        parts = (share(accelerator, getattr(self, field.name)) for field in fields(self))
+        return Lesson(*(part.to(accelerator.device) for part in parts))
+
+
+def lesson(
+    config: PriorRun, tokens: Tensor, labels: Tensor, noise: torch.Generator, history: ImportanceTimes | None = None
+) -> Lesson:
+    """Draw what a whole batch is shown, of clean ``tokens`` int64 [B, L] under ``labels`` int64 [B].
+
+    ``history`` draws the times where they are drawn by importance.
+    """
+    count, length = tokens.shape
+    shown, times, weights = tokens[:, :-1], torch.zeros(count, dtype=torch.int64), torch.ones(count)
+    uniforms = torch.empty(count, 0, length)
+    if isinstance(config.model, SundaeTransformerConfig):
+        shown = corrupt(tokens, stratified(count, noise), config.model.codes, noise)
+        uniforms = torch.rand(count, config.unrolls - 1, length, generator=noise)
+    elif isinstance(config.model, MultinomialUNetConfig):
+        t, weights = draw_times(count, config.model.steps, noise, history)
+        shown = diffuse(tokens, t, noise_of(config.model), config.model.codes, noise)
+        times = t + 1
+    elif not isinstance(config.model, AutoregressiveConfig):
+        if history is None:
+            times = stratified_times(count, length, noise)
+        else:
+            times, weights = history.draw(count, noise)
+        hide = absorb if config.masking == "random" else absorb_exactly
+        shown = hide(tokens, times, length, config.model.mask, noise)
+    if config.model.classes:
+        unlabelled = torch.rand(count, generator=noise) < config.label_dropout
+        labels = labels.masked_fill(unlabelled, config.model.classes)
+    else:
+        labels = torch.zeros_like(labels)
+    return Lesson(tokens, shown, labels, times, weights, uniforms)
+
+
+def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
+    """Loss of every sample (float [B], nats per token), before its weight, from logits float [B, L, K].
+
+    For priors that are asked once per step; see :func:`loss_parts`.
+    """
+    if isinstance(config.model, AutoregressiveConfig):
+        return autoregressive_loss(logits, shown.tokens)
+    if isinstance(config.model, MultinomialUNetConfig):
+        return _bound(config.model, logits, shown.tokens, shown.shown, shown.times - 1)
+    masked = shown.shown == config.model.mask
+    return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
+
+
+def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: Lesson) -> Iterator[Tensor]:
+    """The loss of every sample (float [B], nats per token, before its weight) in parts that add up to it.
+
+    ``predict`` maps what is shown and labels, and for multinomial diffusion times (int64 [B] in 0 .. T - 1), to logits
+    float [B, L, K]. There is one part, or with SUNDAE one for each
+    unroll. No gradient passes from one to another, so each may go backward before the next is asked for.
+    """
+    if isinstance(config.model, SundaeTransformerConfig):
+        yield from unrolled_losses(
+            lambda grids: predict(grids, shown.labels), shown.tokens, shown.shown, shown.uniforms
+        )
+    else:
+        time = (shown.times - 1,) if isinstance(config.model, MultinomialUNetConfig) else ()
+        yield losses(config, predict(shown.shown, shown.labels, *time), shown)
+
+
+def _bound(model: MultinomialUNetConfig, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    """What one time each says of the whole bound (paper 004 eq. 7; float [B], nats per token), but for its prior."""
+    return model.steps * step_loss(logits, tokens, noisy, t, noise_of(model))
+
+
+@cache
+def noise_of(model: MultinomialUNetConfig) -> NoiseSchedule:
+    """The noise that a prior of these sizes takes away."""
+    return cosine_schedule(model.steps, model.schedule)
+
+
+def figure(model: PriorConfig) -> str:
+    """What :func:`evaluate` measures."""
+    return "unrolled_bits_per_token" if isinstance(model, SundaeTransformerConfig) else "bits_per_dim"
+
+
+@torch.no_grad()
+def evaluate(
+    model: Prior,
+    tokens: NDArray[np.int16],
+    labels: NDArray[np.int32],
+    accelerator: Accelerator,
+    batch: int = 64,
+) -> float:
+    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension, or its stand-in.
+
+    It is exact for autoregressive priors. For absorbing ones it is a bound (paper 000 eq. 6), whatever the objective
+    and the masking in training, and so it is for multinomial diffusion (paper 004 eq. 7). A SUNDAE prior offers no
+    figure of that kind: here it is the cross-entropy of its training, in bits per token, averaged over two unrolls and
+    over all rates of corruption, and no bound on anything. Times, rates, masks and random tokens are the same at every
+    call, so that two figures differ by the weights alone (and for SUNDAE by what is drawn from them in between).
+    """
+    model.eval()
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    found: list[Tensor] = []
+    length = tokens.shape[1] * tokens.shape[2]
+    for first in range(0, len(tokens), batch):
+        clean = torch.from_numpy(tokens[first : first + batch].reshape(-1, length).astype(np.int64))
+        label = torch.from_numpy(labels[first : first + batch].astype(np.int64)) * (config.classes > 0)
+        if isinstance(config, AutoregressiveConfig):
+            clean, label = clean.to(accelerator.device), label.to(accelerator.device)
+            with accelerator.autocast():
+                logits = model(clean[:, :-1], label)
+            found.append(autoregressive_loss(logits, clean).cpu())
+            continue
+        if isinstance(config, SundaeTransformerConfig):
+            noisy = corrupt(clean, stratified(len(clean), generator), config.codes, generator)
+            uniforms = torch.rand(len(clean), UNROLLS - 1, length, generator=generator)
+            found.append(_unrolled(model, clean, noisy, uniforms, label, accelerator))
+            continue
+        if isinstance(config, MultinomialUNetConfig):
+            t, _ = draw_times(len(clean), config.steps, generator)
+            noisy = diffuse(clean, t, noise_of(config), config.codes, generator)
+            clean, noisy, label, t = (part.to(accelerator.device) for part in (clean, noisy, label, t))
+            with accelerator.autocast():
+                logits = model(noisy, label, t)
+            bound = _bound(config, logits, clean, noisy, t) + prior_kl(noise_of(config), config.codes)
+            found.append(bound.cpu())
+            continue
+        times = stratified_times(len(clean), length, generator)
+        # Samples without a mask count, as nothing: forcing one on them would raise the bound.
+        noisy = absorb(clean, times, length, config.mask, generator, at_least=0)
+        clean, noisy, label = (part.to(accelerator.device) for part in (clean, noisy, label))
+        with accelerator.autocast():
+            logits = model(noisy, label)
+        found.append(absorbing_loss(logits, clean, noisy == config.mask, times, length, "elbo").cpu())
+    return bits_per_dim(torch.cat(found))
+
+
+def _unrolled(
+    model: Prior, clean: Tensor, noisy: Tensor, uniforms: Tensor, label: Tensor, accelerator: Accelerator
+) -> Tensor:
+    """Mean cross-entropy of the unrolls (float [B], nats per token), on the CPU."""
+    clean, noisy, uniforms, label = (part.to(accelerator.device) for part in (clean, noisy, uniforms, label))
+
+    def predict(grids: Tensor) -> Tensor:
+        with accelerator.autocast():
+            return model(grids, label)
+
+    return torch.stack(list(unrolled_losses(predict, clean, noisy, uniforms))).sum(0).cpu()
+
+
+def times_of(model: PriorConfig, length: int) -> int:
+    """T: times that a lesson on ``length`` tokens draws from."""
+    return model.steps if isinstance(model, MultinomialUNetConfig) else length
+
+
+def check_fit(model: PriorConfig, codes: int, side: int) -> None:
+    """Raise UsageError unless a prior fits an autoencoder's ``codes`` on ``side`` x ``side`` tokens."""
+    if model.codes != codes or model.grid != (side, side):
+        grid = "an unknown number of" if model.grid is None else "x".join(map(str, model.grid))
+        raise UsageError(
+            f"the prior predicts {model.codes} codes on {grid} tokens, and the autoencoder makes {codes} codes on "
+            f"{side}x{side}: they come from different presets"
+        )
+    if codes > np.iinfo(np.int16).max:
+        raise UsageError(f"{codes} codes are more than the {np.iinfo(np.int16).max} that tokens on disk can have")
+    if isinstance(model, Net2NetTransformerConfig) and model.positions < side * side:
+        raise UsageError(f"{model.positions} positions are too few to read a label and {side * side} tokens but one")
+
+
+def check_labels(model: PriorConfig, labels: int) -> None:
+    """Raise UsageError unless a prior knows as many classes as the data have ``labels``, or none."""
+    if model.classes not in (0, labels):
+        raise UsageError(f"the prior has {model.classes} classes and the data {labels}")
+    if isinstance(model, Net2NetTransformerConfig) and model.classes >= model.vocabulary:
+        raise UsageError(f"{model.classes} labels, and no label, are read as tokens; there are only {model.vocabulary}")

@@ -1,0 +1,130 @@
+"""Weights as a bundle releases them: batch norms folded into their convolutions, every tensor in fp16, by torch name.
+
+A bundle's ``*.safetensors`` hold a model's tensors under their names here, linear weights transposed (``name^T``),
+since that is how graphs use them. Beside the folded convolutions stand the norms they were folded from, four numbers
+per channel, and the smoothing's ranges, so that training can go on from a bundle as it can from a run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from smalti.bundle.manifest import PRIORS, Role
+from smalti.bundle.reader import open_bundle
+from smalti.errors import UsageError
+from smalti_train.runs.config import AutoencoderRun, CodecRun, PriorRun
+from smalti_train.runs.config_files import differences
+from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.growth import fits, grown, sizes_of
+from smalti_train.models.smoothing import EdgeAwareSmoothing
+from smalti_train.models.meta_init import unfilled
+
+TRANSPOSED = "^T"
+"""Ends the name of a tensor that is stored transposed."""
+
+
+def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
+    """Copy of an autoencoder with unit-length codes and no batch norms, and what a graph of it no longer shows.
+
+    That is the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
+    """
+    model = copy.deepcopy(model).eval()
+    norms = {
+        f"{name}.{key}": value.clone()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for key, value in module.state_dict().items()
+        if key != "num_batches_tracked"
+    }
+    hidden = norms | {
+        f"{name}.sharpness": module.sharpness.detach().clone()
+        for name, module in model.named_modules()
+        if isinstance(module, EdgeAwareSmoothing)
+    }
+    for module in list(model.modules()):
+        match list(module.children()):
+            case [nn.Conv2d() as conv, nn.BatchNorm2d() as norm] if isinstance(module, nn.Sequential):
+                module[0], module[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+            case _:
+                pass
+    with torch.no_grad():
+        model.quantizer.codebook.copy_(F.normalize(model.quantizer.codebook, dim=1))
+    return model, hidden
+
+
+def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`folded`: the state dict, in fp32, of an autoencoder from a bundle's tensors."""
+    state = {name: value.float() for name, value in tensors.items()}
+    eps = nn.BatchNorm2d(1).eps
+    for name in [name for name in state if name.endswith(".running_var")]:
+        norm = name.removesuffix(".running_var")
+        conv = f"{norm.rsplit('.', 1)[0]}.0"
+        scale = state[f"{norm}.weight"] / torch.sqrt(state[name] + eps)
+        usable = scale.abs() > 1e-6  # a channel scaled to nothing has lost its weights; it stays at zero
+        state[f"{conv}.weight"] *= torch.where(usable, 1 / scale, 0)[:, None, None, None]
+        del state[f"{conv}.bias"]  # equal to bias - mean * scale of the norm
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
+    return state
+
+
+def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str, Tensor]:
+    """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
+
+    An edge autoencoder may have fewer residual blocks or codes than ``config`` (``smalti_train.models.growth``).
+    Raises UsageError when they are of another kind or another size than ``config`` asks for, saying what differs.
+    """
+    folder = Path(source)
+    if (folder / "config.json").exists():
+        model, other = load_prior(folder) if isinstance(config, PriorRun) else load_autoencoder(folder)
+        if (
+            isinstance(model, EdgeAutoencoder)
+            and isinstance(config, AutoencoderRun)
+            and fits(model.config, config.model)
+        ):
+            return grown(model, config.model)
+        if changed := differences(other.model, config.model, "model."):
+            raise UsageError(f"the weights of {source} do not fit this preset ({'; '.join(changed)})")
+        return model.state_dict()
+    bundle = open_bundle(source)
+    stored: dict[str, Tensor] = {}
+    roles: tuple[Role, ...] = ("encoder", "decoder")
+    if isinstance(config, PriorRun):
+        roles = (PRIORS[bundle.manifest.family],)
+    for role in roles:
+        for file in bundle.variant(role, "fp32").weights:
+            stored |= load(bundle.read(file))
+    tensors = {
+        name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
+        for name, value in stored.items()
+    }
+    folded_norms = isinstance(config, AutoencoderRun)
+    state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
+    if isinstance(config, AutoencoderRun):
+        sizes = sizes_of(state)
+        if sizes != dataclasses.replace(config.model, smoothing=sizes.smoothing) and fits(sizes, config.model):
+            smaller = EdgeAutoencoder(sizes)
+            smaller.load_state_dict(state)
+            return grown(smaller, config.model)
+    _check_shapes(state, config, source)
+    return state
+
+
+def _check_shapes(state: dict[str, Tensor], config: CodecRun | PriorRun, source: str | Path) -> None:
+    with unfilled():
+        model = build_prior(config.model) if isinstance(config, PriorRun) else build_autoencoder(config.model)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        examples = "; ".join(
+            f"{name}: {found.get(name, 'absent')}, not {expected.get(name, 'there')}" for name in wrong[:3]
+        )
+        raise UsageError(f"the weights of {source} do not fit this preset: {len(wrong)} tensors differ ({examples})")

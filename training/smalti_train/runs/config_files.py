@@ -1,0 +1,82 @@
+"""Configurations as JSON files beside their runs, and what two of them differ in."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from smalti.errors import UsageError
+from smalti_train.runs.config import (
+    PRIOR_KINDS,
+    AutoencoderRun,
+    HeadsRun,
+    PixelRun,
+    PreviewRun,
+    PriorRun,
+    Run,
+    VQGANRun,
+    prior_kind,
+)
+
+RUN_KINDS: dict[str, type[Run]] = {
+    "autoencoder": AutoencoderRun,
+    "vqgan": VQGANRun,
+    "pixels": PixelRun,
+    "prior": PriorRun,
+    "preview": PreviewRun,
+    "heads": HeadsRun,
+}
+"""Runs by what their file calls them."""
+
+
+def to_json(run: Run) -> bytes:
+    """Readable JSON of a configuration, ``kind`` first."""
+    kind = next(name for name, kind in RUN_KINDS.items() if type(run) is kind)
+    content = {"kind": kind, **msgspec.to_builtins(run)}
+    if isinstance(run, PriorRun):
+        content["model"] = {"kind": prior_kind(run.model), **content["model"]}
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def read_run(path: Path) -> Run:
+    """Read the configuration beside a run; UsageError when it is missing or not one of ours."""
+    try:
+        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        kind = RUN_KINDS[raw.pop("kind")]
+        return _read_prior(raw) if kind is PriorRun else msgspec.convert(raw, kind)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{path.parent} is not a run: it has no {path.name}. Name a folder made by 'smalti train'."
+        ) from None
+    except KeyError as error:
+        raise UsageError(f"{path} is not a configuration of smalti: it does not know or lacks {error}") from None
+    except (UsageError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path} is not a configuration of smalti: {error}") from None
+
+
+def _read_prior(raw: dict[str, Any]) -> PriorRun:
+    """Convert field by field, as the type of the model is written in the file."""
+    model = msgspec.convert(raw["model"], dict[str, Any])
+    kind = model.pop("kind", "hourglass")  # runs from before there was a choice do not say
+    if kind not in PRIOR_KINDS:
+        raise msgspec.ValidationError(f"prior of kind {kind!r}; there are {', '.join(PRIOR_KINDS)}")
+    types = {**get_type_hints(PriorRun), "model": PRIOR_KINDS[kind]}
+    given = {**raw, "model": model, "preset": raw["preset"]}
+    return PriorRun(**{name: msgspec.convert(given[name], types[name]) for name in types if name in given})
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """List fields in which two configurations differ, as ``model.codes: 1024, not 512`` lines (a's value, not b's)."""
+    if type(a) is not type(b):
+        return [f"{prefix.removesuffix('.') or 'configuration'}: {type(a).__name__}, not {type(b).__name__}"]
+    lines: list[str] = []
+    for item in dataclasses.fields(a):
+        ours, theirs = getattr(a, item.name), getattr(b, item.name)
+        if dataclasses.is_dataclass(ours) and dataclasses.is_dataclass(theirs):
+            lines += differences(ours, theirs, f"{prefix}{item.name}.")
+        elif ours != theirs:
+            lines.append(f"{prefix}{item.name}: {ours!r}, not {theirs!r}")
+    return lines

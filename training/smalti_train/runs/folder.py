@@ -1,0 +1,178 @@
+"""The folder of a run: its configuration, its checkpoints, and how both survive being killed at any moment.
+
+    RUN/config.json               the resolved configuration
+    RUN/checkpoint-00001200/      model.safetensors, optimizer.safetensors, ..., state.json
+    RUN/sheets/, RUN/logs/        sample grids, tensorboard
+
+A checkpoint is written into a folder of another name, flushed, and renamed: whatever happens, the folders named
+``checkpoint-*`` are whole. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smalti.errors import OutputError, SmaltiError, UsageError
+from smalti.images import save_png
+from smalti_train.runs.config import Run
+from smalti_train.runs.config_files import differences, read_run, to_json
+
+KEEP = 2
+"""Checkpoints kept; the one before the last is there should the last be damaged by the disk."""
+
+
+class RunFolder:
+    """A folder that belongs to one configuration and, while open, to one training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: FileLock | None = None
+
+    def open(self, config: Run, lock: bool = True) -> None:
+        """Create the folder for ``config``, or take up the run that is already there.
+
+        Of several processes that train together one takes the ``lock``.
+
+        Raises UsageError when the folder belongs to another configuration or to a training still running, OutputError
+        when it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock", timeout=0)
+            if lock:
+                self._lock.acquire()
+            if (self.path / "config.json").exists():
+                self._check_same(config, read_run(self.path / "config.json"))
+            for left_over in self.path.glob(".checkpoint-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+        except Timeout:
+            raise UsageError(
+                f"another training is writing to {self.path}; wait for it or name another folder"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}: {error}") from error
+
+    def keep_config(self, config: Run) -> None:
+        """Write the configuration, from when on the folder belongs to it; OutputError when it cannot be written."""
+        try:
+            replace_file(self.path / "config.json", to_json(config))
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}: {error}") from error
+
+    def _check_same(self, config: Run, existing: Any) -> None:
+        if type(existing) is not type(config):
+            raise UsageError(f"{self.path} holds a run of another kind; name another folder")
+        if changed := differences(existing, config):
+            raise UsageError(
+                f"{self.path} was started under another configuration ({'; '.join(changed)}). "
+                "Continue it with the same options, or name another folder and start from its weights with --init."
+            )
+
+    def close(self) -> None:
+        """Let another process continue the run; does nothing for a folder that is not open."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(self.path.glob("checkpoint-*"))
+
+    def save(self, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Write a checkpoint of named groups of tensors and JSON ``state``.
+
+        Raises OutputError when it cannot be written (a full disk, say); earlier checkpoints are untouched.
+        """
+        target, partial = self.path / f"checkpoint-{step:08d}", self.path / f".checkpoint-{step:08d}"
+        try:
+            partial.mkdir(exist_ok=True)
+            for name, tensors in parts.items():
+                save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+            (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+            for file in partial.iterdir():
+                flush(file)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = self.checkpoints()
+            safe = f"{kept[-1].name} is untouched and training continues from there" if kept else "nothing was written"
+            raise OutputError(
+                f"cannot write {target}: {error}. Free some space and run the command again; {safe}."
+            ) from error
+        for old in self.checkpoints()[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def save_sheet(self, step: int, image: Image.Image) -> None:
+        """Write a grid of images as ``sheets/STEP.png``; OutputError when it cannot be written."""
+        target = self.path / "sheets" / f"{step:08d}.png"
+        try:
+            target.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error}") from error
+        save_png(image, target)
+
+    def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """Tensors by part and the JSON state of the newest checkpoint, or None for a new run."""
+        checkpoints = self.checkpoints()
+        return read_checkpoint(checkpoints[-1]) if checkpoints else None
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read what :meth:`RunFolder.save` wrote; SmaltiError names a damaged file."""
+    file = path / "state.json"
+    try:
+        state = json.loads(file.read_text())
+        parts: dict[str, dict[str, Tensor]] = {}
+        for file in sorted(path.glob("*.safetensors")):
+            parts[file.stem] = load_file(file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SmaltiError(
+            f"{file} cannot be read: {error}. Remove {path} to continue from the checkpoint before it."
+        ) from error
+    return parts, state
+
+
+def flush(file: Path) -> None:
+    """Make sure a written file is on the disk before a rename makes it count."""
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def replace_file(target: Path, content: bytes) -> None:
+    """Write ``target`` so that readers see the old bytes or the new ones, never a part."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_bytes(content)
+    flush(partial)
+    partial.replace(target)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimiser's state to named tensors (``3.exp_avg``: the third parameter's first moment)."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # Files know no memory layout, and fused optimisers take moments to lie in memory as the parameter does.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,99 @@
+"""Images as tokens: a prior's run keeps a copy of its autoencoder and the tokens it made of the training images."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from smalti.errors import OutputError, UsageError
+from smalti_train.runs.config import CodecRun, PixelRun
+from smalti_train.runs.config_files import differences, to_json
+from smalti_train.data.dataset import ImageSet
+from smalti_train.data.progress import image_progress
+from smalti_train.runs.loading import Autoencoder, load_autoencoder
+from smalti_train.trainers.loop import to_images
+from smalti_train.runs.folder import replace_file
+
+
+def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, CodecRun]:
+    """Load the autoencoder of a prior's run: that of the run ``source``, or the copy made when the prior's run began.
+
+    Raises UsageError when there is neither, or when ``source`` no longer is what the run began with.
+    """
+    own = run / "autoencoder"
+    if source is None:
+        if not own.exists():
+            raise UsageError("a new run learns an autoencoder's tokens: name that one's run with --autoencoder")
+        return load_autoencoder(own)
+    model, config = load_autoencoder(source)
+    copy = own / "model.safetensors"
+    if copy.exists() and copy.read_bytes() != save(model.state_dict()):
+        changed = "; ".join(differences(config, load_autoencoder(own)[1])) or "its weights were trained further"
+        raise UsageError(
+            f"{source} is not the autoencoder this run began with ({changed}). Leave --autoencoder out to continue "
+            "with the run's own copy, or start another run."
+        )
+    return model, config
+
+
+def keep_autoencoder(run: Path, model: Autoencoder, config: CodecRun, steps: int | None = None) -> None:
+    """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
+
+    The copy's configuration tells the ``steps`` that were made, where they are known and not those that were planned.
+    A copy made before is left alone. Raises OutputError when it cannot be written.
+    """
+    own = run / "autoencoder"
+    if (own / "model.safetensors").exists():
+        return
+    if steps is not None and not isinstance(config, PixelRun):
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=steps))
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        replace_file(own / "config.json", to_json(config))
+        replace_file(own / "model.safetensors", save(model.state_dict()))
+    except OSError as error:
+        raise OutputError(f"cannot write to {own}: {error}") from error
+
+
+@torch.no_grad()
+def encode_images(
+    model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str, batch: int = 64
+) -> NDArray[np.int16]:
+    """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set.
+
+    In fp32 whatever the run's precision: bf16 picks another code for one patch in nine (avatars-256), and a prior that
+    learns from such tokens expects others than those that a bundle's encoder gives.
+    """
+    parts: list[NDArray[np.int16]] = []
+    model.to(accelerator.device)
+    with image_progress(title, len(data) * (1 + flip), enabled=accelerator.is_main_process) as tick:
+        for mirrored in (False, True)[: 1 + flip]:
+            for first in range(0, len(data), batch):
+                images = to_images(data.images[first : first + batch], accelerator.device, model.config.value_range)
+                ids = model.encode(images.flip(3) if mirrored else images)
+                parts.append(ids.cpu().numpy().astype(np.int16))
+                for _ in range(len(images)):
+                    tick()
+    return np.concatenate(parts)
+
+
+def cached_tokens(
+    path: Path, model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
+) -> NDArray[np.int16]:
+    """Read the tokens at ``path`` (int16 [N or 2N, h, w]), after encoding the images there if it does not exist."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, encode_images(model, data, accelerator, flip, title), allow_pickle=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, buffer.getvalue())
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
+    return np.load(path, allow_pickle=False)

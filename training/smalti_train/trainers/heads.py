@@ -1,0 +1,245 @@
+"""Train heads that draw an autoencoder's tokens at twice and four times its pixels, on pictures drawn at those sizes.
+
+Encoder and codes stay as they are, so that priors over the tokens stay good; the decoder learns along, with its own
+size among those that count. A step shows whole pictures: their borders are where a crop would have none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from smalti.errors import UsageError
+from smalti.images import contact_sheet
+from smalti_train.data import ImageSet
+from smalti_train.evaluation.metrics import edge_psnr, psnr
+from smalti_train.models.size_heads import SCALES, SizedAutoencoder
+from smalti_train.objectives.losses import PerceptualLoss, reconstruction_loss
+from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.config import AutoencoderRun, DataConfig, HeadsRun
+from smalti_train.runs.config_files import differences
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.loading import load_heads
+from smalti_train.runs.token_cache import cached_tokens
+from smalti_train.trainers.loop import (
+    Reporter,
+    batch_indices,
+    interruptible,
+    learning_rate,
+    open_split,
+    restore_scaler,
+    scaler_state,
+    share,
+    start,
+    step_generator,
+    to_images,
+    to_pixels,
+)
+from smalti_train.trainers.loss_guard import LossWatch
+
+JUDGED = 64
+"""Images that are judged while training; at its end it is all of them."""
+SHOWN = 8
+"""Images on a sheet."""
+CROP = 192
+"""Pixels of a picture at its largest size that a sheet shows, one to one."""
+
+
+def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, init: Path | None = None) -> None:
+    """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
+
+    A new run takes its autoencoder from the run or bundle ``autoencoder``, or autoencoder and heads from the heads' run
+    ``init``. Raises UsageError for parts that do not fit each other, the data or the machine; OutputError when a
+    checkpoint cannot be written; TrainingError when the loss is no longer a number.
+    """
+    folder = RunFolder(path)
+    try:
+        _train(config, folder, autoencoder, init)
+    finally:
+        folder.close()
+
+
+def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init: Path | None) -> None:
+    accelerator = start(config.loop, folder)
+    main = accelerator.is_main_process
+    folder.open(config, lock=main)
+    torch.manual_seed(config.loop.seed)
+    model = SizedAutoencoder(config.model)
+    saved = folder.latest()
+    if saved is None:
+        _begin(model, config, source, init)
+    with accelerator.main_process_first():
+        train = [open_split(data, "train") for data in _sizes(config.data)]
+        validation = [open_split(data, "validation") for data in _sizes(config.data)]
+        if main:
+            folder.keep_config(config)
+        if saved is not None:
+            model.load_state_dict(saved[0]["model"])
+        codec = model.autoencoder.eval()
+        tokens = cached_tokens(folder.path / "tokens/train.npy", codec, train[0], accelerator, False, "tokens")
+        unseen = cached_tokens(
+            folder.path / "tokens/validation.npy", codec, validation[0], accelerator, False, "validation tokens"
+        )
+    accelerator.init_trackers("tensorboard")
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
+    model.autoencoder.encoder.requires_grad_(False)
+    model.autoencoder.quantizer.requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        [{"params": model.heads.parameters()}, {"params": model.autoencoder.decoder.parameters()}],
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        fused=True,
+    )
+    perceptual: nn.Module | None = None
+    if config.loss.perceptual:
+        perceptual = PerceptualLoss(config.loss.perceptual_crop).to(
+            accelerator.device, memory_format=torch.channels_last
+        )  # pyright: ignore[reportCallIssue] - as above
+    step = 0
+    if saved is not None:
+        step = saved[1]["step"]
+        restore_optimizer(optimizer, saved[0]["optimizer"])
+        restore_scaler(accelerator, saved[1])
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    measure = torch.compile(reconstruction_loss) if config.loop.compile else reconstruction_loss
+    report = Reporter("heads", step, config.loop.steps, config.loop.batch, main)
+    watch = LossWatch(accelerator, config.loop, folder, model)
+
+    def checkpoint() -> None:
+        watch.check()
+        if main:
+            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+            folder.save(step, parts, scaler_state(accelerator))
+
+    loop = config.loop
+    with interruptible(accelerator, report, checkpoint):
+        while step < loop.steps:
+            lr = learning_rate(step, loop, config.optimizer)
+            for group, rate in zip(optimizer.param_groups, (1.0, config.decoder_rate)):
+                group["lr"] = rate * lr
+            chosen = np.sort(share(accelerator, batch_indices(step, loop.batch, len(tokens), loop.seed)))
+            ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
+            # Norms keep the statistics they have: a few pictures would give poorer ones.
+            made = wrapped(ids)
+            losses: dict[str, Tensor] = {}
+            for scale, images in zip(SCALES, train):
+                target = to_images(images.images[chosen], accelerator.device)
+                losses[f"x{scale}"] = measure(made[scale], target, config.loss)["loss"]
+                if scale == 1 and perceptual is not None:
+                    with accelerator.autocast():
+                        losses["perceptual"] = perceptual(made[1], target, step_generator(loop.seed, step))
+            weights = {"perceptual": config.loss.perceptual}
+            loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+            accelerator.backward(loss)
+            if config.optimizer.clip:
+                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            watch(step, loss)
+
+            if step % 10 == 0 or step == loop.steps:
+                means = accelerator.reduce({name: value.detach() for name, value in losses.items()}, reduction="mean")
+                figures = {name: value.item() for name, value in means.items()}
+                accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
+                report(step, figures)
+            if main and (step % loop.evaluate_every == 0 or step == loop.steps):
+                figures = judge(model, unseen, validation, accelerator, None if step == loop.steps else JUDGED)
+                accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
+                report.say(f"step {step}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+            if main and (step % loop.sheet_every == 0 or step == loop.steps):
+                folder.save_sheet(step, sheet(model, unseen, validation, accelerator))
+            if step % loop.checkpoint_every == 0 or step == loop.steps:
+                checkpoint()
+
+
+def _begin(model: SizedAutoencoder, config: HeadsRun, source: str | Path | None, init: Path | None) -> None:
+    """Fill a new run's model: from a heads' run, or the autoencoder alone from a run or a bundle."""
+    if init is not None:
+        other, theirs = load_heads(init)
+        if changed := differences(theirs.model, config.model, "model."):
+            raise UsageError(f"the weights of {init} do not fit these heads ({'; '.join(changed)})")
+        model.load_state_dict(other.state_dict())
+    elif source is None:
+        raise UsageError("new heads need a decoder: name its autoencoder's run or bundle with --autoencoder")
+    else:
+        like = AutoencoderRun(preset=config.preset, model=config.model.autoencoder)
+        model.autoencoder.load_state_dict(initial_weights(source, like))
+
+
+def _sizes(data: DataConfig) -> list[DataConfig]:
+    """The same images at each of ``SCALES``."""
+    return [dataclasses.replace(data, size=data.size * scale) for scale in SCALES]
+
+
+@torch.no_grad()
+def drawn(
+    model: SizedAutoencoder, tokens: NDArray[np.int16], accelerator: Accelerator, batch: int = 4
+) -> dict[int, NDArray[np.uint8]]:
+    """Pictures uint8 [N, H, W, 3] of tokens int16 [N, h, w], by scale."""
+    parts: dict[int, list[NDArray[np.uint8]]] = {scale: [] for scale in SCALES}
+    for first in range(0, len(tokens), batch):
+        ids = torch.from_numpy(tokens[first : first + batch].astype(np.int64)).to(accelerator.device)
+        with accelerator.autocast():
+            made = model(ids)
+        for scale, images in made.items():
+            parts[scale].append(to_pixels(images))
+    return {scale: np.concatenate(images) for scale, images in parts.items()}
+
+
+def enlarged(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Lanczos enlargement of uint8 [N, H, W, 3]: what heads are to be better than."""
+    size = (pixels.shape[2] * scale, pixels.shape[1] * scale)
+    return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.LANCZOS)) for one in pixels])
+
+
+def judge(
+    model: SizedAutoencoder,
+    tokens: NDArray[np.int16],
+    images: list[ImageSet],
+    accelerator: Accelerator,
+    limit: int | None = None,
+    labels: bool = False,
+) -> dict[str, float]:
+    """PSNR and edge PSNR in dB over unseen images by scale, and of the decoder's picture enlarged to that scale.
+
+    ``images`` are those of ``tokens`` at each of ``SCALES``; ``labels`` adds the figures of each label.
+    """
+    rows: dict[str, list[float]] = {}
+    count = len(tokens) if limit is None else min(limit, len(tokens))
+    for first in range(0, count, SHOWN):
+        part = slice(first, min(first + SHOWN, count))
+        made = drawn(model, tokens[part], accelerator)
+        for scale, real in zip(SCALES, images):
+            pictures = {f"x{scale}": made[scale]}
+            if scale > 1:
+                pictures[f"x{scale} enlarged"] = enlarged(made[1], scale)
+            for name, pixels in pictures.items():
+                for kind, measure in (("psnr", psnr), ("edge psnr", edge_psnr)):
+                    values = measure(pixels, np.asarray(real.images[part])).tolist()
+                    for value, label in zip(values, real.labels[part].tolist()):
+                        rows.setdefault(f"{name} {kind}", []).append(value)
+                        if labels:
+                            rows.setdefault(f"{name} {kind}/{real.label_names[label]}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in rows.items()}
+
+
+@torch.no_grad()
+def sheet(
+    model: SizedAutoencoder, tokens: NDArray[np.int16], images: list[ImageSet], accelerator: Accelerator
+) -> Image.Image:
+    """One to one, the middles of unseen images at the largest size: real, drawn by the head, the picture enlarged."""
+    made = drawn(model, tokens[:SHOWN], accelerator)
+    largest = SCALES[-1]
+    rows = (np.asarray(images[-1].images[:SHOWN]), made[largest], enlarged(made[1], largest))
+    side = rows[0].shape[1]
+    crop = min(CROP, side)
+    middle = slice((side - crop) // 2, (side + crop) // 2)
+    return contact_sheet(np.concatenate([row[:, middle, middle] for row in rows]), SHOWN)

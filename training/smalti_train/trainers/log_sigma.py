@@ -1,0 +1,188 @@
+"""Train a VQGAN's probabilistic head alone: how far pixels stray from the decoder's mean (paper 000 section 4.1.1).
+
+Encoder, codebook and decoder stay what they are, so tokens and pictures do too; with the head the autoencoder and a
+prior over its tokens become a density of images, in bits per dimension (``smalti_train.objectives.vqgan_likelihood``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.data import ImageSet
+from smalti_train.models.vqgan import VQGAN
+from smalti_train.objectives.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
+from smalti_train.runs.config import LoopConfig, OptimizerConfig, VQGANRun
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.loading import load_autoencoder
+from smalti_train.trainers.loop import (
+    Reporter,
+    batch_indices,
+    interruptible,
+    learning_rate,
+    open_split,
+    restore_scaler,
+    scaler_state,
+    set_learning_rate,
+    share,
+    start,
+    step_generator,
+    to_images,
+)
+from smalti_train.trainers.loss_guard import LossWatch
+
+HEAD_OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=20)
+HEAD_LOOP = LoopConfig(steps=500, batch=16)
+BITS = 5
+"""Of the images' values, as in the paper."""
+
+
+def head_run(trained: VQGANRun, bits: int = BITS) -> VQGANRun:
+    """Configuration of a run that trains the head of a trained VQGAN on images of ``bits`` bits.
+
+    A VQGAN that was trained without such a head gets one. Raises UsageError for bits that 8-bit images do not have.
+    """
+    if not 1 <= bits <= 8:
+        raise UsageError(f"bits {bits}: images have 8 bits a value, so 1 .. 8 are allowed")
+    return dataclasses.replace(
+        trained,
+        model=dataclasses.replace(trained.model, probabilistic=True),
+        optimizer=HEAD_OPTIMIZER,
+        loop=HEAD_LOOP,
+        pixel_bits=bits,
+    )
+
+
+def train_log_sigma(config: VQGANRun, path: Path, autoencoder: Path) -> None:
+    """Train the head of the VQGAN in the run ``autoencoder`` until ``config.loop.steps``; ``config`` is a head's run.
+
+    Continues from the newest checkpoint below ``path`` when there is one. What it writes is a whole VQGAN. Raises
+    UsageError for a configuration that does not fit the VQGAN, the data or the machine; OutputError when a checkpoint
+    cannot be written; TrainingError when the loss is no longer a number.
+    """
+    folder = RunFolder(path)
+    try:
+        _train(config, folder, autoencoder)
+    finally:
+        folder.close()
+
+
+def _train(config: VQGANRun, folder: RunFolder, autoencoder: Path) -> None:
+    bits = config.pixel_bits
+    if bits is None or not config.model.probabilistic:
+        raise UsageError("this configuration trains no probabilistic head: make it by head_run")
+    accelerator = start(config.loop, folder)
+    folder.open(config, lock=accelerator.is_main_process)
+    with accelerator.main_process_first():
+        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+    torch.manual_seed(config.loop.seed)
+    model = _with_head(config, autoencoder)
+    if accelerator.is_main_process:
+        folder.keep_config(config)
+    accelerator.init_trackers("tensorboard")
+
+    model.requires_grad_(False)
+    head = model.decoder.logsigma
+    assert head is not None
+    head.requires_grad_(True)
+    optimizer = torch.optim.AdamW(head.parameters(), betas=config.optimizer.betas, weight_decay=0.0, fused=True)
+    step = 0
+    if (saved := folder.latest()) is not None:
+        parts, state = saved
+        step = state["step"]
+        model.load_state_dict(parts["model"])
+        restore_optimizer(optimizer, parts["optimizer"])
+        restore_scaler(accelerator, state)
+    model.to(accelerator.device)
+    optimizer = accelerator.prepare(optimizer)
+    report = Reporter("log sigma", step, config.loop.steps, config.loop.batch, accelerator.is_main_process)
+    watch = LossWatch(accelerator, config.loop, folder, model)
+
+    def checkpoint() -> None:
+        watch.check()
+        if accelerator.is_main_process:
+            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+            folder.save(step, parts, scaler_state(accelerator))
+
+    loop, value_range = config.loop, config.model.value_range
+    with interruptible(accelerator, report, checkpoint):
+        while step < loop.steps:
+            lr = learning_rate(step, loop, config.optimizer)
+            set_learning_rate(optimizer, lr)
+            noise = step_generator(loop.seed, step)
+            indices = np.sort(batch_indices(step, loop.batch, len(train.images), loop.seed))
+            # Noise is drawn for the whole batch, so that the number of processes does not change it.
+            whole = to_images(train.images[indices], value_range=value_range)
+            values = share(accelerator, dequantized(whole, bits, value_range, noise)).to(accelerator.device)
+            images = share(accelerator, whole).to(accelerator.device)
+            with accelerator.autocast():
+                mean, logsigma = model.probabilistic(model.encode(images))
+            nats = gaussian_nats(values, mean.float(), logsigma.float())
+            loss = nats.mean() / values[0].numel()
+            accelerator.backward(loss)
+            for parameter in head.parameters() if accelerator.num_processes > 1 else ():
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")  # pyright: ignore
+            if config.optimizer.clip:
+                accelerator.clip_grad_norm_(head.parameters(), config.optimizer.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            watch(step, loss)
+
+            if step % 10 == 0 or step == loop.steps:
+                accelerator.log({"train/loss": loss.item(), "lr": lr}, step=step)
+                report(step, {"loss": loss.item()})
+            if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
+                found = pixel_nats(model, validation, bits, None if step == loop.steps else 256).mean(0, keepdim=True)
+                dimensions = 3 * config.data.size**2
+                figure = bits_per_dimension(found, torch.zeros(1), dimensions, bits, value_range).item()
+                accelerator.log({"validation/pixel_bits_per_dim": figure}, step=step)
+                report.say(f"step {step}: validation {figure:.3f} bits per dimension, without the tokens' share")
+            if step % loop.checkpoint_every == 0 or step == loop.steps:
+                checkpoint()
+
+
+@torch.no_grad()
+def pixel_nats(model: VQGAN, data: ImageSet, bits: int, limit: int | None = None, batch: int = 16) -> Tensor:
+    """-log N(image; mean, deviation given its own tokens) in nats of ``data``'s images, float [N], in fp32.
+
+    Images have ``bits`` bits; the noise that dequantises them is the same at every call.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    count = min(len(data.images), limit or len(data.images))
+    found: list[Tensor] = []
+    for first in range(0, count, batch):
+        images = to_images(data.images[first : min(first + batch, count)], value_range=model.config.value_range)
+        values = dequantized(images, bits, model.config.value_range, generator).to(device)
+        mean, logsigma = model.probabilistic(model.encode(images.to(device)))
+        found.append(gaussian_nats(values, mean, logsigma).cpu())
+    return torch.cat(found)
+
+
+def image_bits(pixel: float, tokens: float, length: int, dimensions: int, bits: int, black_to_white: float) -> float:
+    """Bound in bits per dimension of images, from means: ``pixel`` nats per image, the prior's ``tokens`` in bits each.
+
+    ``length`` tokens and ``dimensions`` values make an image; ``black_to_white`` is the length of the value range.
+    """
+    parts = torch.tensor([pixel], dtype=torch.float64), torch.tensor([tokens * length * math.log(2)])
+    return bits_per_dimension(*parts, dimensions, bits, (0.0, black_to_white)).item()
+
+
+def _with_head(config: VQGANRun, autoencoder: Path) -> VQGAN:
+    """The trained VQGAN in eval mode, with a new head where it had none; UsageError unless it is ``config``'s."""
+    trained, _ = load_autoencoder(autoencoder)
+    if not isinstance(trained, VQGAN):
+        raise UsageError(f"{autoencoder} is no VQGAN, and no other autoencoder has a probabilistic head")
+    if dataclasses.replace(trained.config, probabilistic=True) != config.model:
+        raise UsageError(f"{autoencoder} has other sizes than this run's configuration; name the run it was made for")
+    model = VQGAN(config.model)
+    missing, _ = model.load_state_dict(trained.state_dict(), strict=False)
+    assert all(name.startswith("decoder.logsigma.") for name in missing)
+    return model.eval()

@@ -1,0 +1,226 @@
+"""What every training loop shares: processes and precision, the order of images, the learning rate, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from smalti.errors import UsageError
+from smalti_train.data import ImageSet, open_dataset
+from smalti_train.runs.config import DataConfig, LoopConfig, OptimizerConfig
+from smalti_train.runs.folder import RunFolder
+
+
+def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
+    """Set up processes, device and precision; metrics go to tensorboard below the run's folder."""
+    try:
+        accelerator = Accelerator(
+            mixed_precision="no" if loop.precision == "fp32" else loop.precision,
+            cpu=not torch.accelerator.is_available(),  # else accelerate overlooks the other processes of a CPU
+            dynamo_backend="inductor" if loop.compile else "no",
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"precision {loop.precision} does not run on this machine: {error}. Try --precision fp32."
+        ) from None
+    if loop.batch % accelerator.num_processes:
+        raise UsageError(f"batch {loop.batch} does not divide among {accelerator.num_processes} processes")
+    if loop.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("fp16 does not train on a CPU; use --precision bf16 or fp32")
+    return accelerator
+
+
+def batch_indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Indices of the images of ``step``: a fresh permutation every pass, a pure function of the step.
+
+    That is what makes a resumed run see exactly the images that the uninterrupted one would have seen.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    passes = positions // count
+    indices = np.empty(batch, np.int64)
+    for number in np.unique(passes):
+        chosen = passes == number
+        order = np.random.default_rng([seed, int(number)]).permutation(count)
+        indices[chosen] = order[positions[chosen] % count]
+    return indices
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step, the same on every process and after every restart."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
+
+
+Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
+
+
+def share(accelerator: Accelerator, whole: Rows) -> Rows:
+    """Slice the rows of a batch that belong to this process."""
+    each = len(whole) // accelerator.num_processes
+    return whole[accelerator.process_index * each : (accelerator.process_index + 1) * each]
+
+
+class _Whole(torch.autograd.Function):
+    """A batch of every process's rows; its gradient is that of the sum of what all processes make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, accelerator: Accelerator) -> Tensor:
+        ctx.accelerator = accelerator
+        whole = accelerator.gather(local.contiguous())
+        assert isinstance(whole, Tensor)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = ctx.accelerator.reduce(gradient.contiguous(), reduction="sum")
+        return share(ctx.accelerator, total), None
+
+
+def whole_batch(accelerator: Accelerator, local: Tensor) -> Tensor:
+    """Undo :func:`share` (rows in order), with gradient: a loss of the whole batch, computed by every process alike.
+
+    Such a loss may look at all images together, as batch norms do. Its gradient at ``local`` is as many times too large
+    as there are processes, so that after their gradients are averaged the parameters' are those of one process.
+    """
+    return local if accelerator.num_processes == 1 else _Whole.apply(local, accelerator)
+
+
+def to_images(
+    pixels: NDArray[np.uint8], device: torch.device | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> Tensor:
+    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in ``value_range``, channels last in memory.
+
+    That layout is what CPUs and GPUs like.
+    """
+    black, white = value_range
+    nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
+    images = nhwc.permute(0, 3, 1, 2).float() / (255 / (white - black)) + black
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def to_pixels(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> NDArray[np.uint8]:
+    """Turn float [B, 3, H, W] in ``value_range`` (clipped) into uint8 [B, H, W, 3]."""
+    black, white = value_range
+    scaled = (images.float().clamp(black, white) - black) * (255 / (white - black))
+    return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def learning_rate(step: int, loop: LoopConfig, config: OptimizerConfig) -> float:
+    """Linear warm-up, then half a cosine from ``lr`` down to ``final_lr * lr`` at the last step."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, loop.steps))))
+    peak = config.lr * loop.batch if config.per_image else config.lr
+    return peak * warm * (config.final_lr + (1 - config.final_lr) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of the optimiser the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Give an update of averaged weights that forgets the first ones: decay is min(``decay``, (1 + n) / (10 + n)).
+
+    With a constant decay of 0.999 a sixth of the random start would still be there after 1800 steps.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        number = int(count)
+        keep = min(decay, (1 + number) / (10 + number))
+        for average, value in zip(averages, current):
+            average.lerp_(value, 1 - keep)
+
+    return update
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, dict[str, float]]:
+    """What a checkpoint's JSON says of fp16's loss scale; nothing in other precisions."""
+    return {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
+
+
+def restore_scaler(accelerator: Accelerator, state: Mapping[str, Any]) -> None:
+    """Undo :func:`scaler_state`."""
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def open_split(data: DataConfig, split: str) -> ImageSet:
+    """Open the train or validation images of a configuration, building their cache the first time."""
+    count = data.train_count if split == "train" else data.validation_count
+    root = None if data.root is None else Path(data.root)
+    images = open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)
+    if images.skipped:
+        print(f"{split}: {len(images.skipped)} files cannot be read and are left out", file=sys.stderr)
+    return images
+
+
+@contextlib.contextmanager
+def interruptible(accelerator: Accelerator, report: Reporter, checkpoint: Callable[[], None]) -> Iterator[None]:
+    """Around a training's steps: an interrupt leaves a checkpoint, and in any case terminal and logs are closed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint()
+        raise
+    finally:
+        report.close()
+        accelerator.end_training()
+
+
+class Reporter:
+    """Progress of a run on stderr: a bar on a terminal, a line every ``every`` seconds elsewhere."""
+
+    def __init__(self, title: str, step: int, steps: int, batch: int, main: bool, every: float = 15.0) -> None:
+        self.title, self.steps, self.batch, self.main, self.every = title, steps, batch, main, every
+        self.first, self.started, self.spoke = step, time.monotonic(), 0.0
+        self.bar: Progress | None = None
+        if main and sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+            )
+            bar = self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            bar.start()
+            self.task = bar.add_task(title, total=steps, completed=step, figures="")
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> None:
+        """Say that ``step`` is done, with its figures."""
+        rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f"  {rate:.1f} images/s"
+        if self.bar:
+            self.bar.update(self.task, completed=step, figures=text)
+        elif self.main and (time.monotonic() - self.spoke > self.every or step == self.steps):
+            self.spoke = time.monotonic()
+            left = (self.steps - step) * self.batch / max(1e-9, rate)
+            print(f"{self.title} {step}/{self.steps}  {text}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.bar:
+            self.bar.console.print(line, highlight=False)
+        elif self.main:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar:
+            self.bar.stop()

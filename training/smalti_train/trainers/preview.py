@@ -1,0 +1,232 @@
+"""Distil a preview decoder from an autoencoder's decoder: what a run shows while it goes on, at a tenth of the
+operations.
+
+It learns from the decoder's own pixels of the training images' tokens. In half of the grids some tokens are missing, so
+that it shows unfinished grids too: as what those that are there make likely.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from smalti.errors import UsageError
+from smalti.images import contact_sheet
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.pixels import PixelCodes
+from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
+from smalti_train.objectives.losses import psnr
+from smalti_train.runs.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
+from smalti_train.runs.config_files import differences
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.loading import Autoencoder, load_preview, trained_steps
+from smalti_train.runs.token_cache import cached_tokens, encode_images, find_autoencoder, keep_autoencoder
+from smalti_train.trainers.loop import (
+    Reporter,
+    batch_indices,
+    interruptible,
+    learning_rate,
+    open_split,
+    restore_scaler,
+    scaler_state,
+    set_learning_rate,
+    share,
+    start,
+    step_generator,
+    to_pixels,
+)
+from smalti_train.trainers.loss_guard import LossWatch
+
+PREVIEW_OPTIMIZER = OptimizerConfig(lr=2e-3, warmup=50, final_lr=0.02)
+PREVIEW_LOOP = LoopConfig(steps=1500, batch=16)
+GREATEST_COST = 0.1
+"""Of the decoder's operations."""
+WIDTHS = (128, 96, 64, 48, 32, 24, 16, 8)
+JUDGED = 64
+"""Images that are judged while training."""
+
+
+def preview_run(autoencoder: Autoencoder, trained: CodecRun) -> PreviewRun:
+    """Configuration of a preview decoder's training: the widest one that costs at most a tenth of the decoder.
+
+    Raises UsageError for pixels, which need no decoder, and for decoders so small that nothing is to be gained.
+    """
+    if isinstance(trained, PixelRun):
+        raise UsageError(f"{trained.preset} takes pixels as tokens: there is no decoder, and nothing to preview faster")
+    for width in WIDTHS:
+        config = PreviewDecoderConfig(
+            codes=autoencoder.config.codes, factor=autoencoder.config.factor, width=width, fine=max(2, width // 3)
+        )
+        if cost(PreviewDecoder(config), autoencoder) <= GREATEST_COST:
+            return PreviewRun(
+                preset=trained.preset, model=config, data=trained.data, optimizer=PREVIEW_OPTIMIZER, loop=PREVIEW_LOOP
+            )
+    raise UsageError(f"the decoder of {trained.preset} is so small that no preview costs a tenth of it; use it itself")
+
+
+@torch.no_grad()
+def cost(preview: PreviewDecoder, autoencoder: Autoencoder) -> float:
+    """Operations of a preview as a share of the decoder's, for a grid of 8x8 tokens."""
+    tokens = torch.zeros(1, 8, 8, dtype=torch.int64)
+    counts: list[int] = []
+    for decode in (preview, autoencoder.decode):
+        with FlopCounterMode(display=False) as counter:
+            decode(tokens)
+        counts.append(counter.get_total_flops())
+    return counts[0] / counts[1]
+
+
+def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None, init: Path | None = None) -> None:
+    """Train the preview of the decoder in the run ``autoencoder`` until ``config.loop.steps``.
+
+    Continues from the newest checkpoint below ``path`` when there is one, with the run's own copy of the autoencoder,
+    which may then be None; a new run may start from the preview in the run ``init``. Raises UsageError for a
+    configuration that does not fit the decoder, the data or the machine; OutputError when a checkpoint cannot be
+    written; TrainingError when the loss is no longer a number.
+    """
+    folder = RunFolder(path)
+    try:
+        _train(config, folder, autoencoder, init)
+    finally:
+        folder.close()
+
+
+def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Path | None) -> None:
+    accelerator = start(config.loop, folder)
+    main = accelerator.is_main_process
+    folder.open(config, lock=main)
+    with accelerator.main_process_first():
+        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
+        teacher, teacher_run = find_autoencoder(folder.path, source)
+        _check(config, teacher)
+        teacher.requires_grad_(False)
+        if main:
+            keep_autoencoder(folder.path, teacher, teacher_run, trained_steps(source) if source else None)
+            folder.keep_config(config)
+        tokens = cached_tokens(folder.path / "tokens.npy", teacher, train, accelerator, False, "tokens")
+    some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])
+    unseen = torch.from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))
+    unseen = unseen.to(accelerator.device)
+    accelerator.init_trackers("tensorboard")
+    torch.manual_seed(config.loop.seed)
+    model = PreviewDecoder(config.model).to(memory_format=torch.channels_last)  # pyright: ignore
+    start_from_codes(model, teacher)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
+    )
+    step = 0
+    if (saved := folder.latest()) is not None:
+        parts, state = saved
+        step = state["step"]
+        model.load_state_dict(parts["model"])
+        restore_optimizer(optimizer, parts["optimizer"])
+        restore_scaler(accelerator, state)
+    elif init is not None:
+        model.load_state_dict(_initial(init, config).state_dict())
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    report = Reporter("preview", step, config.loop.steps, config.loop.batch, main)
+    watch = LossWatch(accelerator, config.loop, folder, model)
+    loop = config.loop
+
+    def checkpoint() -> None:
+        watch.check()
+        if main:
+            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+            folder.save(step, parts, scaler_state(accelerator))
+
+    with interruptible(accelerator, report, checkpoint):
+        while step < loop.steps:
+            set_learning_rate(optimizer, learning_rate(step, loop, config.optimizer))
+            chosen = batch_indices(step, loop.batch, len(tokens), loop.seed)
+            whole = torch.from_numpy(tokens[chosen].astype(np.int64))
+            shown = unfinished(whole, config.model.codes, step_generator(loop.seed, step))
+            whole, shown = (share(accelerator, part).to(accelerator.device) for part in (whole, shown))
+            with accelerator.autocast(), torch.no_grad():
+                target = teacher_pixels(teacher, whole)
+            with accelerator.autocast():
+                loss = (prepared(shown).float() - target).abs().mean()
+            accelerator.backward(loss)
+            if config.optimizer.clip:
+                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            watch(step, loss)
+
+            if step % 10 == 0 or step == loop.steps:
+                accelerator.log({"train/l1": loss.item()}, step=step)
+                report(step, {"l1": loss.item()})
+            if main and (step % loop.evaluate_every == 0 or step == loop.steps):
+                figure = _judged(model, teacher, unseen)
+                accelerator.log({"validation/psnr": figure}, step=step)
+                report.say(f"step {step}: PSNR {figure:.2f} dB against the decoder")
+            if main and (step % loop.sheet_every == 0 or step == loop.steps):
+                folder.save_sheet(step, contact_sheet(_sheet(model, teacher, unseen[:8]), min(8, len(unseen))))
+            if step % loop.checkpoint_every == 0 or step == loop.steps:
+                checkpoint()
+
+
+def _check(config: PreviewRun, teacher: Autoencoder) -> None:
+    """Raise UsageError unless the preview reads the tokens that the decoder does."""
+    ours, theirs = config.model, teacher.config
+    if (ours.codes, ours.factor) != (theirs.codes, theirs.factor):
+        raise UsageError(
+            f"this preview is for {ours.codes} codes of {ours.factor} pixels, and the autoencoder has {theirs.codes} "
+            f"of {theirs.factor}: name the autoencoder that it was configured for"
+        )
+
+
+def _initial(source: Path, config: PreviewRun) -> PreviewDecoder:
+    model, other = load_preview(source)
+    if changed := differences(other.model, config.model, "model."):
+        raise UsageError(f"the weights of {source} do not fit this preview ({'; '.join(changed)})")
+    return model
+
+
+@torch.no_grad()
+def start_from_codes(model: PreviewDecoder, teacher: Autoencoder) -> None:
+    """Begin with a random projection of the teacher's codes, so that tokens which look alike are alike from the start.
+
+    Their mean stands for a token that is missing.
+    """
+    assert not isinstance(teacher, PixelCodes)
+    quantizer = teacher.quantizer if isinstance(teacher, EdgeAutoencoder) else teacher.quantize
+    codes = quantizer.lookup(torch.arange(teacher.config.codes).reshape(1, 1, -1))[0, :, 0].T
+    projected = (codes - codes.mean(0)) @ torch.randn(codes.shape[1], model.config.width)
+    model.embedding.weight[:-1] = projected / projected.std()
+    model.embedding.weight[-1] = 0
+
+
+def unfinished(tokens: Tensor, codes: int, generator: torch.Generator) -> Tensor:
+    """The grids (int64 [B, h, w]), in every second of which a random share of the tokens is ``codes``, for missing."""
+    share_lost = torch.rand(len(tokens), 1, 1, generator=generator)
+    share_lost[::2] = 0
+    lost = torch.rand(tokens.shape, generator=generator) < share_lost
+    return torch.where(lost, codes, tokens)
+
+
+def teacher_pixels(teacher: Autoencoder, tokens: Tensor) -> Tensor:
+    """What the decoder makes of tokens, float [B, 3, H, W] of -1 .. 1 whatever its own range."""
+    black, white = teacher.config.value_range
+    pixels = teacher.decode(tokens).float().clamp(black, white)
+    return (pixels - black) * (2 / (white - black)) - 1
+
+
+@torch.no_grad()
+def _judged(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> float:
+    pairs = [psnr(model(part), teacher_pixels(teacher, part)) for part in tokens.split(16)]
+    return torch.cat(pairs).mean().item()
+
+
+@torch.no_grad()
+def _sheet(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> NDArray[np.uint8]:
+    """Rows of what the decoder makes, of what the preview does, and of what it does where half of the tokens lack."""
+    lost = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)).to(tokens.device) < 0.5
+    half = torch.where(lost, model.config.codes, tokens)
+    return np.concatenate([to_pixels(part) for part in (teacher_pixels(teacher, tokens), model(tokens), model(half))])
