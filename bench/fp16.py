@@ -3,7 +3,7 @@
     python bench/fp16.py avatars-256
 
 By the bundle's golden inputs. ONNX Runtime's CPU provider computes fp16 graphs in fp32, so that ``smalti bundle verify
---run`` shows neither; here every tensor is rounded to fp16 (see :mod:`smalti_export.fp16`). Prints a line for each
+--run`` shows neither; here every tensor is rounded to fp16 (``smalti_export.precision.fp16``). Prints a line for each
 component and exits with 1 when one may leave the range of fp16.
 """
 
@@ -17,8 +17,8 @@ import onnx
 from smalti.bundle.reader import open_bundle
 from smalti.errors import SmaltiError
 from smalti.verification.golden import compare, read_golden
-from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
-from smalti_export.overflow import too_large
+from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
+from smalti_export.precision.overflow import too_large
 
 
 def main() -> None:

@@ -33,11 +33,11 @@ from torch import nn
 
 from smalti.bundle.reader import open_bundle
 from smalti.errors import ParityError, UsageError
-from smalti_export.draft import PRECISIONS
+from smalti_export.builder import PRECISIONS
 from smalti_export.export import export_bundle
-from smalti_export.parity import torch_graph
-from smalti_export.weights import round_to_fp16
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.weights import round_to_fp16
+from smalti_export.parity.certificate import torch_graph
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 import smalti
 from smalti.bundle.manifest import TensorSpec
 from smalti.images import contact_sheet
-from smalti_export.graphs import GraphSpec, trace
-from smalti_export.quantize import last_layers, quantize
-from smalti_export.wrappers import to_uint8
+from smalti_export.graphs.graph_modules import to_uint8
+from smalti_export.graphs.trace import GraphSpec, trace
+from smalti_export.precision.int8 import last_layers, quantize
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder

@@ -15,7 +15,7 @@ from smalti.cli.options import (
     sampling_options,
 )
 from smalti.errors import ParityError
-from smalti_export.draft import PRECISIONS
+from smalti_export.builder import PRECISIONS
 from smalti_export.export import export_bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

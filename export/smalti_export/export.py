@@ -16,10 +16,10 @@ from smalti.bundle.reader import MANIFEST
 from smalti.errors import BundleError, OutputError, UsageError
 from smalti.families.settings import resolve
 from smalti.images import check_folder
+from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
-from smalti_export.draft import PRECISIONS, make_draft
-from smalti_export.pair import Pair, class_names, data_licences, load_pair, noise_of, provenance
-from smalti_export.replace import replace_folder
+from smalti_export.files import replace_folder
+from smalti_export.source import Pair, class_names, data_licences, load_pair, noise_of, provenance
 from smalti_train.data import ImageSet
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.runs.folder import flush
@@ -44,9 +44,11 @@ def export_bundle(
     ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
     family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
     decoder was trained further, ``preview_from`` that of a preview decoder distilled from it (see
-    :func:`smalti_export.pair.load_pair`). ``precisions`` are some of fp32, fp16 and int8; fp32 is written in any case,
-    as what the others are made from. ``output`` must not exist, unless it is a bundle, which is replaced as a whole and
-    may hold nothing else. Raises UsageError for a run that cannot be exported, defaults that its prior does not allow
+    ``smalti_export.source.load_pair``). ``precisions`` are some of fp32, fp16 and int8; fp32 is written in any
+    case, as what the others are made from. ``output`` must not exist, unless it is a bundle, which is replaced as a
+    whole and may hold nothing else.
+
+    Raises UsageError for a run that cannot be exported, defaults that its prior does not allow
     or an output that is something else, OutputError when writing fails.
     """
     output = output.resolve()  # where a link leads, so that the folder is replaced and not the link

@@ -11,7 +11,7 @@ from smalti.bundle import manifest
 from smalti.bundle.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.multinomial import cosine_alphas
-from smalti_export.denoisers import (
+from smalti_export.parity.denoisers import (
     WAYS,
     DenoiserReference,
     Drawing,
@@ -19,7 +19,7 @@ from smalti_export.denoisers import (
     denoiser_batches,
     denoiser_feeds,
 )
-from smalti_export.ranges import Feed
+from smalti_export.precision.activation_ranges import Feed
 
 CODES, CLASSES, GRID = 5, 2, (2, 3)
 LENGTH = GRID[0] * GRID[1]

@@ -20,11 +20,11 @@ from smalti.bundle.reader import open_bundle
 from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_export.export import _write, export_bundle
-from smalti_export.figures import DRAWS
-from smalti_export.graphs import graph_specs
-from smalti_export.pair import load_pair, provenance
-from smalti_export.parity import TOLERANCES, torch_run
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import graph_specs
+from smalti_export.parity.certificate import TOLERANCES, torch_run
+from smalti_export.parity.measure import DRAWS
+from smalti_export.source import load_pair, provenance
 from smalti_train.data.avatars import STYLES
 from smalti_train.evaluation.metrics import psnr
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
@@ -166,7 +166,7 @@ def test_the_licence_of_every_style_is_in_the_manifest(record: Manifest) -> None
 IMPOSSIBLE = """
 import sys
 from smalti.cli.main import main
-from smalti_export.parity import TOLERANCES
+from smalti_export.parity.certificate import TOLERANCES
 TOLERANCES["decoder"]["int8"] = {"psnr": 1000.0}
 main(["export", *sys.argv[1:]])
 """

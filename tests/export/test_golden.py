@@ -19,10 +19,10 @@ from smalti.bundle.safetensors_reader import read_tensors
 from smalti.cli.main import _run
 from smalti.verification.golden import read_golden
 from smalti.verification.verify import remeasure, verify
-from smalti_export.denoisers import DenoiserReference, Drawing
-from smalti_export.figures import Figures
-from smalti_export.golden import BATCHES, golden_file
-from smalti_export.predictors import PredictorReference, prefix_feeds
+from smalti_export.parity.denoisers import DenoiserReference, Drawing
+from smalti_export.parity.golden import BATCHES, golden_file
+from smalti_export.parity.measure import Figures
+from smalti_export.parity.predictors import PredictorReference, prefix_feeds
 
 
 def test_every_exported_bundle_is_sound_and_has_golden_inputs(tiny_bundle: Path) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 
 import smalti_export
 from smalti.bundle.manifest import Role
-from smalti_export.graphs import OPSET, GraphSpec, graph_specs, trace
-from smalti_export.parity import torch_graph, torch_run
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import OPSET, GraphSpec, graph_specs, trace
+from smalti_export.parity.certificate import torch_graph, torch_run
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
 from smalti_train.runs.bundle_weights import folded

@@ -17,7 +17,7 @@ from helpers.checkpoints import SMALL
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.errors import UsageError
-from smalti_export.figures import DRAWS
+from smalti_export.parity.measure import DRAWS
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.bundle_weights import initial_weights

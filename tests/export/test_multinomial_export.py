@@ -16,7 +16,7 @@ from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.golden import read_golden
 from smalti.verification.verify import remeasure
-from smalti_export.figures import DRAWS
+from smalti_export.parity.measure import DRAWS
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import PRIORS

@@ -18,17 +18,17 @@ from safetensors.torch import load
 from helpers.checkpoints import SMALL
 from smalti.bundle.engines import Profile
 from smalti.families.autoregressive.past import Graph
-from smalti_export.draft import Part, _attempts, _traced
+from smalti_export.builder import Part, _attempts, _traced
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
-from smalti_export.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
-from smalti_export.graphs import graph_specs
-from smalti_export.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
-from smalti_export.parity import torch_graph, torch_run
-from smalti_export.predictors import prefix_feeds, with_past
-from smalti_export.ranges import Feed
-from smalti_export.weights import round_to_fp16
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import graph_specs
+from smalti_export.graphs.weights import round_to_fp16
+from smalti_export.parity.certificate import torch_graph, torch_run
+from smalti_export.parity.predictors import prefix_feeds, with_past
+from smalti_export.precision.activation_ranges import Feed
+from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
+from smalti_export.precision.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import PRIORS

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from smalti.bundle.manifest import Role, missed
-from smalti_export.draft import PRECISIONS, _possible
-from smalti_export.parity import TOLERANCES, Reference, compare_decoders, compare_encoders
-from smalti_export.ranges import Feed
+from smalti_export.builder import PRECISIONS, _possible
+from smalti_export.parity.certificate import TOLERANCES, Reference, compare_decoders, compare_encoders
+from smalti_export.precision.activation_ranges import Feed
 
 
 def test_errors_have_upper_bounds_and_everything_else_lower_ones() -> None:

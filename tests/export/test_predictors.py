@@ -8,8 +8,8 @@ import pytest
 
 from smalti.bundle.manifest import missed
 from smalti.errors import SamplingError
-from smalti_export.parity import TOLERANCES
-from smalti_export.predictors import (
+from smalti_export.parity.certificate import TOLERANCES
+from smalti_export.parity.predictors import (
     PredictorReference,
     Turns,
     compare_predictors,

@@ -17,8 +17,8 @@ from torch import nn
 from smalti.bundle.engines import Profile
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
-from smalti_export.graphs import OPSET, graph_specs, trace
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import OPSET, graph_specs, trace
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig

@@ -8,12 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import smalti_export.quantize
+import smalti_export.precision.int8
 from smalti.backends.onnxruntime_cpu import OnnxSession
 from smalti.bundle.reader import open_bundle
-from smalti_export.draft import Part, _attempts
-from smalti_export.graphs import GraphSpec
-from smalti_export.quantize import (
+from smalti_export.builder import Part, _attempts
+from smalti_export.graphs.trace import GraphSpec
+from smalti_export.precision.int8 import (
     Feed,
     activations_first,
     last_layers,
@@ -87,9 +87,9 @@ def test_products_with_constants_are_quantised_and_those_of_activations_are_not(
 
 def test_graphs_with_more_weights_than_can_be_written_are_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 4 * (8 * 16 + 16)
-    monkeypatch.setattr(smalti_export.quantize, "LARGEST", size)
+    monkeypatch.setattr(smalti_export.precision.int8, "LARGEST", size)
     assert too_large(products()) is None
-    monkeypatch.setattr(smalti_export.quantize, "LARGEST", size - 1)
+    monkeypatch.setattr(smalti_export.precision.int8, "LARGEST", size - 1)
     assert "of fp32 weights, and this has" in str(too_large(products()))
 
 
@@ -174,7 +174,9 @@ def test_the_batch_that_the_quantiser_itself_asks_for_is_small_and_decides_nothi
     (feed,) = feeds(count=1)
     assert least(products(), feed)["x"].shape == (1, 6, 8)
     made = quantize(products(), feeds()), quantize(shuffled(), images())
-    monkeypatch.setattr(smalti_export.quantize, "least", lambda proto, feed: {name: 9 * x for name, x in feed.items()})
+    monkeypatch.setattr(
+        smalti_export.precision.int8, "least", lambda proto, feed: {name: 9 * x for name, x in feed.items()}
+    )
     assert (quantize(products(), feeds()), quantize(shuffled(), images())) == made
 
 

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from smalti_export.ranges import activation_ranges, least_error
+from smalti_export.precision.activation_ranges import activation_ranges, least_error
 
 
 def error(values: np.ndarray, low: float, high: float) -> float:

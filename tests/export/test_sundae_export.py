@@ -15,7 +15,7 @@ import smalti
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.verify import remeasure
-from smalti_export.figures import DRAWS
+from smalti_export.parity.measure import DRAWS
 from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.presets.catalogue import PRIORS

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from smalti.errors import UsageError
-from smalti_export.graphs import OPSET, graph_specs, trace
-from smalti_export.parity import torch_run
-from smalti_export.weights import name_by_content, round_to_fp16
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import OPSET, graph_specs, trace
+from smalti_export.graphs.weights import name_by_content, round_to_fp16
+from smalti_export.parity.certificate import torch_run
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.runs.bundle_weights import TRANSPOSED

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import open_bundle
-from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
+from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_train.runs.bundle_weights import TRANSPOSED, folded
 from smalti_train.runs.loading import load_prior
 from smalti_train.runs.token_cache import load_autoencoder

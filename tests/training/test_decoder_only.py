@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smalti import UsageError
-from smalti_export.pair import load_pair
+from smalti_export.source import load_pair
 from smalti_train.presets.catalogue import AUTOENCODERS
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.token_cache import load_autoencoder

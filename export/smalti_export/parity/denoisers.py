@@ -16,8 +16,8 @@ from smalti.families.absorbing.sampler import Denoiser
 from smalti.families.multinomial import cosine_alphas
 from smalti.families.sampling import draw_absorbing, draw_multinomial, draw_sundae
 from smalti.families.settings import resolve
-from smalti_export.parity import Run, greatest_error, logit_figures, run_figures
-from smalti_export.ranges import Feed
+from smalti_export.parity.certificate import Run, greatest_error, logit_figures, run_figures
+from smalti_export.precision.activation_ranges import Feed
 from smalti_kernels import sample
 
 

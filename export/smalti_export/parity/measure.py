@@ -13,10 +13,16 @@ from smalti.backends.onnxruntime_cpu import Session
 from smalti.bundle.manifest import PRIORS, Manifest, Role
 from smalti.codec import grey
 from smalti.errors import UsageError
-from smalti_export.denoisers import DenoiserReference, Drawing, compare_denoisers, denoiser_batches, denoiser_feeds
-from smalti_export.pair import Pair, released
-from smalti_export.parity import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
-from smalti_export.predictors import (
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.parity.certificate import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
+from smalti_export.parity.denoisers import (
+    DenoiserReference,
+    Drawing,
+    compare_denoisers,
+    denoiser_batches,
+    denoiser_feeds,
+)
+from smalti_export.parity.predictors import (
     PredictorReference,
     Turns,
     compare_predictors,
@@ -24,8 +30,8 @@ from smalti_export.predictors import (
     runs_compared,
     with_past,
 )
-from smalti_export.ranges import Feed
-from smalti_export.wrappers import wrap
+from smalti_export.precision.activation_ranges import Feed
+from smalti_export.source import Pair, released
 from smalti_train.data import ImageSet
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.runs.config import AutoregressiveConfig

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smalti.bundle.manifest import Precision, Role
 from smalti.families.autoregressive.past import Graph
 from smalti.verification.golden import GREATEST, likeness
-from smalti_export.ranges import Feed
+from smalti_export.precision.activation_ranges import Feed
 
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
@@ -57,7 +57,7 @@ TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
 }
 """Bounds of the gated figures: upper for ``*_error``, lower for the others. Errors of logits are in their spread.
 
-Figures that begin with ``ROUNDED`` are of the fp16 graph with every tensor rounded to fp16 (:mod:`smalti_export.fp16`).
+Figures that begin with ``ROUNDED`` are of the fp16 graph with every tensor rounded to fp16 (``precision.fp16``).
 
 Weights are stored as fp16, which tells some codes apart from their neighbours no more: of an encoder's tokens some
 differ in fp32 too, the more the larger the codebook, and decode to nearly the same pixels.

@@ -11,10 +11,10 @@ from safetensors.numpy import save
 from smalti.bundle.manifest import Manifest, Role
 from smalti.generator import EMBEDDING
 from smalti.verification.golden import RUNS, draw, draw_next
-from smalti_export.denoisers import DenoiserReference
-from smalti_export.figures import Figures
-from smalti_export.parity import Reference
-from smalti_export.predictors import PredictorReference
+from smalti_export.parity.certificate import Reference
+from smalti_export.parity.denoisers import DenoiserReference
+from smalti_export.parity.measure import Figures
+from smalti_export.parity.predictors import PredictorReference
 
 FILE = "golden.safetensors"
 BATCHES = 2

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from smalti.families.autoregressive import sampler as autoregressive
 from smalti.families.autoregressive.past import Graph, next_logits
-from smalti_export.parity import greatest_error, logit_figures, run_figures
-from smalti_export.ranges import Feed
+from smalti_export.parity.certificate import greatest_error, logit_figures, run_figures
+from smalti_export.precision.activation_ranges import Feed
 from smalti_kernels import sample
 
 GRIDS = 16

@@ -28,17 +28,17 @@ from smalti.bundle.manifest import (
 )
 from smalti.bundle.reader import Bundle
 from smalti.errors import ParityError, SamplingError
-from smalti_export import golden
-from smalti_export.figures import Figures, make_figures
-from smalti_export.fp16 import fp16_tensors, greatest, in_fp32
-from smalti_export.graphs import GraphSpec, graph_specs, trace
-from smalti_export.overflow import kept_in_range
-from smalti_export.pair import Pair, released
-from smalti_export.parity import TOLERANCES
-from smalti_export.quantize import last_layers, quantize, too_large
-from smalti_export.ranges import Feed
-from smalti_export.weights import externalise, name_by_content, pack, place, round_to_fp16
-from smalti_export.wrappers import wrap
+from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.trace import GraphSpec, graph_specs, trace
+from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16
+from smalti_export.parity import golden
+from smalti_export.parity.certificate import TOLERANCES
+from smalti_export.parity.measure import Figures, make_figures
+from smalti_export.precision.activation_ranges import Feed
+from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32
+from smalti_export.precision.int8 import last_layers, quantize, too_large
+from smalti_export.precision.overflow import kept_in_range
+from smalti_export.source import Pair, released
 from smalti_train.data import ImageSet
 from smalti_train.runs.bundle_weights import TRANSPOSED
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from smalti_export.graphs import remade
+from smalti_export.graphs.trace import remade
 from smalti_train.runs.bundle_weights import TRANSPOSED
 
 

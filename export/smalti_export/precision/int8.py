@@ -25,8 +25,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from smalti_export.graphs import remade, strip_traces
-from smalti_export.ranges import Feed, activation_ranges
+from smalti_export.graphs.trace import remade, strip_traces
+from smalti_export.precision.activation_ranges import Feed, activation_ranges
 
 QUANTIZED = ("MatMul", "Conv")
 """Operators that run in 8 bit."""

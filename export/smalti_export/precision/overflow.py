@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from smalti_export.fp16 import take_to_fp32
-from smalti_export.graphs import remade
+from smalti_export.graphs.trace import remade
+from smalti_export.precision.fp16 import take_to_fp32
 
 LARGEST = 65504.0
 """Of fp16."""
@@ -36,7 +36,7 @@ def kept_in_range(
     """The same function in which no fp16 tensor is too large, and of how many nodes it took a change.
 
     ``halves`` are the graph's fp16 tensors and ``greatest`` the magnitudes of those that it computes
-    (:mod:`smalti_export.fp16`).
+    (:mod:`smalti_export.precision.fp16`).
     """
     over = too_large(greatest)
     if not over:

@@ -16,8 +16,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from smalti.families.autoregressive.past import Graph
-from smalti_export.graphs import in_order_of_nodes, looked_at, remade
-from smalti_export.ranges import Feed
+from smalti_export.graphs.trace import in_order_of_nodes, looked_at, remade
+from smalti_export.precision.activation_ranges import Feed
 
 
 def fp16_tensors(proto: onnx.ModelProto) -> set[str]:

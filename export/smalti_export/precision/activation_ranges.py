@@ -15,7 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from smalti_export.graphs import in_order_of_nodes, looked_at
+from smalti_export.graphs.trace import in_order_of_nodes, looked_at
 
 SAMPLES = 1 << 14
 """Values looked at per tensor and batch, one at random of each of so many equal parts: so no width is missed."""

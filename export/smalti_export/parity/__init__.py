@@ -1,0 +1,1 @@
+"""How a bundle is proved: the certificate, and the golden inputs."""
