@@ -179,12 +179,12 @@ def launches(
 
     Before it is timed each draws once, and its tokens must be the reference's.
     """
-    from smalti_kernels import abi
     from smalti_kernels.checks import as_request
-    from smalti_kernels.cuda import host_arrays
     from smalti_kernels.errors import KernelError
-    from smalti_kernels.launch import Pointers, Shape, load_kernels
-    from smalti_kernels.tables import packed_tables
+    from smalti_kernels.impl import abi
+    from smalti_kernels.impl.cuda.draw import host_arrays
+    from smalti_kernels.impl.cuda.launch import Pointers, Shape, load_kernels
+    from smalti_kernels.spec.tables import packed_tables
 
     defaults = {"uncond": None, "guidance": 1.0, "top_k": 0, "top_p": 1.0, "logprob": False, "threads": 1}
     arrays, _, flags = host_arrays(as_request(host, **place, **defaults))
@@ -206,7 +206,7 @@ def launches(
         routes[name] = route
 
     try:
-        kernel = importlib.import_module("smalti_kernels.triton_kernel").smalti_sample
+        kernel = importlib.import_module("smalti_kernels.impl.triton.kernel").smalti_sample
         programs = abi.programs_for(rows, variant, torch.cuda.get_device_properties(0).multi_processor_count)
         values = {
             # What the flags leave unread gets any address of the right type.

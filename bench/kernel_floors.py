@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from smalti_kernels.triton_parts import noise_word, token_word
+from smalti_kernels.impl.triton.parts import noise_word, token_word
 
 
 @triton.jit

@@ -18,8 +18,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 
 from smalti_kernels import sample
-from smalti_kernels.tables import weights
-from smalti_kernels.truncation import P_ONE, reach_of_top_k, reach_of_top_p
+from smalti_kernels.spec.tables import weights
+from smalti_kernels.spec.truncation import P_ONE, reach_of_top_k, reach_of_top_p
 
 TEMPERATURES = np.array([0.05, 0.7, 1.0, 2.0])
 DTYPES = ("float32", "float16", "bfloat16")

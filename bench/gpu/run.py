@@ -29,7 +29,7 @@ PACKAGES = ("numpy", "torch", "triton", "onnxruntime", "onnxruntime-gpu", "onnx"
 
 def environment() -> dict[str, object]:
     """What the figures hold for; raises what the launcher raises where there is no GPU to run on."""
-    from smalti_kernels.launch import load_kernels
+    from smalti_kernels.impl.cuda.launch import load_kernels
 
     kernels = load_kernels(0)
     versions: dict[str, str] = {"python": platform.python_version()}

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 
 from smalti_kernels.checks import Array, Draw, Request, as_request
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.noise import Seeds
+from smalti_kernels.spec.noise import Seeds
 
 
 def _numpy(request: Request) -> Draw:
-    from smalti_kernels.reference import draw
+    from smalti_kernels.impl.reference import draw
 
     for name in ("logits", "uncond", "tokens"):
         given = getattr(request, name)
@@ -24,13 +24,13 @@ def _numpy(request: Request) -> Draw:
 
 
 def _triton(request: Request) -> Draw:
-    from smalti_kernels.triton_launch import draw
+    from smalti_kernels.impl.triton.launch import draw
 
     return draw(request)
 
 
 def _cuda(request: Request) -> Draw:
-    from smalti_kernels.cuda import draw
+    from smalti_kernels.impl.cuda.draw import draw
 
     return draw(request)
 
@@ -59,7 +59,7 @@ def sample(
 ) -> Draw:
     """Draw one token per row of logits from softmax(logits / temperature) and put it into its grid.
 
-    The draw is fixed-point Gumbel-max (see `smalti_kernels.reference`): a pure function of the row's logits and of
+    The draw is fixed-point Gumbel-max (see `smalti_kernels.impl.reference`): a pure function of the row's logits and of
     (seed, step, y, x), so the same row gives the same token alone, in any batch, in any order, in any implementation.
 
     Args:

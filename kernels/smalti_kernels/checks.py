@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.noise import FRACTION_BITS, Seeds, as_seeds, as_words
-from smalti_kernels.truncation import P_ONE
+from smalti_kernels.spec.noise import FRACTION_BITS, Seeds, as_seeds, as_words
+from smalti_kernels.spec.truncation import P_ONE
 
 LOGITS_KINDS: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Names of the dtypes that logits may have, and what kernels call them."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from smalti_kernels.abi import KERNEL_NAME, VARIANTS
-from smalti_kernels.prebuilt import Entry, write_kernels
-from smalti_kernels.targets import TARGETS
+from smalti_kernels.impl.abi import KERNEL_NAME, VARIANTS
+from smalti_kernels.impl.cuda.prebuilt import Entry, write_kernels
+from smalti_kernels.impl.cuda.targets import TARGETS
 
 IMAGES = [("sm_75", "a", b"one" * 50), ("sm_75", "b", b"two" * 50), ("ptx_80", "a", b"three" * 50)]
 """(target, variant, image) of three files that `write_some` writes."""

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from smalti_kernels import abi, reference, tables
-from smalti_kernels.abi import ARGUMENTS, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED
 from smalti_kernels.checks import Request, as_request
+from smalti_kernels.impl import abi, reference
+from smalti_kernels.impl.abi import ARGUMENTS, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED
+from smalti_kernels.spec import tables
 
 TYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 

@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from smalti_kernels.compiler import clean_environment, compile_kernel, compiler_versions, fused_float_arithmetic
+from smalti_kernels.build.compiler import clean_environment, compile_kernel, compiler_versions, fused_float_arithmetic
 from smalti_kernels.errors import KernelError
-from smalti_kernels.targets import TARGETS
+from smalti_kernels.impl.cuda.targets import TARGETS
 
 
 def main(cache: str, kernel: str, registers: str, *names: str) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from helpers.kernel_files import write_all
-from smalti_kernels.driver import Driver
-from smalti_kernels.launch import Kernels
+from smalti_kernels.impl.cuda.driver import Driver
+from smalti_kernels.impl.cuda.launch import Kernels
 
 LAUNCH = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_size_t, ctypes.c_uint, ctypes.c_uint, use_errno=False

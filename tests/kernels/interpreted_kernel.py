@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smalti_kernels import STREAM_DRAW, SamplingError, random_words, sample
-from smalti_kernels import noise as n
-from smalti_kernels.abi import VARIANTS, Variant
 from smalti_kernels.checks import Draw, as_request
 from smalti_kernels.errors import KernelError
-from smalti_kernels.reference import draw
-from smalti_kernels.triton_launch import interpret
+from smalti_kernels.impl.abi import VARIANTS, Variant
+from smalti_kernels.impl.reference import draw
+from smalti_kernels.impl.triton.launch import interpret
+from smalti_kernels.spec import noise as n
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 

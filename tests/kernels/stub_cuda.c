@@ -1,6 +1,6 @@
 /* A CUDA driver library made of host memory, for tests on machines without a GPU.
  *
- * It offers the functions that smalti_kernels.driver calls, under their real names and signatures. "Device" memory is
+ * It offers the functions that smalti_kernels.impl.cuda.driver calls, under their real names and signatures. "Device" memory is
  * host memory, so copies really copy, and a launch hands the packed arguments to a function of the test, which may do on
  * that memory what the kernel would do. Every call is recorded as a line; any of them can be told to fail.
  */

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import smalti_kernels
-from smalti_kernels import abi
+from smalti_kernels.impl import abi
 
 
 def test_the_kernel_takes_the_arguments_listed():
-    source = (Path(smalti_kernels.__file__).parent / "triton_kernel.py").read_text()
+    source = (Path(smalti_kernels.__file__).parent / "impl/triton/kernel.py").read_text()
     kernel = next(
         node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == abi.KERNEL_NAME
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smalti_kernels import noise as n
-from smalti_kernels import reference, sample
+from smalti_kernels import sample
+from smalti_kernels.impl import reference
+from smalti_kernels.spec import noise as n
 
 
 def words() -> np.ndarray:

@@ -11,13 +11,15 @@ import zipfile
 import pytest
 
 from helpers.kernel_files import COMPILER, IMAGES, entry_of, write_some
-from smalti_kernels import build, compiler, launch, prebuilt
-from smalti_kernels.abi import FLAG_TRUNCATED, KERNEL_NAME, VARIANTS, variant_for
-from smalti_kernels.build import MAX_BYTES, MAX_SHARED_BYTES, Job
-from smalti_kernels.elf import read_cubin
+from smalti_kernels.build import command as build
+from smalti_kernels.build import compiler
+from smalti_kernels.build.command import MAX_BYTES, MAX_SHARED_BYTES, Job
+from smalti_kernels.build.elf import read_cubin
 from smalti_kernels.errors import KernelError
-from smalti_kernels.prebuilt import read_image, read_manifest
-from smalti_kernels.targets import TARGETS
+from smalti_kernels.impl.abi import FLAG_TRUNCATED, KERNEL_NAME, VARIANTS, variant_for
+from smalti_kernels.impl.cuda import launch, prebuilt
+from smalti_kernels.impl.cuda.prebuilt import read_image, read_manifest
+from smalti_kernels.impl.cuda.targets import TARGETS
 
 ENTRIES = list(read_manifest().entries.values())
 """What is committed."""
@@ -62,9 +64,7 @@ def test_the_command_line(folder, monkeypatch, capsys):
 
 
 def test_without_triton_the_build_says_what_to_install(tmp_path):
-    code = (
-        "import sys; sys.modules['triton'] = None; from smalti_kernels.build import main; sys.exit(main(sys.argv[1:]))"
-    )
+    code = "import sys; sys.modules['triton'] = None; from smalti_kernels.build.command import main; sys.exit(main())"
     spawned = "import sys; sys.modules['triton'] = None"
     (tmp_path / "sitecustomize.py").write_text(spawned)
     done = subprocess.run(

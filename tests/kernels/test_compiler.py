@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti_kernels import compiler
+from smalti_kernels.build import compiler
 
 
 @pytest.mark.parametrize(

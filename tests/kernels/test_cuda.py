@@ -7,13 +7,15 @@ import threading
 import numpy as np
 import pytest
 
-from smalti_kernels import cuda, prebuilt, reference
-from smalti_kernels.abi import FLAG_LOGPROB, MAX_VOCABULARY, VARIANTS, variant_for
 from smalti_kernels.checks import Request, as_request
-from smalti_kernels.driver import Driver, open_driver
 from smalti_kernels.errors import DriverError, DriverUnavailable, SamplingError
-from smalti_kernels.launch import Kernels, Pointers, Shape, load_kernels
-from smalti_kernels.targets import TARGETS, Target
+from smalti_kernels.impl import reference
+from smalti_kernels.impl.abi import FLAG_LOGPROB, MAX_VOCABULARY, VARIANTS, variant_for
+from smalti_kernels.impl.cuda import draw as cuda
+from smalti_kernels.impl.cuda import prebuilt
+from smalti_kernels.impl.cuda.driver import Driver, open_driver
+from smalti_kernels.impl.cuda.launch import Kernels, Pointers, Shape, load_kernels
+from smalti_kernels.impl.cuda.targets import TARGETS, Target
 
 try:
     DRIVER: Driver | None = open_driver()

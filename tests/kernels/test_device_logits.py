@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from helpers.stub_kernel import reference_kernel, request_of
-from smalti_kernels import DeviceLogits, SamplingError, cuda, launch, reference, sample
+from smalti_kernels import DeviceLogits, SamplingError, sample
 from smalti_kernels.checks import Request
+from smalti_kernels.impl import reference
+from smalti_kernels.impl.cuda import draw as cuda
+from smalti_kernels.impl.cuda import launch
 
 NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 STREAM = 0x5EED
@@ -143,7 +146,9 @@ def test_tensors_of_other_libraries_are_described_first(kernels):
     class Tensor:
         dtype, shape = "int32", (3, 12)
 
-    with pytest.raises(SamplingError, match=r"tokens must be a NumPy array.*got Tensor: use smalti_kernels\.launch"):
+    with pytest.raises(
+        SamplingError, match=r"tokens must be a NumPy array.*got Tensor: use smalti_kernels\.impl\.cuda\.launch"
+    ):
         cuda.draw(request_of()._replace(tokens=Tensor()), kernels)
     with pytest.raises(SamplingError, match=r"logits must be a NumPy array or DeviceLogits.*got Tensor"):
         cuda.draw(request_of()._replace(logits=Tensor()), kernels)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.statistics import chi_square_z
-from smalti_kernels import noise as n
 from smalti_kernels import sample
+from smalti_kernels.spec import noise as n
 
 WIDTH = n.GUMBEL_MAX - n.GUMBEL_MIN + 1
 

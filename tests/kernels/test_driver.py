@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from smalti_kernels import driver as module
-from smalti_kernels.driver import OLDEST_CUDA, Device, open_driver
 from smalti_kernels.errors import DriverError, DriverUnavailable, KernelError, SmaltiError
+from smalti_kernels.impl.cuda import driver as module
+from smalti_kernels.impl.cuda.driver import OLDEST_CUDA, Device, open_driver
 
 
 def test_opening_describes_the_machine(stub):
@@ -159,5 +159,8 @@ def test_a_launch_passes_everything_on(stub):
 
 
 def test_importing_loads_no_driver():
-    code = "import smalti_kernels.driver as d, smalti_kernels.launch; assert d.driver.cache_info().currsize == 0"
+    code = (
+        "import smalti_kernels.impl.cuda.launch, smalti_kernels.impl.cuda.driver as d\n"
+        "assert d.driver.cache_info().currsize == 0"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

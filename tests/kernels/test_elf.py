@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smalti_kernels.elf import read_cubin
-from smalti_kernels.targets import TARGETS
+from smalti_kernels.build.elf import read_cubin
+from smalti_kernels.impl.cuda.targets import TARGETS
 
 CUBINS = [target for target in TARGETS if not target.ptx]
 

@@ -10,9 +10,10 @@ import pytest
 
 from helpers.kernel_files import image_of
 from helpers.stub_kernel import memory, reference_kernel, request_of, unpack
-from smalti_kernels import abi, cuda, reference
 from smalti_kernels.errors import DamagedKernel, DriverError, SamplingError
-from smalti_kernels.launch import Kernels
+from smalti_kernels.impl import abi, reference
+from smalti_kernels.impl.cuda import draw as cuda
+from smalti_kernels.impl.cuda.launch import Kernels
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import smalti_kernels.cuda
+import smalti_kernels.impl.cuda.draw
 from helpers.stub_kernel import reference_kernel
-from smalti_kernels import DeviceLogits, DriverError, DriverUnavailable, KernelError, SamplingError, driver, sample
+from smalti_kernels import DeviceLogits, DriverError, DriverUnavailable, KernelError, SamplingError, sample
 from smalti_kernels.api import IMPLEMENTATIONS
-from smalti_kernels.launch import Kernels
+from smalti_kernels.impl.cuda import driver
+from smalti_kernels.impl.cuda.launch import Kernels
 
 
 def case() -> dict[str, Any]:
@@ -52,7 +53,7 @@ def test_each_is_loaded_when_it_is_first_asked_for():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[2] for name in done.stdout.split()}
     assert {"api", "checks"} <= loaded
-    assert not loaded & {"cuda", "launch", "driver", "prebuilt", "triton_launch", "triton_kernel", "compiler", "build"}
+    assert not {name for name in loaded if name.startswith(("impl.", "build"))}
 
 
 def test_without_a_driver_cuda_says_what_to_do_and_nothing_falls_back(no_driver):
@@ -66,7 +67,7 @@ def test_without_a_driver_cuda_says_what_to_do_and_nothing_falls_back(no_driver)
 
 
 def test_cuda_draws_what_numpy_draws(stub, kernels, monkeypatch):
-    monkeypatch.setattr(smalti_kernels.cuda, "load_kernels", lambda device: kernels)
+    monkeypatch.setattr(smalti_kernels.impl.cuda.draw, "load_kernels", lambda device: kernels)
     stub.on_launch(reference_kernel(stub))
     expected, found = sample(**case(), impl="numpy"), sample(**case(), impl="cuda")
     for before, after in zip(expected, found, strict=True):
@@ -76,7 +77,7 @@ def test_cuda_draws_what_numpy_draws(stub, kernels, monkeypatch):
 
 
 def test_a_failed_launch_is_not_drawn_by_something_else(stub, kernels, monkeypatch):
-    monkeypatch.setattr(smalti_kernels.cuda, "load_kernels", lambda device: kernels)
+    monkeypatch.setattr(smalti_kernels.impl.cuda.draw, "load_kernels", lambda device: kernels)
     stub.fail("cuLaunchKernel", 700)
     with pytest.raises(DriverError, match="cuLaunchKernel failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
         sample(**case(), impl="cuda")
@@ -86,7 +87,7 @@ def test_no_kernel_for_the_device(stub, monkeypatch):
     stub.machine(capability=52)
     opened = stub.driver()
     monkeypatch.setattr(
-        smalti_kernels.cuda, "load_kernels", lambda device: Kernels(opened, 0xC0, opened.device(device or 0))
+        smalti_kernels.impl.cuda.draw, "load_kernels", lambda device: Kernels(opened, 0xC0, opened.device(device or 0))
     )
     with pytest.raises(smalti_kernels.NoMatchingKernel, match=r"capability 5\.2, for which no kernel was built"):
         sample(**case(), impl="cuda")

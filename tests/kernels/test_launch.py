@@ -9,10 +9,13 @@ import pytest
 
 from helpers.kernel_files import image_of
 from helpers.stub_kernel import memory, reference_kernel, request_of, unpack
-from smalti_kernels import abi, cuda, launch, prebuilt, reference, tables
-from smalti_kernels.abi import FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, KERNEL_NAME, VARIANTS
 from smalti_kernels.errors import DriverUnavailable, NoMatchingKernel, SamplingError
-from smalti_kernels.launch import Kernels, Pointers, Shape, load_kernels
+from smalti_kernels.impl import abi, reference
+from smalti_kernels.impl.abi import FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, KERNEL_NAME, VARIANTS
+from smalti_kernels.impl.cuda import draw as cuda
+from smalti_kernels.impl.cuda import launch, prebuilt
+from smalti_kernels.impl.cuda.launch import Kernels, Pointers, Shape, load_kernels
+from smalti_kernels.spec import tables
 
 OPTIONAL = {"uncond": FLAG_GUIDED, "keep": FLAG_TRUNCATED, "logprob": FLAG_LOGPROB}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smalti_kernels import STREAM_DRAW, SamplingError, random_words
-from smalti_kernels import noise as n
+from smalti_kernels.spec import noise as n
 
 KNOWN_ANSWERS = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

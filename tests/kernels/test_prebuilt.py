@@ -6,8 +6,8 @@ import pytest
 
 from helpers.kernel_files import COMPILER, IMAGES, entry_of, write_some
 from smalti_kernels.errors import DamagedKernel, NoMatchingKernel
-from smalti_kernels.prebuilt import find_entry, read_image, read_manifest, write_kernels
-from smalti_kernels.targets import target_for
+from smalti_kernels.impl.cuda.prebuilt import find_entry, read_image, read_manifest, write_kernels
+from smalti_kernels.impl.cuda.targets import target_for
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import smalti_kernels
 from helpers.draw_case import GRIDS, LENGTH, VOCABULARY, WIDTH, case
-from smalti_kernels import STREAM_DRAW, SamplingError, random_words, reference, sample
-from smalti_kernels import noise as n
+from smalti_kernels import STREAM_DRAW, SamplingError, random_words, sample
+from smalti_kernels.impl import reference
+from smalti_kernels.spec import noise as n
 
 
 def specified(c: dict[str, Any]) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.draw_case import VOCABULARY, WIDTH, case
 from smalti_kernels import STREAM_DRAW, SamplingError, random_words, sample
-from smalti_kernels import noise as n
+from smalti_kernels.spec import noise as n
 
 
 def test_forbidden_tokens_are_never_drawn_however_low_the_others_lie():

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti_kernels import noise, tables
+from smalti_kernels.spec import noise, tables
 
 
 def specified_weight(d: int) -> int:

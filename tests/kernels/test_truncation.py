@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti_kernels import SamplingError, sample
-from smalti_kernels.tables import weights
-from smalti_kernels.truncation import FORBIDDEN, P_ONE, reach_of_top_k, reach_of_top_p
+from smalti_kernels.spec.tables import weights
+from smalti_kernels.spec.truncation import FORBIDDEN, P_ONE, reach_of_top_k, reach_of_top_p
 
 
 def kept_by_sorting(distance: np.ndarray, top_k: int, top_p: int) -> np.ndarray:
@@ -207,8 +207,8 @@ def test_changed_says_which_tokens_are_new():
 @given(st.integers(2, 5), st.booleans(), st.booleans())
 def test_threads_do_not_change_the_result(threads, cut, wanted):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smalti_kernels.reference._THREAD_ELEMENTS", 1)
-        patch.setattr("smalti_kernels.reference._BLOCK_ELEMENTS", 900)
+        patch.setattr("smalti_kernels.impl.reference._THREAD_ELEMENTS", 1)
+        patch.setattr("smalti_kernels.impl.reference._BLOCK_ELEMENTS", 900)
         c = case()
         options = {"logprob": wanted, "top_k": 30 if cut else 0}
         alone, together = (sample(**c, **options, threads=count) for count in (1, threads))

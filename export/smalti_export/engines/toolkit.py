@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from smalti.bundle.engines import Profile, Runtime
 from smalti.errors import EngineError, MissingExtra, UsageError
-from smalti_kernels.driver import driver
+from smalti_kernels.impl.cuda.driver import driver
 
 PORTABLE = ("sm_75", "sm_86", "sm_89", "sm_120")
 """Targets of a portable engine unless others are asked for: GeForce RTX 20, 30, 40 and 50."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser, ask
 from smalti_kernels import STREAM_ORDER, random_words, sample
-from smalti_kernels.noise import FRACTION_BITS, gumbel
+from smalti_kernels.spec.noise import FRACTION_BITS, gumbel
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 KERNEL_NAME: Final = "smalti_sample"
-"""Name of the kernel function in `triton_kernel.py`, and of the entry point in every cubin."""
+"""Name of the kernel function in `impl/triton/kernel.py`, and of the entry point in every cubin."""
 
 
 class Argument(NamedTuple):
@@ -33,7 +33,7 @@ ARGUMENTS: Final = (
     Argument("seeds", "*i32", False, "[N, 2], low and high 32 bits of each seed"),
     Argument("scale", "*fp32", False, "[N], float32(65536) / float32(temperature)"),
     Argument("keep", "*i32", False, "[N, 2], top-k (0: off) and top-p in 2^-16 (65536: off); read with FLAG_TRUNCATED"),
-    Argument("tables", "*i32", False, "[TABLE_WORDS], `smalti_kernels.tables.packed_tables()`"),
+    Argument("tables", "*i32", False, "[TABLE_WORDS], `smalti_kernels.spec.tables.packed_tables()`"),
     Argument("changed", "*i8", False, "[R], written: 1 where the token differs from the one it replaces, else 0"),
     Argument("logprob", "*i32", False, "[R], written with FLAG_LOGPROB; any address otherwise"),
     Argument("errors", "*i32", False, "[R], written: 0, or the ERROR_ bits of a row that has no answer"),

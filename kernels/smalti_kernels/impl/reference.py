@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from smalti_kernels.checks import Draw, Request
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.noise import FRACTION_BITS, STREAM_DRAW, gumbel, random_words, token_noise, token_words
-from smalti_kernels.tables import log_ratio, weights
-from smalti_kernels.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
+from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, gumbel, random_words, token_noise, token_words
+from smalti_kernels.spec.tables import log_ratio, weights
+from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
 SCORE_LIMIT: Final = 1 << 30
 """Bound on |logit * scale|, which is |logit / temperature| <= 16384 nats: adding the Gumbel cannot overflow int32."""

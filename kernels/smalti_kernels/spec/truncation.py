@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti_kernels.tables import FAR
+from smalti_kernels.spec.tables import FAR
 
 FORBIDDEN: Final = np.uint32(0xFFFFFFFF)
 """Distance of a token that is -inf: further than any score can be."""

@@ -12,11 +12,11 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti_kernels.abi import ALIGNMENT, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, describe_error
 from smalti_kernels.checks import DeviceLogits, Draw, Request
 from smalti_kernels.errors import SamplingError
-from smalti_kernels.launch import Kernels, Pointers, Shape, load_kernels
-from smalti_kernels.reference import explain
+from smalti_kernels.impl.abi import ALIGNMENT, FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, describe_error
+from smalti_kernels.impl.cuda.launch import Kernels, Pointers, Shape, load_kernels
+from smalti_kernels.impl.reference import explain
 
 _OUTPUTS: Final = ("tokens", "changed", "errors", "logprob")
 # What cuMemAlloc aligns to; every array starts on such a boundary of one allocation.
@@ -61,7 +61,7 @@ def _check_places(request: Request) -> None:
     if not isinstance(request.tokens, np.ndarray):
         raise SamplingError(
             f'tokens must be a NumPy array for impl="cuda"; got {type(request.tokens).__name__}: '
-            "use smalti_kernels.launch for tokens on a device"
+            "use smalti_kernels.impl.cuda.launch for tokens on a device"
         )
     for name in ("logits", "uncond"):
         given = getattr(request, name)

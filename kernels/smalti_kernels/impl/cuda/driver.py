@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from smalti_kernels.driver_calls import (
+from smalti_kernels.errors import DriverError, DriverUnavailable
+from smalti_kernels.impl.cuda.driver_calls import (
     BUFFER_POINTER,
     BUFFER_SIZE,
     CAPABILITY_MAJOR,
@@ -25,7 +26,6 @@ from smalti_kernels.driver_calls import (
     REMEDIES,
     SIGNATURES,
 )
-from smalti_kernels.errors import DriverError, DriverUnavailable
 
 OLDEST_CUDA: Final = (12, 0)
 """Oldest CUDA version of a driver that the prebuilt kernels load into (525 and newer)."""

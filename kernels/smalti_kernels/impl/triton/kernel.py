@@ -18,7 +18,7 @@ Importing this file without Triton works, so that the package can be walked; dra
 
 from __future__ import annotations
 
-from smalti_kernels.triton_parts import (
+from smalti_kernels.impl.triton.parts import (
     ALIGNMENT,
     BF16,
     BITS_OF_ONE,

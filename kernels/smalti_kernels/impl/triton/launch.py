@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti_kernels.abi import (
+from smalti_kernels.checks import Draw, Request
+from smalti_kernels.errors import KernelError, SamplingError
+from smalti_kernels.impl.abi import (
     ALIGNMENT,
     ARGUMENTS,
     COMPILE_OPTIONS,
@@ -27,11 +29,9 @@ from smalti_kernels.abi import (
     programs_for,
     variant_for,
 )
-from smalti_kernels.checks import Draw, Request
-from smalti_kernels.cuda import host_arrays
-from smalti_kernels.errors import KernelError, SamplingError
-from smalti_kernels.reference import explain
-from smalti_kernels.tables import packed_tables
+from smalti_kernels.impl.cuda.draw import host_arrays
+from smalti_kernels.impl.reference import explain
+from smalti_kernels.spec.tables import packed_tables
 
 # What the interpreter works on at a time: large, since every operation costs it some microseconds.
 _INTERPRETED_ELEMENTS = 1 << 19
@@ -104,7 +104,7 @@ def interpret(request: Request, variant: Variant | None = None, programs: int = 
         if kind.startswith("*"):
             # What the flags leave unread gets any address.
             values[argument.name] = _host_pointer(arrays.get(argument.name, arrays["logits"]), kind)
-    kernel = importlib.import_module("smalti_kernels.triton_kernel").smalti_sample
+    kernel = importlib.import_module("smalti_kernels.impl.triton.kernel").smalti_sample
     with np.errstate(all="ignore"):
         kernel[(programs,)](**values, **variant.constants)
     _refuse(request, arrays["errors"])
@@ -168,7 +168,7 @@ def _on_device(request: Request) -> Draw:
     logprob = library.zeros(rows if request.logprob else 0, dtype=library.int32, device=device)
     errors = library.zeros(rows, dtype=library.int32, device=device)
     if rows:
-        kernel = importlib.import_module("smalti_kernels.triton_kernel").smalti_sample
+        kernel = importlib.import_module("smalti_kernels.impl.triton.kernel").smalti_sample
         with library.cuda.device(device):
             kernel[(programs_for(rows, variant, library.cuda.get_device_properties(device).multi_processor_count),)](
                 logits,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from smalti_kernels import abi, noise, reference, tables, truncation
+from smalti_kernels.impl import abi, reference
+from smalti_kernels.spec import noise, tables, truncation
 
 
 def _plain(function: Any = None, **_: Any) -> Any:

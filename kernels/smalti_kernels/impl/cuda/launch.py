@@ -18,7 +18,8 @@ import threading
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from smalti_kernels.abi import (
+from smalti_kernels.errors import DriverError, NoMatchingKernel, SamplingError
+from smalti_kernels.impl.abi import (
     ALIGNMENT,
     ARGUMENTS,
     FLAG_GUIDED,
@@ -28,11 +29,10 @@ from smalti_kernels.abi import (
     programs_for,
     variant_for,
 )
-from smalti_kernels.driver import Device, Driver, driver
-from smalti_kernels.errors import DriverError, NoMatchingKernel, SamplingError
-from smalti_kernels.prebuilt import FOLDER, Entry, find_entry, read_image
-from smalti_kernels.tables import packed_tables
-from smalti_kernels.targets import TARGETS, Target, target_for
+from smalti_kernels.impl.cuda.driver import Device, Driver, driver
+from smalti_kernels.impl.cuda.prebuilt import FOLDER, Entry, find_entry, read_image
+from smalti_kernels.impl.cuda.targets import TARGETS, Target, target_for
+from smalti_kernels.spec.tables import packed_tables
 
 _FORMATS: Final = {"i32": "i", "fp32": "f"}
 # Native alignment is the device's too: every argument lies at a multiple of its size. Triton's kernels take two more
@@ -134,7 +134,7 @@ class Kernels:
     def draw(self, pointers: Pointers, shape: Shape, *, guidance: float = 1.0, flags: int = 0, stream: int = 0) -> None:
         """Queue a draw of one token for every row; returns before it is done.
 
-        The draw is that of `smalti_kernels.reference`, on arguments that were checked as `sample` checks them: nothing
+        The draw is that of `impl.reference`, on arguments that were checked as `sample` checks them: nothing
         on a device can say which of them is wrong.
 
         Args:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti_kernels.noise import gumbel_table
+from smalti_kernels.spec.noise import gumbel_table
 
 FAR: Final = 1_453_000
 """Distances from here on weigh nothing: 22.17 nats, just under 32 octaves, where all products still fit 32 bits."""

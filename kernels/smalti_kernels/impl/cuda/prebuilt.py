@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from smalti_kernels.errors import DamagedKernel, NoMatchingKernel
 
-FOLDER: Final = Path(__file__).parent / "cubins"
+FOLDER: Final = Path(__file__).parents[2] / "cubins"
 """Where the shipped kernels lie."""
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = 1

@@ -1,0 +1,1 @@
+"""The draw, once for each kind of machine."""

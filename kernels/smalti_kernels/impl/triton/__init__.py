@@ -1,0 +1,1 @@
+"""The draw as a Triton kernel."""

@@ -1,0 +1,1 @@
+"""The specification: noise, integer tables, truncation."""
