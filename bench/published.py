@@ -38,13 +38,14 @@ from smalti_export.export import export_bundle
 from smalti_export.graphs.graph_modules import wrap
 from smalti_export.graphs.weights import round_to_fp16
 from smalti_export.parity.certificate import torch_graph
+from smalti_train.data.config import DataConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.presets.sundae import SUNDAE_PRIORS
 from smalti_train.presets.unleashing import RECIPE_PRIORS
 from smalti_train.presets.vqddm import VQDDM_PRIORS
-from smalti_train.runs.config import AutoregressiveConfig, DataConfig, Imported, PriorRun
+from smalti_train.runs.config import AutoregressiveConfig, Imported, PriorRun
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import Autoencoder, build_autoencoder, build_prior
 from smalti_train.runs.token_cache import keep_autoencoder

@@ -30,11 +30,11 @@ from smalti_export.graphs.graph_modules import to_uint8
 from smalti_export.graphs.trace import GraphSpec, trace
 from smalti_export.precision.int8 import last_layers, quantize
 from smalti_train.data import ImageSet, open_dataset
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.runs.loading import load_heads
 from smalti_train.trainers.heads import enlarged
-from smalti_train.trainers.loop import to_images, to_pixels
 
 Pixels = NDArray[np.uint8]
 PART = 8

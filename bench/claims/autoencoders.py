@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from claims.common import Bench, Row, curve, features
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.vqgan import VQGAN
@@ -18,7 +20,6 @@ from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import VQGANRun
 from smalti_train.runs.loading import load_autoencoder
 from smalti_train.trainers.log_sigma import BITS, head_run, image_bits, pixel_nats, train_log_sigma
-from smalti_train.trainers.loop import open_split, to_images
 from smalti_train.trainers.vqgan import train_vqgan
 
 VARIANTS: dict[str, dict[str, Any]] = {

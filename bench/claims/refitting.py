@@ -16,14 +16,14 @@ from claims.autoencoders import reconstruction, warm_start
 from claims.common import Bench, Row
 from claims.multinomial_sizes import MultinomialBench
 from claims.samples import part
+from smalti_train.data.config import open_split
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.models.codebook_refit import feature_pool, refit_codebook, refittable, with_codebook
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import AutoencoderRun, VQGANRun
 from smalti_train.runs.config_files import read_run
 from smalti_train.runs.loading import build_autoencoder, load_autoencoder
 from smalti_train.trainers.autoencoder import train_autoencoder
-from smalti_train.trainers.loop import open_split
+from smalti_train.trainers.codebook_refit import feature_pool, refit_codebook, refittable, with_codebook
 from smalti_train.trainers.refit import refit_run, write_decoder_run
 from smalti_train.trainers.vqgan import train_vqgan
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from claims.common import FULL, TINY, Bench
+from smalti_train.data.config import DataConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.presets.catalogue import PRIORS
-from smalti_train.runs.config import DataConfig, PixelRun, PriorConfig, PriorRun
+from smalti_train.runs.config import PixelRun, PriorConfig, PriorRun
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "2x2, 2D rotary": {},

@@ -21,9 +21,9 @@ from smalti_export.defaults import sampler_defaults
 from smalti_export.files import replace_folder
 from smalti_export.source import Pair, class_names, data_licences, load_pair, noise_of, provenance
 from smalti_train.data import ImageSet
+from smalti_train.data.config import open_split
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.runs.folder import flush
-from smalti_train.trainers.loop import open_split
 
 
 def export_bundle(

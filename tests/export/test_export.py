@@ -26,15 +26,15 @@ from smalti_export.parity.certificate import TOLERANCES, torch_run
 from smalti_export.parity.measure import DRAWS
 from smalti_export.source import load_pair, provenance
 from smalti_train.data.avatars import STYLES
+from smalti_train.data.config import DataConfig, open_split
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import psnr
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.runs.bundle_weights import folded
-from smalti_train.runs.config import DataConfig
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.loading import load_preview, load_prior, trained_steps
 from smalti_train.runs.token_cache import keep_autoencoder, load_autoencoder
 from smalti_train.trainers.autoencoder import train_autoencoder
-from smalti_train.trainers.loop import open_split, to_images, to_pixels
 from smalti_train.trainers.prior import train_prior
 
 PRECISIONS = {

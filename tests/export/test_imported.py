@@ -18,12 +18,12 @@ from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_export.parity.measure import DRAWS
+from smalti_train.data.pixels import to_pixels
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.loading import load_autoencoder, load_prior
 from smalti_train.runs.torch_sampling import draw_in_turn, next_logits
-from smalti_train.trainers.loop import to_pixels
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 

@@ -19,12 +19,12 @@ from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
 from smalti_export.graphs.graph_modules import wrap
 from smalti_export.graphs.trace import OPSET, graph_specs, trace
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.runs.config import PriorConfig
 from smalti_train.runs.loading import build_prior
-from smalti_train.trainers.loop import to_images, to_pixels
 
 CODES, GRID = 24, (4, 6)
 LENGTH = GRID[0] * GRID[1]

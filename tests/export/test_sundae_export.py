@@ -16,11 +16,12 @@ from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.verify import remeasure
 from smalti_export.parity.measure import DRAWS
+from smalti_train.data.config import DataConfig
 from smalti_train.models.pixels import PixelCodesConfig
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
-from smalti_train.runs.config import DataConfig, PixelRun
+from smalti_train.runs.config import PixelRun
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.loading import load_autoencoder, load_prior
 from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser

@@ -14,7 +14,6 @@ from smalti_train.models.meta_init import unfilled
 from smalti_train.models.quantizer_gumbel import GumbelQuantized
 from smalti_train.models.quantizer_nearest import NearestQuantizer
 from smalti_train.objectives.adversarial import (
-    VQGANLossConfig,
     adaptive_lambda,
     discriminator_loss,
     generator_loss,
@@ -22,6 +21,7 @@ from smalti_train.objectives.adversarial import (
     vqgan_loss,
 )
 from smalti_train.objectives.diff_augment import REACH, augment, diff_augment, draw_augmentation
+from smalti_train.runs.config import VQGANLossConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 1e-4

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from smalti.errors import UsageError
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.hourglass_prior import HourglassPriorConfig
 from smalti_train.models.meta_init import unfilled
-from smalti_train.objectives.adversarial import VQGANLossConfig
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.runs.config import (
     PRIOR_KINDS,
@@ -22,6 +22,7 @@ from smalti_train.runs.config import (
     PriorConfig,
     PriorRun,
     Run,
+    VQGANLossConfig,
     VQGANRun,
     own_objective,
     prior_kind,
@@ -29,7 +30,7 @@ from smalti_train.runs.config import (
 from smalti_train.runs.config_files import differences, read_run, to_json
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import build_autoencoder, build_prior
-from smalti_train.trainers.loop import learning_rate, to_images, to_pixels
+from smalti_train.trainers.loop import learning_rate
 
 EVERY = [*AUTOENCODERS.values(), *PRIORS.values()]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti.errors import UsageError
 from smalti_train.models.vgg16 import VGG16
-from smalti_train.objectives.perceptual import CHANNELS, LPIPS, open_lpips, read_heads
+from smalti_train.trainers.perceptual import CHANNELS, LPIPS, open_lpips, read_heads
 
 Saved = Callable[..., Path]
 

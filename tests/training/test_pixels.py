@@ -9,12 +9,12 @@ import torch
 from smalti.cli.main import _run
 from smalti.codec import grey
 from smalti.errors import UsageError
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.models.meta_init import unfilled
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.runs.config import PixelRun
 from smalti_train.runs.config_files import read_run
 from smalti_train.runs.loading import build_autoencoder, load_autoencoder
-from smalti_train.trainers.loop import to_images, to_pixels
 
 
 @pytest.mark.parametrize("codes", [2, 7, 256])

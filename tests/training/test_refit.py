@@ -11,12 +11,12 @@ from torch import Tensor
 
 from helpers.statistics import chi_square_z
 from smalti.errors import UsageError
-from smalti_train.models.codebook_refit import afk_mc2, feature_pool, k_means, refit_codebook, with_codebook
+from smalti_train.data.pixels import to_images
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
 from smalti_train.runs.loading import Autoencoder
-from smalti_train.trainers.loop import to_images
+from smalti_train.trainers.codebook_refit import afk_mc2, feature_pool, k_means, refit_codebook, with_codebook
 
 EDGE = EdgeAutoencoderConfig(codes=24, code_dim=8, channels=(8, 16), encoder_blocks=(0, 1), decoder_blocks=(0, 1))
 NEAREST = VQGANConfig(

@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 
 from smalti.cli.main import _run
 from smalti.errors import UsageError
+from smalti_train.data.config import DataConfig, open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
-from smalti_train.runs.config import AutoencoderRun, DataConfig, Imported, PixelRun, VQGANRun
+from smalti_train.runs.config import AutoencoderRun, Imported, PixelRun, VQGANRun
 from smalti_train.runs.config_files import read_run, to_json
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import Autoencoder, load_autoencoder
-from smalti_train.trainers.loop import open_split, to_images
 from smalti_train.trainers.refit import refit_run
 from smalti_train.trainers.vqgan import train_vqgan
 

@@ -12,13 +12,14 @@ from PIL import Image
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.objectives.losses import psnr
 from smalti_train.presets.catalogue import HEADS
 from smalti_train.runs.config import LoopConfig
 from smalti_train.runs.loading import load_autoencoder, load_heads
 from smalti_train.trainers.heads import enlarged, train_heads
-from smalti_train.trainers.loop import open_split, to_images
 
 FP32 = ("--precision", "fp32")
 

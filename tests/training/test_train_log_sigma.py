@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.objectives.vqgan_likelihood import bits_per_dimension
 from smalti_train.runs.config import VQGANRun
 from smalti_train.runs.config_files import read_run
 from smalti_train.runs.loading import load_autoencoder
 from smalti_train.trainers.log_sigma import head_run, image_bits, pixel_nats, train_log_sigma
-from smalti_train.trainers.loop import open_split
 from smalti_train.trainers.vqgan import train_vqgan
 
 HEAD = "decoder.logsigma."

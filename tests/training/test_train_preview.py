@@ -10,6 +10,8 @@ from PIL import Image
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
@@ -17,7 +19,6 @@ from smalti_train.objectives.losses import psnr
 from smalti_train.presets.catalogue import AUTOENCODERS
 from smalti_train.runs.config import LoopConfig, PixelRun
 from smalti_train.runs.loading import build_autoencoder, load_autoencoder, load_preview
-from smalti_train.trainers.loop import open_split, to_images
 from smalti_train.trainers.preview import (
     WIDTHS,
     cost,

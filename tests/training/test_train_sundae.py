@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli.main import _run
 from smalti.errors import UsageError
+from smalti_train.data.config import DataConfig, open_split
 from smalti_train.evaluation.features import FeatureNetwork
 from smalti_train.evaluation.report import evaluate, text
 from smalti_train.evaluation.subject import data_of, open_subject
@@ -23,11 +24,10 @@ from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
-from smalti_train.runs.config import DataConfig, PixelRun, PriorRun
+from smalti_train.runs.config import PixelRun, PriorRun
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.loading import load_autoencoder, load_prior
 from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
-from smalti_train.trainers.loop import open_split
 from smalti_train.trainers.prior import train_prior
 
 

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.cli.main import main
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer
 from smalti_train.models.autoregressive_transformer import (
@@ -31,7 +32,6 @@ from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import PriorRun
 from smalti_train.runs.config_files import read_run
 from smalti_train.runs.loading import build_prior, load_prior
-from smalti_train.trainers.loop import open_split
 from smalti_train.trainers.prior import train_prior
 
 MODELS = {

@@ -16,14 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import VQGANRun
 from smalti_train.runs.config_files import read_run
+from smalti_train.runs.processes import whole_batch
 from smalti_train.runs.token_cache import load_autoencoder
-from smalti_train.trainers.loop import open_split, to_images, to_pixels, whole_batch
 from smalti_train.trainers.prior import train_prior
 from smalti_train.trainers.reconstruction import evaluate
 from smalti_train.trainers.vqgan import train_vqgan

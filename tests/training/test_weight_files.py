@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.errors import MissingExtra
-from smalti_train.evaluation.weight_files import open_weights
+from smalti_train.importers.weight_files import open_weights
 from smalti_train.models.inception_v3 import InceptionV3, averaged, greatest
 from smalti_train.models.vgg16 import VGG16
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
-from smalti_train.evaluation.weight_files import open_weights
+from smalti_train.importers.weight_files import open_weights
 
 State = dict[str, Tensor]
 Saved = Callable[..., Path]

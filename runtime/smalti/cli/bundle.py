@@ -15,9 +15,9 @@ from smalti.backends.onnxruntime_cpu import resolve_provider
 from smalti.bundle.manifest import allowed
 from smalti.bundle.reader import open_bundle
 from smalti.cli.card import card, card_lines, figure
+from smalti.cli.escape import printable
 from smalti.cli.options import JsonOption, ProviderOption, ThreadsOption
 from smalti.errors import BundleError, ParityError
-from smalti.escape import printable
 from smalti.verification.polygraphy import check_new, write_polygraphy
 from smalti.verification.verify import Remeasured, Verification, remeasure
 from smalti.verification.verify import verify as verify_bundle

@@ -15,8 +15,8 @@ from smalti import __version__
 from smalti.benchmark import measure
 from smalti.cli.bundle import app as bundle_app
 from smalti.cli.generate import generate, inpaint
-from smalti.cli.main import LAZY
 from smalti.cli.options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
+from smalti.cli.verbs import LAZY
 from smalti.errors import UsageError
 from smalti.generator import load
 from smalti.images import check_writable, contact_sheet, open_image, save_png, write_whole

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from smalti.errors import UsageError
+from smalti_train.data.config import DataConfig
 from smalti_train.importers import SOURCES
 from smalti_train.importers.folders import UNKNOWN_LICENCE, import_run
-from smalti_train.runs.config import DataConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -9,7 +9,8 @@ from typing import Annotated, get_args
 import typer
 
 from smalti.errors import UsageError
-from smalti_train.runs.config import AnyRun, DataConfig, Precision
+from smalti_train.data.config import DataConfig
+from smalti_train.runs.config import AnyRun, Precision
 
 PresetOption = Annotated[str, typer.Option(help="Named configuration.")]
 RunOption = Annotated[Path, typer.Option(help="Folder of the run; made if it does not exist.")]

@@ -27,7 +27,7 @@ from smalti_train.cli.options import (
     resolve,
     with_images,
 )
-from smalti_train.models.codebook_refit import POOL
+from smalti_train.data.config import open_split
 from smalti_train.models.edge_autoencoder import EdgeAutoencoderConfig
 from smalti_train.presets.catalogue import AUTOENCODERS, HEADS, PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
@@ -47,9 +47,9 @@ from smalti_train.runs.config_files import read_run
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import load_autoencoder
 from smalti_train.trainers.autoencoder import train_autoencoder
+from smalti_train.trainers.codebook_refit import POOL
 from smalti_train.trainers.heads import train_heads
 from smalti_train.trainers.log_sigma import BITS, head_run, train_log_sigma
-from smalti_train.trainers.loop import open_split
 from smalti_train.trainers.preview import preview_run, train_preview
 from smalti_train.trainers.prior import train_prior
 from smalti_train.trainers.refit import refit_run

@@ -74,7 +74,7 @@ def open_features(source: str | Path | None = None, threads: int | None = None) 
         name, side, build = "EffNet-Lite0", effnet_lite.SIDE, effnet_lite.EffNetLite0
         identity = "effnet-lite0"
     else:
-        from smalti_train.evaluation.weight_files import open_weights
+        from smalti_train.importers.weight_files import open_weights
 
         name, side, module, identity = open_weights(Path(source))
 

@@ -19,6 +19,8 @@ from smalti.families.absorbing.sampler import Denoiser
 from smalti.families.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
 from smalti.families.settings import PLAN, Options, Settings, resolve
 from smalti_train.data import ImageSet, open_dataset
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.likelihood import diffusion_bits, exact_bits, nll_bits
 from smalti_train.objectives.absorbing import autoregressive_loss, bits_per_dim
 from smalti_train.runs.config import PriorRun
@@ -34,7 +36,6 @@ from smalti_train.runs.loading import (
     load_prior,
 )
 from smalti_train.runs.torch_sampling import SHEET_STEPS, next_logits, torch_denoiser, torch_denoisers
-from smalti_train.trainers.loop import open_split, to_images, to_pixels
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]

@@ -15,12 +15,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.errors import OutputError, UsageError
+from smalti_train.data.config import DataConfig
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import Pair
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.runs.config import CodecRun, DataConfig, Imported, PriorConfig, PriorRun, VQGANRun, own_objective
+from smalti_train.runs.config import (
+    CodecRun,
+    Imported,
+    PriorConfig,
+    PriorRun,
+    VQGANRun,
+    own_objective,
+)
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import Autoencoder, load_autoencoder

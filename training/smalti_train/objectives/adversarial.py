@@ -6,7 +6,6 @@ L = L1 + perceptual + quantiser + lambda * mean(-D(T(x_hat))), the last term fro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,41 +14,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti_train.models.quantizer import Quantized
 from smalti_train.models.quantizer_gumbel import GumbelQuantized
-
-
-@dataclass(frozen=True)
-class VQGANLossConfig:
-    """Weights of a VQGAN's losses; the defaults are paper 000's, but for beta, which stands where eq. 5 has it."""
-
-    l1: float = 1.0
-    perceptual: float = 1.0
-    """Weight of LPIPS; see ``smalti_train.objectives.perceptual``."""
-    codebook: float = 1.0
-    """Weight of the quantiser's loss as a whole (the nearest one's)."""
-    beta: float = 0.25
-    """Weight of the commitment term (eq. 5)."""
-    legacy_beta: bool = False
-    """Put ``beta`` on the codebook term instead, as the released code of taming and of paper 000 does."""
-    kl: float = 1e-8
-    """Weight of the Gumbel quantiser's KL; taming has 5e-4."""
-    adversarial: float = 1.0
-    """Times lambda; 0 leaves the discriminator out. Taming has 0.8."""
-    lambda_max: float = 1.0
-    """Clamp of lambda (eq. 9c); taming has 1e4, which is none."""
-    start: int = 30_001
-    """First step, counted from 0, at which the discriminator learns and counts."""
-    augment: bool = True
-    """Whether the discriminator sees its images through ``smalti_train.objectives.diff_augment``."""
-
-    def __post_init__(self) -> None:
-        """Check the weights; UsageError names one that is negative."""
-        weights = {name: value for name, value in vars(self).items() if not isinstance(value, bool)}
-        if negative := [name for name, value in weights.items() if value < 0]:
-            raise UsageError(f"the weight {negative[0]} of a VQGAN's losses is at least 0, not {weights[negative[0]]}")
-
-    def judged(self, step: int) -> bool:
-        """Whether the discriminator learns and counts at ``step`` (counted from 0)."""
-        return self.adversarial > 0 and step >= self.start
+from smalti_train.runs.config import VQGANLossConfig
 
 
 def vqgan_loss(

@@ -30,7 +30,7 @@ from smalti_train.objectives.sundae import corrupt, unrolled_losses
 from smalti_train.objectives.time_sampling import ImportanceTimes
 from smalti_train.runs.config import UNROLLS, AutoregressiveConfig, PriorConfig, PriorRun
 from smalti_train.runs.loading import Prior
-from smalti_train.trainers.loop import share
+from smalti_train.runs.processes import share
 
 
 @dataclass(frozen=True)

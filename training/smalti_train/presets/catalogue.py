@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from smalti_train.data.config import DataConfig
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.discriminator import DiscriminatorConfig
@@ -13,7 +14,6 @@ from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.size_heads import SizedAutoencoderConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
-from smalti_train.objectives.adversarial import VQGANLossConfig
 from smalti_train.presets.sundae import SUNDAE_AUTOENCODERS, SUNDAE_PRIORS
 from smalti_train.presets.unleashing import RECIPE_AUTOENCODERS, RECIPE_PRIORS
 from smalti_train.presets.vqddm import VQDDM_AUTOENCODERS, VQDDM_PRIORS
@@ -21,7 +21,6 @@ from smalti_train.runs.config import (
     AutoencoderLossConfig,
     AutoencoderRun,
     CodecRun,
-    DataConfig,
     HeadsRun,
     LoopConfig,
     Objective,
@@ -29,6 +28,7 @@ from smalti_train.runs.config import (
     PixelRun,
     PriorConfig,
     PriorRun,
+    VQGANLossConfig,
     VQGANRun,
     own_objective,
 )

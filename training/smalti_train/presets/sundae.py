@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 
+from smalti_train.data.config import DataConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import TAMING_F16
-from smalti_train.objectives.adversarial import VQGANLossConfig
 from smalti_train.presets.unleashing import FOLDER_256, RECIPE_AUTOENCODERS
-from smalti_train.runs.config import CodecRun, DataConfig, LoopConfig, OptimizerConfig, PixelRun, PriorRun, VQGANRun
+from smalti_train.runs.config import (
+    CodecRun,
+    LoopConfig,
+    OptimizerConfig,
+    PixelRun,
+    PriorRun,
+    VQGANLossConfig,
+    VQGANRun,
+)
 
 FOLDER_1024 = DataConfig(name="folder", size=1024)
 FOLDER_28 = DataConfig(name="folder", size=28)

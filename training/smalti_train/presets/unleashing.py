@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from smalti_train.data.config import DataConfig
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.vqgan import TAMING_F16, UNLEASHING_256
-from smalti_train.objectives.adversarial import VQGANLossConfig
-from smalti_train.runs.config import DataConfig, LoopConfig, OptimizerConfig, PriorRun, VQGANRun
+from smalti_train.runs.config import LoopConfig, OptimizerConfig, PriorRun, VQGANLossConfig, VQGANRun
 
 FOLDER_256 = DataConfig(name="folder", size=256)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from smalti.errors import UsageError
-from smalti_train.objectives.adversarial import VQGANLossConfig
+from smalti_train.data.config import DataConfig
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig, Net2NetTransformerConfig
 from smalti_train.models.discriminator import DiscriminatorConfig
@@ -38,21 +38,6 @@ UNROLLS = 2
 """How often SUNDAE's training lets a prior correct what it drew itself, unless told otherwise."""
 EFFNET_LITE0 = "effnet-lite0"
 """The perceptual network that needs no file."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images a run learns from; see ``smalti_train.data.open_dataset``."""
-
-    name: str = "avatars"
-    size: int = 256
-    """Pixels per side."""
-    train_count: int | None = None
-    """Images to learn from; None leaves it to the data set."""
-    validation_count: int | None = None
-    root: str | None = None
-    """Folder of the images, where the data set needs one."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +110,41 @@ class AutoencoderRun:
     """Fraction of the run in which idle codes are moved onto current features."""
     reseed_patience: int = 30
     """Steps a code may stay unused before it is moved."""
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    """Weights of a VQGAN's losses; the defaults are paper 000's, but for beta, which stands where eq. 5 has it."""
+
+    l1: float = 1.0
+    perceptual: float = 1.0
+    """Weight of LPIPS; see ``smalti_train.trainers.perceptual``."""
+    codebook: float = 1.0
+    """Weight of the quantiser's loss as a whole (the nearest one's)."""
+    beta: float = 0.25
+    """Weight of the commitment term (eq. 5)."""
+    legacy_beta: bool = False
+    """Put ``beta`` on the codebook term instead, as the released code of taming and of paper 000 does."""
+    kl: float = 1e-8
+    """Weight of the Gumbel quantiser's KL; taming has 5e-4."""
+    adversarial: float = 1.0
+    """Times lambda; 0 leaves the discriminator out. Taming has 0.8."""
+    lambda_max: float = 1.0
+    """Clamp of lambda (eq. 9c); taming has 1e4, which is none."""
+    start: int = 30_001
+    """First step, counted from 0, at which the discriminator learns and counts."""
+    augment: bool = True
+    """Whether the discriminator sees its images through ``smalti_train.objectives.diff_augment``."""
+
+    def __post_init__(self) -> None:
+        """Check the weights; UsageError names one that is negative."""
+        weights = {name: value for name, value in vars(self).items() if not isinstance(value, bool)}
+        if negative := [name for name, value in weights.items() if value < 0]:
+            raise UsageError(f"the weight {negative[0]} of a VQGAN's losses is at least 0, not {weights[negative[0]]}")
+
+    def judged(self, step: int) -> bool:
+        """Whether the discriminator learns and counts at ``step`` (counted from 0)."""
+        return self.adversarial > 0 and step >= self.start
 
 
 PUBLISHED_VQGAN_OPTIMIZER = OptimizerConfig(

@@ -18,7 +18,7 @@ from smalti_train.runs.config_files import differences, to_json
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.progress import image_progress
 from smalti_train.runs.loading import Autoencoder, load_autoencoder
-from smalti_train.trainers.loop import to_images
+from smalti_train.data.pixels import to_images
 from smalti_train.runs.folder import replace_file
 
 

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss
 from smalti_train.runs.config import AutoencoderRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.processes import share
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
     interruptible,
     learning_rate,
-    open_split,
     restore_scaler,
     scaler_state,
     set_learning_rate,
-    share,
     start,
     step_generator,
-    to_images,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 from smalti_train.trainers.reconstruction import evaluate, sheet

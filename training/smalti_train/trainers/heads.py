@@ -19,28 +19,27 @@ from torch import Tensor, nn
 from smalti.errors import UsageError
 from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
+from smalti_train.data.config import DataConfig, open_split
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.objectives.losses import PerceptualLoss, reconstruction_loss
 from smalti_train.runs.bundle_weights import initial_weights
-from smalti_train.runs.config import AutoencoderRun, DataConfig, HeadsRun
+from smalti_train.runs.config import AutoencoderRun, HeadsRun
 from smalti_train.runs.config_files import differences
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import load_heads
+from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import cached_tokens
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
     interruptible,
     learning_rate,
-    open_split,
     restore_scaler,
     scaler_state,
-    share,
     start,
     step_generator,
-    to_images,
-    to_pixels,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 

@@ -16,24 +16,24 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.objectives.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
 from smalti_train.runs.config import LoopConfig, OptimizerConfig, VQGANRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import load_autoencoder
+from smalti_train.runs.processes import share
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
     interruptible,
     learning_rate,
-    open_split,
     restore_scaler,
     scaler_state,
     set_learning_rate,
-    share,
     start,
     step_generator,
-    to_images,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 

@@ -7,8 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.data import ImageSet, open_dataset
-from smalti_train.runs.config import DataConfig, LoopConfig, OptimizerConfig
+from smalti_train.runs.config import LoopConfig, OptimizerConfig
 from smalti_train.runs.folder import RunFolder
 
 
@@ -66,60 +64,6 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
 
 
-Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
-
-
-def share(accelerator: Accelerator, whole: Rows) -> Rows:
-    """Slice the rows of a batch that belong to this process."""
-    each = len(whole) // accelerator.num_processes
-    return whole[accelerator.process_index * each : (accelerator.process_index + 1) * each]
-
-
-class _Whole(torch.autograd.Function):
-    """A batch of every process's rows; its gradient is that of the sum of what all processes make of it."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, accelerator: Accelerator) -> Tensor:
-        ctx.accelerator = accelerator
-        whole = accelerator.gather(local.contiguous())
-        assert isinstance(whole, Tensor)
-        return whole
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = ctx.accelerator.reduce(gradient.contiguous(), reduction="sum")
-        return share(ctx.accelerator, total), None
-
-
-def whole_batch(accelerator: Accelerator, local: Tensor) -> Tensor:
-    """Undo :func:`share` (rows in order), with gradient: a loss of the whole batch, computed by every process alike.
-
-    Such a loss may look at all images together, as batch norms do. Its gradient at ``local`` is as many times too large
-    as there are processes, so that after their gradients are averaged the parameters' are those of one process.
-    """
-    return local if accelerator.num_processes == 1 else _Whole.apply(local, accelerator)
-
-
-def to_images(
-    pixels: NDArray[np.uint8], device: torch.device | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
-) -> Tensor:
-    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in ``value_range``, channels last in memory.
-
-    That layout is what CPUs and GPUs like.
-    """
-    black, white = value_range
-    nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
-    images = nhwc.permute(0, 3, 1, 2).float() / (255 / (white - black)) + black
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def to_pixels(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> NDArray[np.uint8]:
-    """Turn float [B, 3, H, W] in ``value_range`` (clipped) into uint8 [B, H, W, 3]."""
-    black, white = value_range
-    scaled = (images.float().clamp(black, white) - black) * (255 / (white - black))
-    return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 def learning_rate(step: int, loop: LoopConfig, config: OptimizerConfig) -> float:
     """Linear warm-up, then half a cosine from ``lr`` down to ``final_lr * lr`` at the last step."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
@@ -159,16 +103,6 @@ def restore_scaler(accelerator: Accelerator, state: Mapping[str, Any]) -> None:
     """Undo :func:`scaler_state`."""
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def open_split(data: DataConfig, split: str) -> ImageSet:
-    """Open the train or validation images of a configuration, building their cache the first time."""
-    count = data.train_count if split == "train" else data.validation_count
-    root = None if data.root is None else Path(data.root)
-    images = open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)
-    if images.skipped:
-        print(f"{split}: {len(images.skipped)} files cannot be read and are left out", file=sys.stderr)
-    return images
 
 
 @contextlib.contextmanager

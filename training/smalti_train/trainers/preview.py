@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.errors import UsageError
 from smalti.images import contact_sheet
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_pixels
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
@@ -26,20 +28,18 @@ from smalti_train.runs.config import CodecRun, LoopConfig, OptimizerConfig, Pixe
 from smalti_train.runs.config_files import differences
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import Autoencoder, load_preview, trained_steps
+from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import cached_tokens, encode_images, find_autoencoder, keep_autoencoder
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
     interruptible,
     learning_rate,
-    open_split,
     restore_scaler,
     scaler_state,
     set_learning_rate,
-    share,
     start,
     step_generator,
-    to_pixels,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from smalti.images import contact_sheet
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_pixels
 from smalti_train.objectives.prior_batches import (
     check_fit,
     check_labels,
@@ -50,13 +52,11 @@ from smalti_train.trainers.loop import (
     interruptible,
     learning_rate,
     moving_average,
-    open_split,
     restore_scaler,
     scaler_state,
     set_learning_rate,
     start,
     step_generator,
-    to_pixels,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 

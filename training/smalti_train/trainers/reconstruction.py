@@ -12,9 +12,9 @@ from PIL import Image
 
 from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
+from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.objectives.losses import psnr
 from smalti_train.runs.loading import Autoencoder
-from smalti_train.trainers.loop import to_images, to_pixels
 
 
 def _batches(data: ImageSet, limit: int | None, batch: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:

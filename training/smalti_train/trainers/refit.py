@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.models.codebook_refit import POOL, feature_pool, refit_codebook, refittable, with_codebook
+from smalti_train.data.config import DataConfig, open_split
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.vqgan import VQGAN
-from smalti_train.runs.config import AutoencoderRun, DataConfig, PixelRun, VQGANRun
+from smalti_train.runs.config import AutoencoderRun, PixelRun, VQGANRun
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import load_autoencoder
-from smalti_train.trainers.loop import open_split
+from smalti_train.trainers.codebook_refit import POOL, feature_pool, refit_codebook, refittable, with_codebook
 from smalti_train.trainers.reconstruction import evaluate
 
 RATE = 0.1

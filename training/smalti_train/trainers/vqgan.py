@@ -11,32 +11,31 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from smalti.errors import UsageError
+from smalti_train.data.config import open_split
+from smalti_train.data.pixels import to_images
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.quantizer_gumbel import gumbel_temperature
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.objectives.adversarial import discriminator_loss, vqgan_loss
 from smalti_train.objectives.diff_augment import diff_augment
 from smalti_train.objectives.losses import PerceptualLoss
-from smalti_train.objectives.perceptual import LPIPS, open_lpips
 from smalti_train.runs.config import EFFNET_LITE0, OptimizerConfig, VQGANRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.processes import share, whole_batch
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
     interruptible,
     learning_rate,
     moving_average,
-    open_split,
     restore_scaler,
     scaler_state,
     set_learning_rate,
-    share,
     start,
     step_generator,
-    to_images,
-    whole_batch,
 )
 from smalti_train.trainers.loss_guard import LossWatch
+from smalti_train.trainers.perceptual import LPIPS, open_lpips
 from smalti_train.trainers.reconstruction import evaluate, sheet
 
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
+from smalti_train.data.pixels import to_images
 from smalti_train.data.progress import image_progress
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.loading import Autoencoder, build_autoencoder
-from smalti_train.trainers.loop import to_images
 
 POOL = 20_000
 """P of the paper for CelebA-HQ and LSUN; 50,000 to 100,000 served ImageNet better (table 1)."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
-from smalti_train.evaluation.weight_files import open_weights
 from smalti_train.importers.fitting import Layout, Slot, fitted
 from smalti_train.importers.reading import read_checkpoint
+from smalti_train.importers.weight_files import open_weights
 from smalti_train.models.vgg16 import VGG16, WIDTHS
 
 CHANNELS = tuple(stage[-1] for stage in WIDTHS)
