@@ -25,6 +25,7 @@ ROOMS = {
         "backends",
         "families",
         "codec",
+        "recipe",
         "result",
         "generator",
         "verification",

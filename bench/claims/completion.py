@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from claims import multinomial_priors, priors
 from claims.common import Row, features
 from claims.multinomial_sizes import MultinomialBench
-from smalti.families import multinomial
-from smalti.families.absorbing import sampler as absorbing
-from smalti.families.absorbing.schedule import make_schedule
-from smalti.families.autoregressive import sampler as autoregressive
-from smalti.families.sundae import start_tokens
+from smalti.families.registry import family_of
+from smalti.families.settings import Options, resolve
 from smalti_train.evaluation.metrics import frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
-from smalti_train.runs.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, load_prior
-from smalti_train.runs.torch_sampling import next_logits, torch_denoiser, torch_denoisers
+from smalti_train.runs.loading import Prior, load_prior
+from smalti_train.runs.torch_sampling import TorchPrior, described
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
@@ -92,33 +89,11 @@ def _completed(run: Path, pictures: Pixels, half: str, steps: int) -> Pixels:
 
 
 def _drawn(prior: Prior, tokens: Int32, free: NDArray[np.bool_], seeds: list[int], steps: int) -> Int32:
-    """Grids int32 [N, h, w] with what is ``free`` drawn anew, without a label, by the runtime's samplers."""
-    count, height, width = tokens.shape
-    config, flat, wanted = prior.config, tokens.reshape(count, -1), free.reshape(count, -1)
-    labels = np.full(count, config.classes, np.int32)
-    masked = np.where(wanted, config.mask, flat).astype(np.int32)
-    if isinstance(prior, MultinomialPrior):
-        start = np.where(wanted, start_tokens(seeds, (height, width), config.codes), flat)
-        table = multinomial.strides(steps, multinomial.cosine_alphas(prior.config.steps, prior.config.schedule))
-        at = torch_denoisers(prior)
-        grids = multinomial.run(
-            at, start, table, codes=config.codes, seeds=seeds, labels=labels, width=width, free=wanted
-        )
-    elif isinstance(prior, AbsorbingPrior):
-        table = make_schedule(seeds, (height, width), steps, "exact", "random", wanted)
-        grids = absorbing.run(
-            torch_denoiser(prior), masked, table, seeds=seeds, labels=labels, width=width, temperature=1.0
-        )
-    else:
-        assert isinstance(prior, AutoregressivePrior)
-        grids = autoregressive.run(
-            next_logits(prior),
-            masked,
-            mask=config.mask,
-            seeds=seeds,
-            labels=labels,
-            width=width,
-            temperature=1.0,
-        )
-    *_, drawn = grids
-    return drawn.reshape(tokens.shape)
+    """Grids int32 [N, h, w] with what is ``free`` drawn anew, without a label, as the prior's family does."""
+    manifest = described("completion", prior.config, 1, [str(index) for index in range(prior.config.classes)])
+    family = family_of(manifest)
+    options = Options(seeds=seeds, steps=steps) if "steps" in family.options else Options(seeds=seeds)
+    settings = resolve(manifest, None, 0, options, draw_labels=False)
+    start = np.where(free, prior.config.codes, tokens).astype(np.int32)
+    *_, drawn = family.lay_out(start, settings, manifest).draw(TorchPrior(prior))
+    return drawn

@@ -21,8 +21,8 @@ from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.config import AbsorbingConfig, PriorConfig
-from smalti_train.runs.loading import AbsorbingPrior, MultinomialPrior, Prior, SundaePrior, build_prior
-from smalti_train.runs.torch_sampling import draw, draw_multinomial, draw_sundae, torch_denoiser, torch_denoisers
+from smalti_train.runs.loading import Prior, SundaePrior, build_prior
+from smalti_train.runs.torch_sampling import TorchPrior, described, draw_tokens
 from smalti_train.trainers.prior import train_prior
 
 PUBLISHED = {
@@ -115,9 +115,7 @@ def seconds(config: PriorConfig, count: int, repeats: int = 3) -> float:
 
 
 def _drawn(model: Prior, seeds: range, labels: list[int], count: int) -> Any:
-    if isinstance(model, MultinomialPrior):
-        return draw_multinomial(torch_denoisers(model), model.config, seeds, labels, steps=count)
-    if isinstance(model, SundaePrior):
-        return draw_sundae(torch_denoiser(model), model.config, seeds, labels, steps=count, min_steps=count)
-    assert isinstance(model, AbsorbingPrior)
-    return draw(torch_denoiser(model), model.config, seeds, labels, steps=count)
+    names = [str(index) for index in range(model.config.classes)]
+    manifest = described("costs", model.config, 1, names)
+    own = {"min_steps": count} if isinstance(model, SundaePrior) else {}  # no picture is left alone
+    return draw_tokens(TorchPrior(model), manifest, seeds, [names[label] for label in labels], steps=count, **own)

@@ -16,9 +16,11 @@ from claims.samples import DISTANCES, LIKENESS, measured, part, strip
 from claims.sundae_priors import best
 from claims.sundae_sizes import SundaeBench
 from smalti.families.absorbing.sampler import Denoiser, Logits
+from smalti.families.registry import family_of
+from smalti.families.settings import Options, resolve
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.runs.loading import load_prior
-from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
+from smalti_train.runs.torch_sampling import TorchPrior, described
 
 
 def _options(steps: int, **more: float) -> dict[str, Any]:
@@ -101,7 +103,8 @@ def freezing(bench: SundaeBench) -> None:
     prior, _ = load_prior(best(bench))
     assert isinstance(prior, SundaeTransformer)
     count, config = bench.sizes.batch, prior.config
-    labels = [i % config.classes for i in range(count)]
+    manifest = described("freezing", config, 1, [str(index) for index in range(config.classes)])
+    labels = [str(i % config.classes) for i in range(count)]
     # SUNDAE's default, and a colder end: the surer a prior is, the more samples come to rest.
     for length, last in itertools.product(bench.sizes.freezing, (0.7, 0.3)):
 
@@ -109,10 +112,19 @@ def freezing(bench: SundaeBench) -> None:
             figures: Row = {}
             tokens: list[NDArray[np.int32]] = []
             for name, min_steps in (("frozen", 10), ("all", length)):
-                denoiser = Counted(torch_denoiser(prior))
+                asked: Options = {"steps": length, "min_steps": min_steps, "final_temperature": last}
+                settings = resolve(manifest, count, 0, {"label": labels, **asked})
+                start = np.full((count, *manifest.latent.grid), config.codes, np.int32)
+                counted: list[Counted] = []
+
+                def watch(network: Denoiser, counted: list[Counted] = counted) -> Counted:
+                    counted.append(Counted(network))
+                    return counted[0]
+
                 started = time.perf_counter()
-                plan: dict[str, Any] = {"steps": length, "min_steps": min_steps, "temperature": (1.0, last)}
-                tokens.append(draw_sundae(denoiser, config, range(count), labels, **plan))
+                *_, drawn = family_of(manifest).lay_out(start, settings, manifest).draw(TorchPrior(prior), watch)
+                tokens.append(drawn)
+                (denoiser,) = counted
                 figures[name] = {
                     "drawing_seconds": time.perf_counter() - started,
                     "calls": len(denoiser.grids),

@@ -19,10 +19,11 @@ from smalti.images import check_folder
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
 from smalti_export.files import replace_folder
-from smalti_export.source import Pair, class_names, data_licences, load_pair, noise_of, provenance
+from smalti_export.source import Pair, class_names, data_licences, load_pair, provenance
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
 from smalti_train.models.pixels import PixelCodes
+from smalti_train.runs.config import noise_of
 from smalti_train.runs.folder import flush
 
 

@@ -17,20 +17,17 @@ from smalti.errors import UsageError
 from smalti_train.data import ImageSet
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
-from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.preview_decoder import PreviewDecoder
-from smalti_train.models.sundae_transformer import SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.runs.bundle_weights import folded
 from smalti_train.runs.config import (
     AutoencoderRun,
-    AutoregressiveConfig,
     CodecRun,
     Imported,
     PixelRun,
-    PriorConfig,
     PriorRun,
+    family_name,
 )
 from smalti_train.runs.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
 
@@ -56,7 +53,7 @@ class Pair:
     @property
     def family(self) -> Family:
         """How the prior draws."""
-        return family_of(self.prior_run.model)
+        return family_name(self.prior_run.model)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -90,22 +87,6 @@ class Pair:
         """Of the weights: each part's own where they are imported."""
         origins = [_origin(run) for run in (self.prior_run, self.autoencoder_run)]
         return "; ".join(dict.fromkeys(origin.licence if origin else OWN_LICENCE for origin in origins))
-
-
-def family_of(model: PriorConfig) -> Family:
-    """How a prior of these sizes draws."""
-    if isinstance(model, SundaeTransformerConfig):
-        return "sundae"
-    if isinstance(model, MultinomialUNetConfig):
-        return "multinomial"
-    return "autoregressive" if isinstance(model, AutoregressiveConfig) else "absorbing"
-
-
-def noise_of(model: PriorConfig) -> manifest.Noise | None:
-    """What the times of such a prior mean; None where it knows none."""
-    if not isinstance(model, MultinomialUNetConfig):
-        return None
-    return manifest.Noise(steps=model.steps, schedule=model.schedule)
 
 
 def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | None = None) -> Pair:

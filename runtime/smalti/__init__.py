@@ -28,7 +28,7 @@ from smalti.errors import (
     TrainingError,
     UsageError,
 )
-from smalti.families.settings import Settings
+from smalti.families.base import Settings
 from smalti.generator import Generator, load
 from smalti.result import Result, Step, Timings
 from smalti.version import __version__

@@ -30,7 +30,7 @@ def measure(generator: Generator, count: int = 1, steps: int | None = None, repe
         "count": count,
         "width": width,
         "height": height,
-        "steps": results[0].settings.steps,
+        "steps": results[0].settings.value("steps"),
         "network_calls": results[0].timings.calls,
         "repeats": repeats,
         "seconds": seconds,

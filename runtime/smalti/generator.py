@@ -33,8 +33,9 @@ from smalti.codec.tiles import Decode
 from smalti.errors import BundleError, UsageError
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import NextLogits
-from smalti.families.drawing import draw
-from smalti.families.settings import Options, Settings, check_defaults, resolve
+from smalti.families.base import Settings
+from smalti.families.registry import family_of
+from smalti.families.settings import Options, check_defaults, resolve
 from smalti.result import Result, Step, Timings
 
 Int32 = NDArray[np.int32]
@@ -248,13 +249,14 @@ class Generator:
 
     def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
         """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
-        run = draw(self.manifest, self.logits, self.next_logits, start, settings, timings.timed)
+        run = family_of(self.manifest).lay_out(start, settings, self.manifest)
+        drawn = run.draw(self, timings.timed)
         codes = self.manifest.latent.codes
         preview = self._preview if "preview" in self.manifest.components else None
         index = 0
         while True:
             started, before = time.perf_counter(), timings.network
-            grids = next(run.grids, None)
+            grids = next(drawn, None)
             timings.draw += time.perf_counter() - started - (timings.network - before)
             if grids is None:
                 return

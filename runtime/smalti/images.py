@@ -1,57 +1,21 @@
-"""Images in and out: arrays, contact sheets, and PNG files that remember how they were made."""
+"""Images in and out: arrays, contact sheets, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from smalti.errors import OutputError, UsageError
 
-PNG_KEY = "smalti"
-"""The text chunk that holds a recipe."""
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are damaged, unknown, or claim to be larger than it will decode."""
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How a PNG was made: enough for ``smalti generate --replay`` to make it again."""
-
-    version: str
-    """smalti's own."""
-    bundle: str
-    bundle_digest: str
-    """sha256 of the bundle's manifest, which in turn fixes every file of the bundle."""
-    seeds: tuple[int, ...]
-    labels: tuple[str | None, ...]
-    steps: int | None
-    """None, here and below, where the family or another setting leaves it without a meaning."""
-    temperature: float
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float
-    schedule: str | None
-    order: str | None = "random"
-    choice_temperature: float | None = None
-    remask: float | str | None = 0.0
-    size: tuple[int, int] | None = None
-    """Width and height of each image in pixels; None, in files of smalti 0.1.0, is the bundle's own."""
-    stride: int | None = None
-    final_temperature: float | None = None
-    proportion: tuple[float, float] | None = None
-    min_steps: int | None = None
-    precision: dict[str, str]
-    provider: str
-    columns: int
-    """Images per row of the sheet."""
 
 
 def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,7 +43,7 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} cannot be read as an image: {error}") from None
 
 
@@ -95,32 +59,14 @@ def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Imag
     return sheet
 
 
-def save_png(image: Image.Image, path: Path, recipe: Recipe | None = None) -> None:
-    """Write a PNG, with its recipe if there is one; the file appears whole or not at all (OutputError)."""
+def save_png(image: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write a PNG with ``texts`` by keyword inside it; the file appears whole or not at all (OutputError)."""
     info = PngImagePlugin.PngInfo()
-    if recipe is not None:
-        info.add_text(PNG_KEY, msgspec.json.encode(recipe).decode())
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     write_whole(path, buffer.getvalue())
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read the recipe inside a PNG; UsageError when the file has none."""
-    try:
-        with Image.open(path) as image:
-            text: Any = image.info.get(PNG_KEY)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; name a PNG that smalti made") from None
-    except _UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}") from None
-    if not isinstance(text, str):
-        raise UsageError(f"{path} does not say how it was made; only a PNG that smalti wrote can be replayed")
-    try:
-        # Encoded, for Pillow gives text beyond Latin-1 as a subclass of str, which msgspec does not take.
-        return msgspec.json.decode(text.encode(), type=Recipe)
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{path}: its recipe cannot be read: {error}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

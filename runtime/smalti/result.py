@@ -16,8 +16,10 @@ from smalti.backends.onnxruntime_cpu import ProviderReport
 from smalti.bundle.reader import Bundle
 from smalti.errors import UsageError
 from smalti.families.absorbing import sampler as absorbing
-from smalti.families.settings import Settings
-from smalti.images import Recipe, contact_sheet, save_png
+from smalti.families.base import Settings
+from smalti.families.settings import chosen_options
+from smalti.images import contact_sheet, save_png
+from smalti.recipe import PNG_KEY, Recipe, encode_recipe
 from smalti.version import __version__
 
 Int32 = NDArray[np.int32]
@@ -80,31 +82,17 @@ class Result:
             raise UsageError(f"save takes a path that ends in .png and at least 1 column; got {path} and {columns}")
         columns = min(columns, len(self.images))
         sheet = contact_sheet(np.stack([np.asarray(image) for image in self.images]), columns)
-        save_png(sheet, Path(path), None if self.from_image else self.recipe(slice(None), columns))
+        save_picture(sheet, Path(path), None if self.from_image else self.recipe(slice(None), columns))
 
     def recipe(self, which: slice, columns: int) -> Recipe:
         """Describe how some of the images were made, laid out in ``columns``."""
-        settings = self.settings
         return Recipe(
             version=__version__,
             bundle=self.bundle.manifest.name,
             bundle_digest=self.bundle.digest,
-            seeds=settings.seeds[which],
-            labels=settings.labels[which],
-            steps=settings.steps,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            guidance=settings.guidance,
-            schedule=settings.schedule,
-            order=settings.order,
-            choice_temperature=settings.choice_temperature,
-            remask=settings.remask,
-            size=settings.size,
-            stride=settings.stride,
-            final_temperature=settings.final_temperature,
-            proportion=settings.proportion,
-            min_steps=settings.min_steps,
+            seeds=self.settings.seeds[which],
+            labels=self.settings.labels[which],
+            options=chosen_options(self.settings),
             precision=dict(self.report.precision),
             provider=self.report.actual,
             columns=columns,
@@ -143,3 +131,8 @@ class Step:
         says which, as ``cost``); in a bundle without one the images are those of :meth:`images`.
         """
         return self.images() if self._preview is None else self._preview(self.tokens)
+
+
+def save_picture(image: Image.Image, path: Path, recipe: Recipe | None) -> None:
+    """Write a PNG, with its recipe if there is one; the file appears whole or not at all (OutputError)."""
+    save_png(image, path, None if recipe is None else {PNG_KEY: encode_recipe(recipe)})

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
 from smalti.bundle import manifest
-from smalti.bundle.manifest import PRIORS, Family, Manifest, Noise, SamplerDefaults
+from smalti.bundle.manifest import Family, Manifest, Noise, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.families.multinomial import cosine_alphas
+from smalti.families.multinomial.sampler import cosine_alphas
+from smalti.families.registry import FAMILIES
 from smalti_export.parity.denoisers import (
-    WAYS,
     DenoiserReference,
     Drawing,
     compare_denoisers,
@@ -61,11 +61,10 @@ def logits_of(feed: Feed) -> np.ndarray:
 def feeds(family: Family = "absorbing") -> list[Feed]:
     tokens, labels = RNG.integers(0, CODES, (40, LENGTH)), RNG.integers(0, CLASSES, 40)
     noise = NOISE if family == "multinomial" else None
-    return denoiser_feeds(tokens, labels, CODES, CLASSES, 2, 20, masks=WAYS[family].masks, noise=noise)
+    return denoiser_feeds(tokens, labels, CODES, CLASSES, 2, 20, masks=FAMILIES[family].masks, noise=noise)
 
 
-def test_every_family_with_a_denoiser_has_its_way() -> None:
-    assert set(WAYS) == {family for family in get_args(Family) if PRIORS[family] == "denoiser"}
+DRAWN = [name for name, family in FAMILIES.items() if family.role == "denoiser"]
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -134,14 +133,14 @@ def test_feeds_of_a_model_without_labels_hold_its_only_one() -> None:
     assert feed["labels"].tolist() == [0] * 8
 
 
-@pytest.mark.parametrize("family", WAYS)
+@pytest.mark.parametrize("family", DRAWN)
 def test_a_denoiser_agrees_with_itself(family: Family) -> None:
     made = feeds(family)
     figures = compare_denoisers(DenoiserReference(logits_of, made, drawing(family)), logits_of)
     assert figures["logit_error"] == 0
     assert figures["draw_agreement"] == figures["grid_agreement"] == 1
     masked = sum((feed["tokens"] == CODES).sum() for feed in made)
-    assert figures["draws"] == (masked if WAYS[family].masks else 2 * 20 * LENGTH)
+    assert figures["draws"] == (masked if FAMILIES[family].masks else 2 * 20 * LENGTH)
     assert figures["grids"] == 4
 
 
@@ -158,7 +157,7 @@ def test_the_greatest_error_of_logits_is_told_in_their_spread() -> None:
     assert compare_denoisers(reference, wrong)["logit_error"] == pytest.approx(0.5 / spread, rel=1e-4)
 
 
-@pytest.mark.parametrize("family", WAYS)
+@pytest.mark.parametrize("family", DRAWN)
 def test_denoisers_that_differ_draw_differently(family: Family) -> None:
     reference = DenoiserReference(logits_of, feeds(family), drawing(family))
     close = compare_denoisers(reference, lambda feed: logits_of(feed) * np.float32(1.02))
@@ -178,7 +177,7 @@ OWN: dict[Family, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [(family, changes) for family in WAYS for changes in (*COMMON, *OWN[family])],
+    [(family, changes) for family in DRAWN for changes in (*COMMON, *OWN[family])],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
 )
 def test_whole_runs_follow_every_default(family: Family, changes: dict[str, Any]) -> None:

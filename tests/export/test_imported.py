@@ -14,6 +14,7 @@ from torch import nn
 
 import smalti
 from helpers.checkpoints import SMALL
+from helpers.torch_draws import draw_in_turn
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.errors import UsageError
@@ -23,7 +24,7 @@ from smalti_train.models.autoregressive_transformer import Net2NetTransformer, N
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.loading import load_autoencoder, load_prior
-from smalti_train.runs.torch_sampling import draw_in_turn, next_logits
+from smalti_train.runs.torch_sampling import next_logits
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import smalti
 from helpers.checkpoints import SMALL
+from helpers.torch_draws import draw_multinomial
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.golden import read_golden
@@ -22,7 +23,7 @@ from smalti_train.models.vqgan import VQGAN
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.loading import load_prior
-from smalti_train.runs.torch_sampling import draw_multinomial, torch_denoisers
+from smalti_train.runs.torch_sampling import torch_denoisers
 from smalti_train.trainers.prior import train_prior
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"

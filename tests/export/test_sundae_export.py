@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import smalti
+from helpers.torch_draws import draw_sundae
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.verify import remeasure
@@ -24,7 +25,7 @@ from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import PixelRun
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.loading import load_autoencoder, load_prior
-from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
+from smalti_train.runs.torch_sampling import torch_denoiser
 from smalti_train.trainers.prior import train_prior
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"

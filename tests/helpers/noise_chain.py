@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from smalti.families.multinomial import Strides, clean_chances, posterior, run
-from smalti.families.sundae import start_tokens
+from smalti.families.multinomial.sampler import Strides, clean_chances, posterior, run
+from smalti.families.sundae.sampler import start_tokens
 
 CODES, LENGTH = 3, 3
 STATES = np.array(list(itertools.product(range(CODES), repeat=LENGTH)), np.int32)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from smalti.families.sundae import Annealing, run, start_tokens
+from smalti.families.sundae.sampler import Annealing, run, start_tokens
 from smalti_kernels import STREAM_SUBSET, random_words
 
 CODES, LENGTH = 3, 3

@@ -15,9 +15,9 @@ from helpers.table_predictor import TablePredictor, autoregressive_bundle
 from smalti import BundleError, UsageError
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import run as draw_plainly
-from smalti.families.sampling import draw_absorbing
+from smalti.families.registry import FAMILIES
 from smalti.generator import NETWORK_BATCH
-from smalti.images import read_recipe
+from smalti.recipe import read_recipe
 
 LENGTH, CODES = 16, 64
 
@@ -56,7 +56,7 @@ def test_generate_draws_what_the_reference_draws(gen, table, options):
     assert result.timings.calls == LENGTH
     assert [image.size for image in result.images] == [(64, 64)] * count
     settings = result.settings
-    assert (settings.steps, settings.schedule, settings.order, settings.remask, settings.stride) == (None,) * 5
+    assert [settings.value(name) for name in ("steps", "schedule", "order", "remask", "stride")] == [None] * 5
     assert settings.size == (64, 64)
 
 
@@ -168,9 +168,9 @@ def test_each_family_answers_its_own_questions(gen, tiny_bundle, table):
 
 
 def test_settings_of_one_family_do_not_lay_out_a_run_of_the_other(gen, table):
-    start, labels = np.full((1, 4, 4), CODES, np.int32), np.zeros(1, np.int32)
+    start = np.full((1, 4, 4), CODES, np.int32)
     with pytest.raises(UsageError, match="settings are of an autoregressive run"):
-        draw_absorbing(table, start, gen.generate().settings, labels=labels, no_label=8, mask=CODES)
+        FAMILIES["absorbing"].lay_out(start, gen.generate().settings, gen.manifest)
 
 
 def test_a_larger_image_is_not_repainted(gen):
@@ -222,7 +222,7 @@ def test_the_command_line_draws_replays_and_measures(run, written, out):
     code, said, error = run("generate", "-o", out / "a.png", "--count", 2, "--top-k", 9, "--json", *common)
     assert code == 0, error
     assert json.loads(said)["network_calls"] == LENGTH
-    assert read_recipe(out / "a.png").steps is None
+    assert read_recipe(out / "a.png").options["steps"] is None
     code, _, error = run("generate", "-o", out / "b.png", "--replay", out / "a.png", *common)
     assert code == 0, error
     one, two = (np.asarray(Image.open(out / name)) for name in ("a.png", "b.png"))

@@ -20,7 +20,7 @@ from helpers.noise_chain import (
 )
 from helpers.statistics import chi_square_z
 from smalti.errors import SamplingError, UsageError
-from smalti.families.multinomial import CLEAN, clean_chances, cosine_alphas, posterior, strides
+from smalti.families.multinomial.sampler import CLEAN, clean_chances, cosine_alphas, posterior, strides
 from smalti_kernels import STREAM_SUBSET, random_words
 
 

@@ -13,7 +13,7 @@ from helpers.statistics import chi_square_z
 from helpers.sundae_chain import CODES, DIGITS, LENGTH, STATES, Table, draw, laws, plan, redrawn
 from smalti.errors import SamplingError, UsageError
 from smalti.families.absorbing.schedule import MAX_STEPS
-from smalti.families.sundae import SUBSET_STEPS, Annealing, annealing, start_tokens
+from smalti.families.sundae.sampler import SUBSET_STEPS, Annealing, annealing, start_tokens
 from smalti_kernels import STREAM_START, random_words
 from smalti_kernels import sample as draw_tokens
 

@@ -14,12 +14,12 @@ import smalti
 from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser
 from smalti import UsageError
 from smalti.cli.main import _run
-from smalti.families import sundae
 from smalti.families.canvas import canvas_denoiser
-from smalti.families.sampling import draw_sundae
+from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
+from smalti.families.sundae import sampler as sundae
 from smalti.generator import NETWORK_BATCH
-from smalti.images import read_recipe
+from smalti.recipe import read_recipe
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")
 LENGTH = GRID[0] * GRID[1]
@@ -75,10 +75,12 @@ def test_generate_draws_what_the_reference_draws(gen, table, options, plan):
     assert np.array_equal(result.tokens, expected[-1])
     assert result.timings.calls == len(expected)
     used = result.settings
-    assert (used.steps, used.temperature, used.final_temperature) == (plan["steps"], *plan["temperature"])
-    assert used.proportion == (plan["proportion"] if used.steps >= 20 else (1.0, 1.0))
-    assert used.min_steps == plan["min_steps"]
-    assert (used.schedule, used.order, used.choice_temperature, used.remask, used.stride) == (None,) * 5
+    assert (used.value("steps"), used.temperature) == (plan["steps"], plan["temperature"][0])
+    assert used.value("final_temperature") == plan["temperature"][1]
+    assert used.value("proportion") == (plan["proportion"] if plan["steps"] >= 20 else (1.0, 1.0))
+    assert used.value("min_steps") == plan["min_steps"]
+    assert not used.options.keys() & {"schedule", "order", "choice_temperature", "remask"}
+    assert used.value("stride") is None
     assert all(
         np.array_equal(np.asarray(image)[::FACTOR, ::FACTOR, 0], LEVEL * tokens)
         for image, tokens in zip(result.images, result.tokens)
@@ -143,8 +145,7 @@ def test_a_batch_may_have_a_different_mask_for_each_image(gen, table):
     start = generator.integers(0, CODES, (6, *GRID)).astype(np.int32)
     wanted = generator.random(start.shape) < 0.4
     start[wanted] = CODES
-    run = draw_sundae(gen.logits, start, settings, labels=np.zeros(6, np.int32), no_label=2, mask=CODES)
-    *_, final = run.grids
+    *_, final = FAMILIES["sundae"].lay_out(start, settings, gen.manifest).draw(gen)
     assert np.array_equal(final[~wanted], start[~wanted])
     assert np.array_equal(final, reference(table, range(11, 17), [0] * 6, start=start)[-1])
 
@@ -157,7 +158,7 @@ def test_larger_canvases_are_drawn_by_the_mixture_of_windows(gen, table, size):
     expected = reference(mixture, [8, 9], [1, 1], grid)
     assert np.array_equal(result.tokens, expected[-1])
     assert result.images[0].size == size
-    assert (result.settings.size, result.settings.stride) == (size, 2)
+    assert (result.settings.size, result.settings.value("stride")) == (size, 2)
     assert np.array_equal(gen.generate(seed=9, label="b", size=size, stride=2).tokens[0], result.tokens[1])
 
 
@@ -214,8 +215,10 @@ def test_the_command_line_draws_and_replays(command, gen, out):
     assert json.loads(said)["network_calls"] == expected.timings.calls
     assert json.loads(said)["settings"]["proportion"] == [0.8, 0.3]
     recipe = read_recipe(out / "a.png")
-    assert (recipe.temperature, recipe.final_temperature, recipe.proportion) == (1.2, 0.6, (0.8, 0.3))
-    assert (recipe.min_steps, recipe.schedule, recipe.order, recipe.remask) == (4, None, None, None)
+    known = {name: value for name, value in recipe.options.items() if value is not None}
+    assert known.items() >= {"temperature": 1.2, "final_temperature": 0.6, "min_steps": 4}.items()
+    assert known["proportion"] == (0.8, 0.3)
+    assert not known.keys() & {"schedule", "order", "remask"}
     code, _, error = command("generate", "-o", out / "b.png", "--replay", out / "a.png")
     assert code == 0, error
     one, two = (np.asarray(Image.open(out / name)) for name in ("a.png", "b.png"))

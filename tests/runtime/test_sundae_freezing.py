@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.sundae_chain import CODES, LENGTH, Table, draw, plan, redrawn
-from smalti.families.sundae import start_tokens
+from smalti.families.sundae.sampler import start_tokens
 
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (0.7, 0.3)])

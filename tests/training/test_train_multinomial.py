@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.torch_draws import draw_multinomial
 from smalti.errors import UsageError
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.multinomial_unet import MultinomialUNet
@@ -24,7 +25,7 @@ from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import PriorRun
 from smalti_train.runs.loading import load_prior
-from smalti_train.runs.torch_sampling import draw_multinomial, torch_denoisers
+from smalti_train.runs.torch_sampling import torch_denoisers
 from smalti_train.trainers.prior import train_prior
 
 TINY = PRIORS["tiny-multinomial"]

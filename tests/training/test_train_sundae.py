@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.torch_draws import draw_sundae
 from smalti.cli.main import _run
 from smalti.errors import UsageError
 from smalti_train.data.config import DataConfig, open_split
@@ -27,7 +28,7 @@ from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import PixelRun, PriorRun
 from smalti_train.runs.config_files import to_json
 from smalti_train.runs.loading import load_autoencoder, load_prior
-from smalti_train.runs.torch_sampling import draw_sundae, torch_denoiser
+from smalti_train.runs.torch_sampling import torch_denoiser
 from smalti_train.trainers.prior import train_prior
 
 

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.bundle.manifest import Family, Manifest, Noise
-from smalti.families import sampling
-from smalti.families.absorbing.sampler import Denoiser
-from smalti.families.multinomial import cosine_alphas
-from smalti.families.sampling import draw_absorbing, draw_multinomial, draw_sundae
+from smalti.bundle.manifest import Manifest, Noise
+from smalti.errors import UsageError
+from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.multinomial.sampler import cosine_alphas
+from smalti.families.registry import family_of
 from smalti.families.settings import resolve
 from smalti_export.parity.certificate import Run, greatest_error, logit_figures, run_figures
 from smalti_export.precision.activation_ranges import Feed
 from smalti_kernels import sample
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a family draws with its denoiser."""
-
-    draw: Callable[..., sampling.Run]
-    """A whole run, as ``draw_absorbing`` lays it out, or with times ``draw_multinomial``."""
-    masks: bool
-    """Whether only masked positions are drawn; else any may be, from grids of which some tokens are random."""
-
-
-WAYS: dict[Family, Way] = {
-    "absorbing": Way(draw_absorbing, masks=True),
-    "sundae": Way(draw_sundae, masks=False),
-    "multinomial": Way(draw_multinomial, masks=False),
-}
-"""Every family that has a denoiser."""
 
 
 def denoiser_feeds(
@@ -104,36 +85,38 @@ class Drawing:
     """Whole runs, labels in turn, seeds 0, 1, ..."""
 
     @property
-    def way(self) -> Way:
-        """The family's."""
-        return WAYS[self.manifest.family]
+    def masks(self) -> bool:
+        """Whether only masked positions are drawn; else any may be, from grids of which some tokens are random."""
+        return family_of(self.manifest).masks
 
     def whole_runs(self, run: Run) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
-        latent, classes, noise = self.manifest.latent, len(self.manifest.classes), self.manifest.noise
-
-        def at(time: int | None) -> Denoiser:
-            def ask(tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[Any]:
-                times = {} if time is None else {"times": np.full(len(tokens), time, np.int32)}
-                return run({"tokens": tokens, "labels": labels, **times, "rows": rows})
-
-            return ask
-
-        drawn = self.way.draw(
-            at(None) if noise is None else at,
-            np.full((self.grids, *latent.grid), latent.codes, np.int32),
-            resolve(self.manifest, self.grids, 0, {}, draw_labels=False),
-            labels=(np.arange(self.grids) % max(1, classes)).astype(np.int32),
-            no_label=classes,
-            mask=latent.codes,
-            **({} if noise is None else {"noise": noise}),
-        )
-        *_, tokens = drawn.grids
+        classes = self.manifest.classes
+        labels = [classes[index % len(classes)] if classes else None for index in range(self.grids)]
+        settings = resolve(self.manifest, self.grids, 0, {"label": labels}, draw_labels=False)
+        start = np.full((self.grids, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
+        *_, tokens = family_of(self.manifest).lay_out(start, settings, self.manifest).draw(_Asked(run))
         return tokens
 
     def drawn_from(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Positions of grids int32 [N, L] that a step may draw: those masked, or all of them."""
-        return tokens == self.manifest.latent.codes if self.way.masks else np.ones(tokens.shape, np.bool_)
+        return tokens == self.manifest.latent.codes if self.masks else np.ones(tokens.shape, np.bool_)
+
+
+class _Asked:
+    """A denoiser's graph as families ask it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def logits(
+        self, tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32], *, time: int | None = None
+    ) -> NDArray[np.float32]:
+        times = {} if time is None else {"times": np.full(len(tokens), time, np.int32)}
+        return self.run({"tokens": tokens, "labels": labels, **times, "rows": rows})
+
+    def next_logits(self) -> NextLogits:
+        raise UsageError("a denoiser predicts many tokens at once: use logits")
 
 
 class DenoiserReference:

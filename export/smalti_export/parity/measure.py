@@ -140,7 +140,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         feeds[role] = with_past(torch_graph(wrap(role, pair.prior)), prefixes, max(1, turns.grids // CONTINUED))
         return Figures(pair, feeds, turns)
     drawing = Drawing(record)
-    masks = drawing.way.masks
+    masks = drawing.masks
     feeds[role] = denoiser_feeds(
         grids,
         labels,

@@ -31,7 +31,7 @@ PRIORS: dict[Family, Role] = {
 CODECS: set[Role] = {"encoder", "decoder", "preview"}
 """Components that are made of an autoencoder."""
 NoiseKind = Literal["released", "printed"]
-"""Cosine schedules of multinomial diffusion: see :func:`smalti.families.multinomial.cosine_alphas`."""
+"""Cosine schedules of multinomial diffusion: see :func:`smalti.families.multinomial.sampler.cosine_alphas`."""
 LARGEST_FILE = 2**34
 """Bytes. A graph has at most 2^31, and weights are not much more than one graph's."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]

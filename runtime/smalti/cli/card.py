@@ -6,7 +6,7 @@ from typing import Any
 
 from smalti.bundle.manifest import Manifest, SamplerDefaults, Variant
 from smalti.bundle.reader import Bundle, read_engines
-from smalti.families.plans import PLANS, WAYS
+from smalti.families.registry import FAMILIES, family_of
 
 ALWAYS = ("temperature", "guidance", "top_k", "top_p")
 """Defaults that every family has."""
@@ -70,8 +70,8 @@ def _bytes(variant: Variant, sizes: dict[str, int]) -> int:
 
 def _sampler(manifest: Manifest) -> dict[str, Any]:
     """Defaults that mean something in this family."""
-    defaults, family = manifest.sampler, manifest.family
-    names = [name for name in SamplerDefaults.__struct_fields__ if name in (*ALWAYS, *PLANS[family])]
+    defaults = manifest.sampler
+    names = [name for name in SamplerDefaults.__struct_fields__ if name in (*ALWAYS, *family_of(manifest).options)]
     return {name: getattr(defaults, name) for name in names}
 
 
@@ -85,7 +85,7 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         "bundle": f"{content['name']}: images of {width}x{height} pixels",
         "path": content["path"],
         "digest": content["digest"],
-        "family": f"{content['family']}: {WAYS[content['family']]}",
+        "family": f"{content['family']}: {FAMILIES[content['family']].way}",
         "grid": f"{columns}x{rows} tokens of {content['factor']}x{content['factor']} pixels, decoded from {halo}",
         "codebook": f"{content['codes']} codes",
         "labels": f"{len(content['classes'])}: {', '.join(content['classes'])}" if content["classes"] else "none",

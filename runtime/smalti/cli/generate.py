@@ -14,34 +14,23 @@ from smalti.backends.onnxruntime_cpu import RequestedPrecision, resolve_precisio
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.cli.options import (
     BundleOption,
-    ChoiceOption,
-    FinalTemperatureOption,
-    GuidanceOption,
     JsonOption,
-    MinStepsOption,
-    OrderOption,
     PrecisionOption,
-    ProportionOption,
     ProviderOption,
-    RemaskOption,
-    ScheduleOption,
-    SizeOption,
-    StepsOption,
-    StrideOption,
-    TemperatureOption,
     ThreadsOption,
-    TopKOption,
-    TopPOption,
     check_png,
     sampling_options,
+    takes_sampling,
 )
 from smalti.errors import BundleError, OutputError, UsageError
-from smalti.families.plans import PLAN
+from smalti.families.settings import chosen_options
 from smalti.generator import Generator, load
-from smalti.images import Recipe, check_folder, check_writable, contact_sheet, open_image, read_recipe, save_png
-from smalti.result import Result
+from smalti.images import check_folder, check_writable, contact_sheet, open_image, save_png
+from smalti.recipe import Recipe, read_recipe
+from smalti.result import Result, save_picture
 
 
+@takes_sampling()
 def generate(
     output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a FOLDER/.")],
     count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
@@ -49,20 +38,6 @@ def generate(
     label: Annotated[
         list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
     ] = None,
-    steps: StepsOption = None,
-    temperature: TemperatureOption = None,
-    final_temperature: FinalTemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    guidance: GuidanceOption = None,
-    schedule: ScheduleOption = None,
-    order: OrderOption = None,
-    choice_temperature: ChoiceOption = None,
-    remask: RemaskOption = None,
-    proportion: ProportionOption = None,
-    min_steps: MinStepsOption = None,
-    size: SizeOption = None,
-    stride: StrideOption = None,
     columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
     replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
     bundle: BundleOption = None,
@@ -70,6 +45,7 @@ def generate(
     precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or int8. [default: auto]")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
+    **sampling: Any,
 ) -> None:
     """Draw images and write them as PNG. What is not given is the bundle's own default."""
     target = Path(output)
@@ -79,22 +55,7 @@ def generate(
     if columns is not None and columns < 1:
         raise UsageError(f"columns {columns}: at least 1 is needed")
     (check_folder if folder else check_writable)(target)
-    options = sampling_options(
-        steps=steps,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        schedule=schedule,
-        order=order,
-        choice_temperature=choice_temperature,
-        remask=remask,
-        stride=stride,
-        final_temperature=final_temperature,
-        proportion=proportion,
-        min_steps=min_steps,
-        size=size,
-    )
+    options = sampling_options(sampling)
     if replay is not None:
         drawing = {"count": count, "seed": seed, "label": label or None, **options}
         drawing |= {"columns": columns, "precision": precision}
@@ -127,8 +88,7 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
             f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
         )
     generator = load(opened, provider, _precision(recipe, opened), threads)
-    names = ("temperature", "top_k", "top_p", "guidance", "size", *PLAN)
-    options: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    options: dict[str, Any] = recipe.options
     result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
     return generator, result, recipe.columns
 
@@ -152,7 +112,7 @@ def _write(generator: Generator, result: Result, output: Path, folder: bool, col
         raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
     paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in result.settings.seeds]
     for index, (path, image) in enumerate(zip(paths, result.images)):
-        save_png(image, path, result.recipe(slice(index, index + 1), 1))
+        save_picture(image, path, result.recipe(slice(index, index + 1), 1))
     return paths
 
 
@@ -161,13 +121,18 @@ def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[
     return {
         "files": [str(path) for path in written],
         "bundle": generator.manifest.name,
-        "settings": {name: getattr(result.settings, name) for name in result.settings.__dataclass_fields__},
+        "settings": {
+            "seeds": result.settings.seeds,
+            "labels": result.settings.labels,
+            **chosen_options(result.settings),
+        },
         "seconds": {name: getattr(timings, name) for name in ("network", "draw", "decoder", "host", "total")},
         "network_calls": timings.calls,
         "provider": generator.report.to_dict(),
     }
 
 
+@takes_sampling("size")
 def inpaint(
     image: Annotated[Path, typer.Argument(help="Image whose sides are multiples of the bundle's factor.")],
     mask: Annotated[Path, typer.Argument(help="Image of the same size; white is repainted.")],
@@ -175,43 +140,17 @@ def inpaint(
     count: Annotated[int, typer.Option(help="Variants to draw.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of variant 0; variant i has seed + i.")] = 0,
     label: Annotated[str | None, typer.Option(help="Label. [default: none, the image says what it is]")] = None,
-    steps: StepsOption = None,
-    temperature: TemperatureOption = None,
-    final_temperature: FinalTemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    guidance: GuidanceOption = None,
-    schedule: ScheduleOption = None,
-    order: OrderOption = None,
-    choice_temperature: ChoiceOption = None,
-    remask: RemaskOption = None,
-    proportion: ProportionOption = None,
-    min_steps: MinStepsOption = None,
-    stride: StrideOption = None,
     columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    **sampling: Any,
 ) -> None:
     """Repaint a part of an image; the other pixels stay as they are."""
     check_png(output)
     pixels, white = open_image(image), open_image(mask)
-    options = sampling_options(
-        steps=steps,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        schedule=schedule,
-        order=order,
-        choice_temperature=choice_temperature,
-        remask=remask,
-        stride=stride,
-        final_temperature=final_temperature,
-        proportion=proportion,
-        min_steps=min_steps,
-    )
+    options = sampling_options(sampling)
     generator = load(bundle, provider, precision, threads)
     result = generator.inpaint(pixels, white, count, seed, label=label, **options)
     save_png(contact_sheet(np.stack([np.asarray(drawn) for drawn in result.images]), columns), output)

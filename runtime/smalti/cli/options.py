@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args
 
+import msgspec
 import typer
 
 from smalti.errors import UsageError
+from smalti.families.settings import DECLARED
 from smalti.images import check_writable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle; the embedded one by default.")]
 ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto or cpu.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
-
-StepsOption = Annotated[int | None, typer.Option(help="Steps, 1 or more.")]
-TemperatureOption = Annotated[float | None, typer.Option(help="0.01 to 100; lower is tamer.")]
-FinalTemperatureOption = Annotated[
-    float | None, typer.Option(help="SUNDAE: temperature of the last step, to which it goes from --temperature.")
-]
-ProportionOption = Annotated[
-    str | None, typer.Option(help="SUNDAE: share drawn anew per step, such as 0.5, or 0.8:0.3 from first to last.")
-]
-MinStepsOption = Annotated[int | None, typer.Option(help="SUNDAE: steps before unchanged images are frozen.")]
-TopKOption = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0: from all.")]
-TopPOption = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this share; 1: from all.")]
-GuidanceOption = Annotated[float | None, typer.Option(help="0 to 100, pull towards the label; 1: none.")]
-ScheduleOption = Annotated[str | None, typer.Option(help="Tokens per step: exact (even), cosine or binomial.")]
-OrderOption = Annotated[str | None, typer.Option(help="Which tokens first: random, halton or confidence.")]
-ChoiceOption = Annotated[float | None, typer.Option(help="Chance in order confidence, 0 to 1e6.")]
-RemaskOption = Annotated[str | None, typer.Option(help="How much is drawn again: 0 to 1, or mlm.")]
-SizeOption = Annotated[str | None, typer.Option(help="Pixels, such as 512x256; the bundle's own by default.")]
-StrideOption = Annotated[
-    int | None, typer.Option(help="Tokens between windows where the size is not the bundle's own.")
-]
 
 
 def check_png(output: Path) -> None:
@@ -45,29 +30,49 @@ def check_png(output: Path) -> None:
     check_writable(output)
 
 
-def sampling_options(
-    *,
-    steps: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    guidance: float | None,
-    schedule: str | None,
-    order: str | None,
-    choice_temperature: float | None,
-    remask: str | None,
-    stride: int | None,
-    final_temperature: float | None,
-    proportion: str | None,
-    min_steps: int | None,
-    size: str | None = None,
-) -> dict[str, Any]:
-    """Those of the options that were given, as :class:`smalti.families.settings.Options` has them.
+def sampling_flags() -> dict[str, Any]:
+    """Return the annotation of a flag for every option of a draw, from what the families declare."""
+    flags: dict[str, Any] = {}
+    for name, declared in DECLARED.items():
+        kind, *notes = get_args(declared)
+        text = next(note.description for note in notes if isinstance(note, msgspec.Meta))
+        typed = next((number for number in (int, float) if kind in (number, number | None)), str)
+        flags[name] = Annotated[typed | None, typer.Option(help=text)]
+    return flags
+
+
+def takes_sampling(*without: str, before: str = "columns") -> Callable[[Command], Command]:
+    """Give a command, which takes them as keywords, a flag for every option of a draw but those ``without``.
+
+    Help lists them before the parameter ``before``.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        flags = {name: kind for name, kind in sampling_flags().items() if name not in without}
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in flags.items()
+        ]
+        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        place = next((index for index, one in enumerate(own) if one.name == before), len(own))
+        own[place:place] = added
+        command.__signature__ = signature.replace(parameters=own)  # pyright: ignore[reportFunctionMemberAccess]
+        command.__annotations__ = {one.name: one.annotation for one in own}
+        return command
+
+    return decorate
+
+
+def sampling_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, as :class:`smalti.families.settings.Options` has them.
 
     Only texts are read here; values are checked where they are used. Raises UsageError for a text that says nothing.
     """
-    given = {**locals(), "remask": remask_value(remask), "proportion": _proportion(proportion), "size": _size(size)}
-    return {name: value for name, value in given.items() if value is not None}
+    readers = {"remask": remask_value, "proportion": _proportion, "size": _size}
+    read = {name: readers[name](value) if name in readers else value for name, value in given.items()}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 def remask_value(text: str | None) -> float | str | None:

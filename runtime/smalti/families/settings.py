@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_type_hints
 
 from smalti.bundle.manifest import AGAIN, Manifest
 from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.schedule import Counts, Order, Remask
+from smalti.families.base import COMMON_OPTIONS, Settings
 from smalti.families.canvas import canvas_size
-from smalti.families.plans import PLAN as PLAN
-from smalti.families.plans import number, plan, whole
+from smalti.families.checks import number, whole
+from smalti.families.registry import FAMILIES, OWN_OPTIONS, family_of
 from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
 
 MAX_SEED = 2**64 - 1
+
+
+def _declared() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in (Settings, *(family.settings for family in FAMILIES.values())):
+        found = {**get_type_hints(kind, include_extras=True), **found}
+    return {name: found[name] for name in (*COMMON_OPTIONS, *OWN_OPTIONS)}
+
+
+DECLARED = _declared()
+"""The annotation of each option: its type and, as ``msgspec.Meta``, its help."""
 
 
 class Options(TypedDict, total=False):
@@ -57,42 +68,15 @@ class Options(TypedDict, total=False):
     where that is lower."""
     proportion: float | tuple[float, float] | None
     """Above 0, at most 1: chance of each token to be drawn anew at each step; two numbers are the first step's and the
-    last's. Under 20 steps it is 1 (paper 003, section 3.5)."""
+    last's. Under 20 steps it is 1 (McKinney and Willcocks 2022, section 3.5)."""
     min_steps: int | None
     """At least 0: steps before the first at which an image whose tokens did not change is frozen (see
-    :func:`smalti.families.sundae.run`); as many as ``steps`` freeze none."""
+    :func:`smalti.families.sundae.sampler.run`); as many as ``steps`` freeze none."""
     size: tuple[int, int] | None
     """Width and height in pixels, multiples of the bundle's factor; other than the bundle's own, windows are mixed."""
     stride: int | None
     """Tokens from one window to the next on such a canvas, 1 .. the shorter side of the bundle's grid; half of it by
     default. Fewer take longer and mix better."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used.
-
-    Where the family, or another setting, leaves a field without a meaning, it is None.
-    """
-
-    seeds: tuple[int, ...]
-    labels: tuple[str | None, ...]
-    steps: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    guidance: float
-    schedule: Counts | None
-    order: Order | None
-    choice_temperature: float | None
-    remask: Remask | None
-    size: tuple[int, int]
-    """Width and height in pixels."""
-    stride: int | None
-    final_temperature: float | None = None
-    proportion: tuple[float, float] | None = None
-    """At the first step and at the last."""
-    min_steps: int | None = None
 
 
 def resolve(
@@ -115,14 +99,20 @@ def resolve(
         raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
     size = canvas_size(asked.get("size"), manifest.latent)
     temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
-    planned = plan(asked, temperature, size, manifest)
+    family = family_of(manifest)
+    if foreign := family.foreign(asked, OWN_OPTIONS):
+        raise UsageError(
+            f"{', '.join(foreign)}: bundle {manifest.name} {family.way}, and knows no such choice; leave it out"
+            + (f" (it has {', '.join(family.options)})" if family.options else "")
+        )
+    own = family.settle(asked, temperature, size, manifest)
     top_k = whole("top_k", asked.get("top_k", default.top_k))
     top_p = number("top_p", asked.get("top_p", default.top_p), 0, 1)
     if top_k < 0:
         raise UsageError(f"top_k {top_k}: allowed are 0 (all tokens) and more")
     if not top_p:
         raise UsageError("top_p 0: it must be above 0 and at most 1 (all tokens)")
-    names = tuple(_label_name(value, own, manifest.classes, draw_labels) for value, own in zip(labels, seeds))
+    names = tuple(_label_name(value, own_seed, manifest.classes, draw_labels) for value, own_seed in zip(labels, seeds))
     return Settings(
         seeds=tuple(seeds),
         labels=names,
@@ -131,8 +121,13 @@ def resolve(
         top_p=top_p,
         guidance=number("guidance", asked.get("guidance", default.guidance), 0, 100),
         size=size,
-        **planned,
+        own=own,
     )
+
+
+def chosen_options(settings: Settings) -> dict[str, Any]:
+    """Return every option of any family as ``settings`` have it; None where it has no meaning."""
+    return dict.fromkeys(DECLARED) | settings.options
 
 
 def check_defaults(manifest: Manifest, where: str) -> None:

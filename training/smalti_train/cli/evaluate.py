@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from smalti.cli.options import (
-    ChoiceOption,
-    FinalTemperatureOption,
-    GuidanceOption,
-    MinStepsOption,
-    OrderOption,
-    ProportionOption,
-    RemaskOption,
-    ScheduleOption,
-    StepsOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    sampling_options,
-)
+from smalti.cli.options import sampling_options, takes_sampling
 from smalti.errors import UsageError
 from smalti_train.evaluation.features import open_features
 from smalti_train.evaluation.report import evaluate, text, write
@@ -32,6 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command()
+@takes_sampling("size", "stride", before="precision")
 def main(
     subject: Annotated[str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle (path or name) or a run's folder.")],
     output: Annotated[
@@ -45,20 +32,9 @@ def main(
     features: Annotated[
         Path | None, typer.Option(help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
     ] = None,
-    steps: StepsOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    guidance: GuidanceOption = None,
-    schedule: ScheduleOption = None,
-    order: OrderOption = None,
-    choice_temperature: ChoiceOption = None,
-    remask: RemaskOption = None,
-    final_temperature: FinalTemperatureOption = None,
-    proportion: ProportionOption = None,
-    min_steps: MinStepsOption = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    **sampling: Any,
 ) -> None:
     """Measure a bundle or a run on images it has never seen, and its samples against them.
 
@@ -66,21 +42,7 @@ def main(
     """
     if per_label < 10:
         raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
-    options = sampling_options(
-        steps=steps,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        schedule=schedule,
-        order=order,
-        choice_temperature=choice_temperature,
-        remask=remask,
-        final_temperature=final_temperature,
-        proportion=proportion,
-        min_steps=min_steps,
-        stride=None,
-    )
+    options = sampling_options(sampling)
     opened = open_subject(subject, precision=precision, **options)
     network = open_features(features)  # before any work that a wrong file would waste
     where = None if root is None else str(root)

@@ -259,6 +259,8 @@ def heads(
             trained = load_autoencoder(source)[1].model
             if not isinstance(trained, EdgeAutoencoderConfig):
                 raise UsageError(f"{source} is no edge autoencoder, and only those have heads")
+            if not trained.smoothing:  # which trainings of the autoencoder leave out, as it takes time
+                trained = dataclasses.replace(trained, smoothing=chosen.model.autoencoder.smoothing)
             chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, autoencoder=trained))
     if not isinstance(chosen, HeadsRun):
         raise UsageError(f"{run} is a run of another kind; name another folder")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smalti.bundle.manifest import Noise
 from smalti.families.absorbing.sampler import Denoiser
 from smalti.families.autoregressive.sampler import NextLogits
-from smalti.families.multinomial import AtTime
+from smalti.families.multinomial.sampler import AtTime
 from smalti_train.objectives.multinomial import cosine_schedule, diffuse, draw_times, prior_kl, step_loss
 
 Int32 = NDArray[np.int32]

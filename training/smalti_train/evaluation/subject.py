@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 import smalti
-from smalti.bundle.manifest import SCHEMA_VERSION, Family, Latent, Manifest, Noise, Provenance, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser
-from smalti.families.sampling import draw_absorbing, draw_autoregressive, draw_multinomial, draw_sundae
-from smalti.families.settings import PLAN, Options, Settings, resolve
+from smalti.families.base import COMMON_OPTIONS, Settings
+from smalti.families.registry import OWN_OPTIONS
+from smalti.families.settings import Options, chosen_options, resolve
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_images, to_pixels
@@ -30,30 +30,17 @@ from smalti_train.runs.loading import (
     Autoencoder,
     AutoregressivePrior,
     MultinomialPrior,
-    Prior,
     SundaePrior,
     load_autoencoder,
     load_prior,
 )
-from smalti_train.runs.torch_sampling import SHEET_STEPS, next_logits, torch_denoiser, torch_denoisers
+from smalti_train.runs.torch_sampling import TorchPrior, described, draw_tokens, torch_denoiser, torch_denoisers
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 BATCH = 16
-SETTINGS = (
-    "steps",
-    "temperature",
-    "top_k",
-    "top_p",
-    "guidance",
-    "schedule",
-    "order",
-    "choice_temperature",
-    "remask",
-    "final_temperature",
-    "proportion",
-    "min_steps",
-)
+SETTINGS = tuple(name for name in (*COMMON_OPTIONS, *OWN_OPTIONS) if name not in ("size", "stride"))
+"""Options of a draw that an evaluation may choose: samples have the size of the images."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +125,8 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
 
 def _shown(settings: Settings) -> dict[str, Any]:
     """The settings that mean something to these samples."""
-    values = {name: getattr(settings, name) for name in SETTINGS}
-    return {name: value for name, value in values.items() if value is not None}
+    values = chosen_options(settings)
+    return {name: values[name] for name in SETTINGS if values[name] is not None}
 
 
 def _autoencoder_run(path: Path) -> Subject:
@@ -175,30 +162,12 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
     if prior.config.classes:
         origin = config.imported
         classes = origin.classes if origin else open_split(config.data, "validation").label_names
-    if isinstance(prior, AutoregressivePrior) and (foreign := [name for name in PLAN if name in options]):
-        raise UsageError(f"{path} draws its tokens one after the other, without {', '.join(foreign)}: leave that out")
-    manifest = _described(path.name, prior, model, classes)
-    no_label, mask = len(classes), prior.config.mask
+    manifest = described(path.name, prior.config, model.config.factor, classes)
 
     def some(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
-        asked = Options(**{**options, "seeds": seeds, "label": labels})
-        settings = resolve(manifest, None, 0, asked, draw_labels=False)
-        indices = [no_label if label is None else classes.index(label) for label in settings.labels]
-        given: dict[str, Any] = {"labels": np.asarray(indices, np.int32), "no_label": no_label, "mask": mask}
-        start = np.full((len(seeds), *manifest.latent.grid), mask, np.int32)
-        if isinstance(prior, AbsorbingPrior):
-            *_, tokens = draw_absorbing(torch_denoiser(prior), start, settings, **given).grids
-        elif isinstance(prior, SundaePrior):
-            *_, tokens = draw_sundae(torch_denoiser(prior), start, settings, **given).grids
-        elif isinstance(prior, MultinomialPrior):
-            assert manifest.noise is not None
-            run = draw_multinomial(torch_denoisers(prior), start, settings, noise=manifest.noise, **given)
-            *_, tokens = run.grids
-        else:
-            *_, tokens = draw_autoregressive(next_logits(prior), start, settings, **given).grids
-        return tokens
+        return draw_tokens(TorchPrior(prior), manifest, seeds, labels, **options)
 
-    def draw_tokens(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
+    def drawn(seeds: Sequence[int], labels: Sequence[str | None]) -> Int32:
         parts = range(0, len(seeds), BATCH)
         return np.concatenate([some(seeds[i : i + BATCH], labels[i : i + BATCH]) for i in parts])
 
@@ -221,43 +190,8 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
         config.data.size,
         classes,
         settings=_shown(resolve(manifest, 1, 0, Options(**options), draw_labels=False)),
-        draw=draw_tokens,
+        draw=drawn,
         bits=None if isinstance(prior, SundaePrior) else bits,
-    )
-
-
-def _family(prior: Prior) -> Family:
-    if isinstance(prior, SundaePrior):
-        return "sundae"
-    if isinstance(prior, MultinomialPrior):
-        return "multinomial"
-    return "absorbing" if isinstance(prior, AbsorbingPrior) else "autoregressive"
-
-
-def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, ...]) -> Manifest:
-    """What a bundle of this pair would say of itself, as far as it decides how samples are drawn."""
-    if prior.config.grid is None:
-        raise UsageError(
-            f"the prior of {name} does not say how many rows and columns of tokens an image has: import it again with "
-            '"grid": [rows, columns] in its configuration'
-        )
-    noise = None
-    if isinstance(prior, MultinomialPrior):
-        noise = Noise(steps=prior.config.steps, schedule=prior.config.schedule)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        family=_family(prior),
-        licence="",
-        data_licences=(),
-        provenance=Provenance(data=""),
-        latent=Latent(grid=prior.config.grid, codes=prior.config.codes, factor=model.config.factor, halo=None),
-        classes=classes,
-        sampler=SamplerDefaults(steps=SHEET_STEPS if noise is None else min(SHEET_STEPS, noise.steps), temperature=1.0),
-        components={},
-        weights=(),
-        certificate=(),
-        noise=noise,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
-from smalti.families.multinomial import CLEAN, cosine_alphas
+from smalti.families.multinomial.sampler import CLEAN, cosine_alphas
 from smalti_train.objectives.absorbing import stratified_times
 from smalti_train.objectives.time_sampling import ImportanceTimes
 

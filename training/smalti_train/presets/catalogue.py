@@ -146,18 +146,19 @@ AUTOENCODERS: dict[str, CodecRun] = {
 }
 
 HEADS: dict[str, HeadsRun] = {
-    # On the autoencoder of the bundle avatars-256, whose encoder and codes stay as they are.
+    # On the autoencoder of the bundle avatars-256, whose encoder and codes stay as they are, and on the trunk that the
+    # autoencoder preset avatars-256-deep trains.
     "avatars-256": HeadsRun(
         preset="avatars-256",
         model=SizedAutoencoderConfig(
             EdgeAutoencoderConfig(
-                encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
+                encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
             )
         ),
         data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
         optimizer=OptimizerConfig(lr=7e-4, warmup=100),
-        loop=LoopConfig(steps=2800, batch=4, compile=True, checkpoint_every=100),
-        loss=AutoencoderLossConfig(mse=4.0, perceptual=0.3),
+        loop=LoopConfig(steps=1800, batch=4, compile=True, checkpoint_every=100),
+        loss=AutoencoderLossConfig(mse=6.0, perceptual=0.2),
     ),
     "tiny": HeadsRun(
         preset="tiny",

@@ -20,13 +20,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from smalti.bundle.manifest import PRIORS, Role
 from smalti.bundle.reader import open_bundle
 from smalti.errors import UsageError
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.growth import fits, grown, sizes_of
+from smalti_train.models.meta_init import unfilled
+from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.runs.config import AutoencoderRun, CodecRun, PriorRun
 from smalti_train.runs.config_files import differences
 from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder
-from smalti_train.models.growth import fits, grown, sizes_of
-from smalti_train.models.smoothing import EdgeAwareSmoothing
-from smalti_train.models.meta_init import unfilled
 
 TRANSPOSED = "^T"
 """Ends the name of a tensor that is stored transposed."""

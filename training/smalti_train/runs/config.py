@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from smalti.bundle.manifest import Family as FamilyName
+from smalti.bundle.manifest import Noise
 from smalti.errors import UsageError
 from smalti_train.data.config import DataConfig
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
@@ -82,7 +84,7 @@ class AutoencoderLossConfig:
     gradient: float = 0.5
     """L1 of the differences between neighbouring pixels: what makes flat shapes keep their edges."""
     perceptual: float = 0.0
-    """Distance of EffNet-Lite0 features, see ``smalti_train.objectives.losses.PerceptualLoss``; 0 leaves the network out."""
+    """Distance of EffNet-Lite0 features, see ``objectives.losses.PerceptualLoss``; 0 leaves the network out."""
     perceptual_crop: int = 128
     """Pixels per side of the random crop that the perceptual term sees: a quarter of the area costs a quarter."""
     codebook: float = 1.0
@@ -259,15 +261,14 @@ class PriorRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     objective: Objective = "reweighted"
-    """See ``smalti_train.objectives.absorbing``; ``autoregressive`` for priors that are, ``sundae`` for those that correct,
-    ``vlb`` for those that take noise away (``smalti_train.objectives.multinomial``), the others for those that fill a masked
-    grid."""
+    """``reweighted``, ``elbo`` and ``mlm`` train absorbing priors (``objectives.absorbing``); ``autoregressive``,
+    ``sundae`` and ``vlb`` (multinomial) are the one objective of their families."""
     unrolls: int = UNROLLS
     """How often ``sundae`` corrects a grid in one step, each time what it drew before; 3 for more diversity."""
     masking: Masking = "random"
     """Mask each token with chance t / T, or a ``fixed`` number of them, round(t / T * tokens)."""
     times: Times = "uniform"
-    """Draw times alike, or by ``importance``: by the losses seen at them (``smalti_train.objectives.time_sampling``)."""
+    """Draw times alike, or by ``importance``: by the losses seen at them (``objectives.time_sampling``)."""
     label_dropout: float = 0.1
     """Chance that a sample is trained without its label, so that guidance has an unconditional side."""
     ema: float = 0.999
@@ -318,6 +319,24 @@ PRIOR_KINDS: dict[str, type[PriorConfig]] = {
 def prior_kind(model: PriorConfig) -> str:
     """What a run's file calls a prior of these sizes."""
     return next(name for name, kind in PRIOR_KINDS.items() if type(model) is kind)
+
+
+def family_name(model: PriorConfig) -> FamilyName:
+    """Return the name of the family that a prior of these sizes belongs to (:mod:`smalti.families.registry`)."""
+    match model:
+        case SundaeTransformerConfig():
+            return "sundae"
+        case MultinomialUNetConfig():
+            return "multinomial"
+        case AutoregressiveTransformerConfig() | Net2NetTransformerConfig():
+            return "autoregressive"
+        case HourglassPriorConfig() | AbsorbingTransformerConfig():
+            return "absorbing"
+
+
+def noise_of(model: PriorConfig) -> Noise | None:
+    """Return what the times of a prior of these sizes mean; None where it knows none."""
+    return Noise(steps=model.steps, schedule=model.schedule) if isinstance(model, MultinomialUNetConfig) else None
 
 
 def own_objective(model: PriorConfig) -> Literal["autoregressive", "sundae", "vlb"] | None:

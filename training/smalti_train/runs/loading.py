@@ -8,8 +8,6 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from smalti.errors import UsageError
-from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PixelRun, PreviewRun, PriorConfig, PriorRun
-from smalti_train.runs.config_files import read_run
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, AbsorbingTransformerConfig
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
@@ -19,14 +17,16 @@ from smalti_train.models.autoregressive_transformer import (
 )
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
+from smalti_train.models.meta_init import unfilled
 from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNetConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformer, SundaeTransformerConfig
 from smalti_train.models.vqgan import VQGAN, VQGANConfig
+from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PixelRun, PreviewRun, PriorConfig, PriorRun
+from smalti_train.runs.config_files import read_run
 from smalti_train.runs.folder import RunFolder
-from smalti_train.models.meta_init import unfilled
 
 Autoencoder = EdgeAutoencoder | VQGAN | PixelCodes
 """Has ``encode(images) -> ids``, ``decode(ids) -> images``, and ``config`` with ``codes, factor, value_range``."""

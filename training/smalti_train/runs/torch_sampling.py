@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from smalti.bundle.manifest import SCHEMA_VERSION, Latent, Manifest, Provenance, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.families import multinomial, sundae
-from smalti.families.absorbing import sampler as absorbing
-from smalti.families.absorbing.sampler import Denoiser
-from smalti.families.absorbing.schedule import Counts, Order, make_schedule
-from smalti.families.autoregressive import sampler as autoregressive
+from smalti.families.absorbing.sampler import Denoiser, Logits
 from smalti.families.autoregressive.sampler import NextLogits
-from smalti.families.multinomial import AtTime
-from smalti_train.runs.config import AbsorbingConfig, AutoregressiveConfig
-from smalti_train.runs.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, SundaePrior
+from smalti.families.multinomial.sampler import AtTime
+from smalti.families.registry import family_of
+from smalti.families.settings import Options, resolve
 from smalti_train.models.autoregressive_transformer import Past
-from smalti_train.models.multinomial_unet import MultinomialUNetConfig
-from smalti_train.models.sundae_transformer import SundaeTransformerConfig
+from smalti_train.runs.config import PriorConfig, family_name, noise_of
+from smalti_train.runs.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, SundaePrior
 
 SHEET_STEPS = 16
+"""Steps of sample sheets, and of runs for which nobody chose."""
 Int32 = NDArray[np.int32]
 
 
 def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator | None = None) -> Denoiser:
-    """Let ``smalti.families.absorbing.sampler.run`` and ``smalti.families.sundae.run`` ask a torch model, in eval mode.
+    """Let samplers ask a torch model, in eval mode.
 
     It computes in the accelerator's precision, or else in fp32.
     """
@@ -95,128 +94,74 @@ def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = No
     return predictor
 
 
-def draw(
-    denoiser: Denoiser,
-    config: AbsorbingConfig,
-    seeds: Sequence[int],
-    labels: Sequence[int],
-    *,
-    steps: int = SHEET_STEPS,
-    temperature: float = 1.0,
-    guidance: float = 1.0,
-    schedule: Counts = "exact",
-    order: Order = "random",
-) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of an absorbing prior; ``labels`` are indices, ``classes`` for none."""
-    height, width = config.grid
-    *_, tokens = absorbing.run(
-        denoiser,
-        np.full((len(seeds), height * width), config.mask, np.int32),
-        make_schedule(seeds, config.grid, steps, schedule, order),
-        seeds=seeds,
-        labels=np.asarray(labels, np.int32),
-        width=width,
-        temperature=temperature,
-        guidance=guidance,
-        no_label=config.classes,
-    )
-    return tokens.reshape(-1, height, width)
+class TorchPrior:
+    """A torch prior as families ask it: see :class:`smalti.families.base.Prior`.
 
-
-def draw_in_turn(
-    predictor: NextLogits,
-    config: AutoregressiveConfig,
-    seeds: Sequence[int],
-    labels: Sequence[int],
-    *,
-    temperature: float = 1.0,
-    guidance: float = 1.0,
-) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of an autoregressive prior, one call each; ``labels`` as in :func:`draw`."""
-    height, width = _known_grid(config.grid)
-    *_, tokens = autoregressive.run(
-        predictor,
-        np.full((len(seeds), height * width), config.mask, np.int32),
-        mask=config.mask,
-        seeds=seeds,
-        labels=np.asarray(labels, np.int32),
-        width=width,
-        temperature=temperature,
-        guidance=guidance,
-        no_label=config.classes,
-    )
-    return tokens.reshape(-1, height, width)
-
-
-def draw_sundae(
-    denoiser: Denoiser,
-    config: SundaeTransformerConfig,
-    seeds: Sequence[int],
-    labels: Sequence[int],
-    *,
-    steps: int = SHEET_STEPS,
-    temperature: tuple[float, float] = (1.0, 0.7),
-    proportion: tuple[float, float] = (0.5, 0.5),
-    min_steps: int = 10,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    guidance: float = 1.0,
-) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of a SUNDAE prior; ``labels`` as in :func:`draw`, the rest as in ``sundae.run``.
-
-    Raises UsageError for a prior that does not know its grid.
+    It computes in eval mode, in the accelerator's precision or else in fp32.
     """
-    height, width = _known_grid(config.grid)
-    *_, tokens = sundae.run(
-        denoiser,
-        sundae.start_tokens(seeds, (height, width), config.codes),
-        sundae.annealing(steps, temperature, proportion, min_steps),
-        seeds=seeds,
-        labels=np.asarray(labels, np.int32),
-        width=width,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        no_label=config.classes,
-    )
-    return tokens.reshape(-1, height, width)
+
+    def __init__(self, model: Prior, accelerator: Accelerator | None = None) -> None:
+        self.model, self.accelerator = model, accelerator
+
+    def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> Logits:
+        """Logits [N, R, K] at raster positions ``rows`` int32 [N, R]; UsageError for a prior of another kind."""
+        model = self.model
+        if isinstance(model, AutoregressivePrior):
+            raise UsageError("this prior predicts one token after the other: use next_logits")
+        if isinstance(model, MultinomialPrior):
+            if time is None:
+                raise UsageError("this prior takes noise away, and must be told the time")
+            return torch_denoisers(model, self.accelerator)(time)(tokens, labels, rows)
+        return torch_denoiser(model, self.accelerator)(tokens, labels, rows)
+
+    def next_logits(self) -> NextLogits:
+        """Return a new reader of tokens; UsageError for a prior that predicts many tokens at once."""
+        if not isinstance(self.model, AutoregressivePrior):
+            raise UsageError("this prior predicts many tokens at once: use logits")
+        return next_logits(self.model, self.accelerator)
 
 
-def draw_multinomial(
-    at: AtTime,
-    config: MultinomialUNetConfig,
-    seeds: Sequence[int],
-    labels: Sequence[int],
-    *,
-    steps: int = SHEET_STEPS,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    guidance: float = 1.0,
-) -> Int32:
-    """Draw tokens (int32 [N, h, w]) by multinomial diffusion; ``labels`` as in :func:`draw`.
+def described(name: str, config: PriorConfig, factor: int, classes: Sequence[str]) -> Manifest:
+    """Return what a bundle of a prior would say of itself, as far as it decides how samples are drawn.
 
-    Raises UsageError for more steps than the prior was trained with.
+    ``factor`` is the pixels per token along each axis. Without a choice there are 16 even steps in random order at
+    temperature 1 (which falls to 0.7 in a SUNDAE run). Raises UsageError for a prior that does not know its grid.
     """
-    height, width = config.grid
-    *_, tokens = multinomial.run(
-        at,
-        sundae.start_tokens(seeds, config.grid, config.codes),
-        multinomial.strides(steps, multinomial.cosine_alphas(config.steps, config.schedule)),
-        codes=config.codes,
-        seeds=seeds,
-        labels=np.asarray(labels, np.int32),
-        width=width,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-        no_label=config.classes,
+    if config.grid is None:
+        raise UsageError(
+            f"the prior of {name} does not say how many rows and columns of tokens an image has: import it again with "
+            '"grid": [rows, columns] in its configuration'
+        )
+    noise = noise_of(config)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        family=family_name(config),
+        licence="",
+        data_licences=(),
+        provenance=Provenance(data=""),
+        latent=Latent(grid=config.grid, codes=config.codes, factor=factor, halo=None),
+        classes=tuple(classes),
+        sampler=SamplerDefaults(steps=SHEET_STEPS if noise is None else min(SHEET_STEPS, noise.steps), temperature=1.0),
+        components={},
+        weights=(),
+        certificate=(),
+        noise=noise,
     )
-    return tokens.reshape(-1, height, width)
 
 
-def _known_grid(grid: tuple[int, int] | None) -> tuple[int, int]:
-    if grid is None:
-        raise UsageError("this prior does not say how many rows and columns of tokens an image has: give it a grid")
-    return grid
+def draw_tokens(
+    prior: TorchPrior, manifest: Manifest, seeds: Sequence[int], labels: Sequence[str | None], **options: Any
+) -> Int32:
+    """Draw tokens (int32 [N, h, w]) of a torch prior as its family does; see :func:`described` for the manifest.
+
+    ``options`` are those of :class:`smalti.families.settings.Options`. Raises UsageError for an option that there is
+    not, or that belongs to another family.
+    """
+    asked = Options(**{**options, "seeds": seeds, "label": labels})
+    settings = resolve(manifest, None, 0, asked, draw_labels=False)
+    start = np.full((len(seeds), *manifest.latent.grid), manifest.latent.codes, np.int32)
+    tokens = start
+    for tokens in family_of(manifest).lay_out(start, settings, manifest).draw(prior):  # noqa: B007 - the last counts
+        pass
+    return tokens

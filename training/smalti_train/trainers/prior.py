@@ -27,25 +27,13 @@ from smalti_train.objectives.time_sampling import ImportanceTimes
 from smalti_train.runs.config import PriorRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import (
-    AbsorbingPrior,
     Autoencoder,
-    MultinomialPrior,
     Prior,
-    SundaePrior,
     build_prior,
     trained_steps,
 )
 from smalti_train.runs.token_cache import cached_tokens, find_autoencoder, keep_autoencoder
-from smalti_train.runs.torch_sampling import (
-    SHEET_STEPS,
-    draw,
-    draw_in_turn,
-    draw_multinomial,
-    draw_sundae,
-    next_logits,
-    torch_denoiser,
-    torch_denoisers,
-)
+from smalti_train.runs.torch_sampling import TorchPrior, described, draw_tokens
 from smalti_train.trainers.loop import (
     Reporter,
     batch_indices,
@@ -191,15 +179,9 @@ def sheet(model: Prior, codec: Autoencoder, accelerator: Accelerator) -> Image.I
     """Samples of the runtime's own samplers, one column per label, the same seeds at every call."""
     columns = min(8, model.config.classes or 8)
     count = columns * SHEET_ROWS
-    labels = [i % columns for i in range(count)] if model.config.classes else [0] * count
-    if isinstance(model, AbsorbingPrior):
-        tokens = draw(torch_denoiser(model, accelerator), model.config, range(count), labels)
-    elif isinstance(model, SundaePrior):
-        tokens = draw_sundae(torch_denoiser(model, accelerator), model.config, range(count), labels)
-    elif isinstance(model, MultinomialPrior):
-        steps = min(SHEET_STEPS, model.config.steps)
-        tokens = draw_multinomial(torch_denoisers(model, accelerator), model.config, range(count), labels, steps=steps)
-    else:
-        tokens = draw_in_turn(next_logits(model, accelerator), model.config, range(count), labels)
+    names = [str(index) for index in range(model.config.classes)]
+    manifest = described("sheet", model.config, codec.config.factor, names)
+    labels = [names[i % columns] if names else None for i in range(count)]
+    tokens = draw_tokens(TorchPrior(model, accelerator), manifest, range(count), labels)
     images = codec.decode(torch.from_numpy(tokens.astype(np.int64)).to(accelerator.device))
     return contact_sheet(to_pixels(images, codec.config.value_range), columns)

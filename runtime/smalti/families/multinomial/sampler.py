@@ -104,7 +104,7 @@ def run(
     Args:
         at: the denoiser of a time; asked at the free positions only.
         tokens: the start, int32 [N, L], 0 .. K - 1, not modified: uniform noise where free (see
-            ``smalti.families.sundae.start_tokens``), and elsewhere the tokens that stay.
+            ``smalti.families.sundae.sampler.start_tokens``), and elsewhere the tokens that stay.
         table: see :func:`strides`.
         codes: K.
         seeds: one for each sample.

@@ -1,0 +1,1 @@
+"""Building the kernels that ship."""

@@ -1,0 +1,66 @@
+"""The autoregressive family: one token after the other, in raster order (Esser et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from smalti.bundle.manifest import Manifest, SamplerDefaults
+from smalti.errors import UsageError
+from smalti.families.autoregressive import sampler
+from smalti.families.base import Asked, Family, Int32, Run, Settings, labels_of
+from smalti.families.canvas import canvas_size
+
+
+class AutoregressiveSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing: there is one way to draw one token after the other."""
+
+    of: ClassVar[str] = "an autoregressive run"
+
+
+class Autoregressive(Family):
+    """Draw every token given those before it."""
+
+    name = "autoregressive"
+    role = "predictor"
+    way = "draws one token after the other in raster order"
+    settings = AutoregressiveSettings
+    defaults = SamplerDefaults(steps=1, temperature=1.0)  # steps mean nothing here
+
+    def settle(
+        self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest
+    ) -> AutoregressiveSettings:
+        """Raise UsageError for a size other than the bundle's own."""
+        own = canvas_size(None, manifest.latent)
+        if size != own:
+            raise UsageError(f"size {size[0]}x{size[1]}: bundle {manifest.name} draws images of {own[0]}x{own[1]} only")
+        return AutoregressiveSettings()
+
+    def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
+        """Lay out one call for each position that any sample has to draw."""
+        self.own(settings)
+        count, _, width = start.shape
+        tokens, mask = start.reshape(count, -1), manifest.latent.codes
+        positions = np.flatnonzero((tokens == mask).any(axis=0))
+        return Run(
+            len(positions),
+            positions,
+            lambda prior, timed: (
+                grids.reshape(start.shape)
+                for grids in sampler.run(
+                    timed(prior.next_logits()),
+                    tokens,
+                    mask=mask,
+                    seeds=settings.seeds,
+                    labels=labels_of(settings, manifest.classes),
+                    width=width,
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                    guidance=settings.guidance,
+                    no_label=len(manifest.classes),
+                )
+            ),
+        )

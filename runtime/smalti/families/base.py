@@ -1,0 +1,160 @@
+"""What a family of priors is: one object that knows its options, checks them, and lays out runs.
+
+Everything that draws (the runtime, training's sample sheets, evaluation, the parity of exports) asks these objects, and
+:mod:`smalti.families.registry` is the one place that chooses among them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti.bundle.manifest import Family as FamilyName
+from smalti.bundle.manifest import Manifest, Role, SamplerDefaults
+from smalti.errors import UsageError
+from smalti.families.absorbing.sampler import Logits
+from smalti.families.autoregressive.sampler import NextLogits
+
+Int32 = NDArray[np.int32]
+Asked: TypeAlias = Mapping[str, Any]
+"""What a caller gave, by the names of options; without those that are None."""
+Timed: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Wraps a network so that its calls are counted."""
+
+
+class Prior(Protocol):
+    """A model that families ask: a loaded bundle, a torch model, or a table in a test."""
+
+    def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> Logits:
+        """Return logits [N, R, K] at raster positions ``rows`` int32 [N, R] of grids ``tokens`` int32 [N, h*w].
+
+        ``labels`` int32 [N]; ``time`` is how noisy the grids are, for priors that take noise away. Asked by every
+        family but the autoregressive one.
+        """
+        ...
+
+    def next_logits(self) -> NextLogits:
+        """Return a new reader of tokens that predicts the one that follows. Asked by the autoregressive family."""
+        ...
+
+
+COMMON_OPTIONS = ("temperature", "top_k", "top_p", "guidance", "size")
+"""Options of every family that a picture's recipe repeats beside the family's own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
+
+    seeds: tuple[int, ...]
+    labels: tuple[str | None, ...]
+    temperature: Annotated[float, msgspec.Meta(description="0.01 to 100; lower is tamer.")]
+    """Of the first step, where it changes."""
+    top_k: Annotated[int, msgspec.Meta(description="Draw from the k likeliest tokens; 0: from all.")]
+    top_p: Annotated[float, msgspec.Meta(description="Draw from the likeliest tokens of this share; 1: from all.")]
+    guidance: Annotated[float, msgspec.Meta(description="0 to 100, pull towards the label; 1: none.")]
+    size: Annotated[tuple[int, int], msgspec.Meta(description="Pixels, such as 512x256; the bundle's own by default.")]
+    """Width and height."""
+    own: msgspec.Struct
+    """The family's own settings, such as :class:`smalti.families.absorbing.family.AbsorbingSettings`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of a draw that ask for these settings again; seeds and labels are fields of their own."""
+        common = {name: getattr(self, name) for name in COMMON_OPTIONS}
+        return common | msgspec.structs.asdict(self.own)
+
+    def value(self, name: str) -> Any:
+        """Return the family's own setting ``name``; None where the family has none of that name."""
+        return getattr(self.own, name, None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is laid out: nothing is drawn before a prior is put under it."""
+
+    calls: int
+    """How many grids :meth:`draw` gives, one for each call of the network or, in families that draw tokens again and
+    again, for each step. SUNDAE's may be fewer, as a run ends when all its samples are frozen."""
+    table: object
+    """What happens in each call, computed ahead; None where the network's answers decide it."""
+    begin: Callable[[Prior, Timed], Iterator[Int32]]
+
+    def draw(self, prior: Prior, timed: Timed = lambda network: network) -> Iterator[Int32]:
+        """Draw with ``prior``: gives grids int32 [N, h, w] after each call, K where a token is still to be drawn.
+
+        ``timed`` wraps the network, over windows where the canvas has several, so that its calls can be counted.
+        """
+        return self.begin(prior, timed)
+
+
+class Family(ABC):
+    """One way of drawing tokens."""
+
+    name: ClassVar[FamilyName]
+    role: ClassVar[Role]
+    """The component of a bundle that is asked."""
+    way: ClassVar[str]
+    """How it draws, in words that follow "this prior"."""
+    settings: ClassVar[type[msgspec.Struct]]
+    """Its own settings: each field is an option of the API, a flag of the command line and an entry of the recipe in a
+    PNG, and its description is their help."""
+    defaults: ClassVar[SamplerDefaults]
+    """How bundles draw for which nobody chose."""
+    masks: ClassVar[bool] = False
+    """Whether the prior knows a mask; else unknown tokens are random ones."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the family's own options."""
+        return self.settings.__struct_fields__
+
+    @abstractmethod
+    def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> msgspec.Struct:
+        """Return the family's settings: what was ``asked``, checked, else the bundle's defaults.
+
+        ``temperature`` is the one settled on, ``size`` the canvas in pixels. Raises UsageError, saying what is
+        allowed.
+        """
+
+    @abstractmethod
+    def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
+        """Lay out a run that draws what is masked in ``start`` (int32 [N, h, w]; K is the mask) and keeps the rest.
+
+        ``settings`` were resolved for ``manifest``, of which the grid, the number of codes, the classes and the noise
+        are read. Raises UsageError for settings of another family.
+        """
+
+    def check_defaults(self, chosen: SamplerDefaults) -> None:  # noqa: B027 - most families have nothing to check
+        """Raise UsageError for defaults that do not go together."""
+
+    def foreign(self, asked: Asked, others: tuple[str, ...]) -> list[str]:
+        """Return the options among ``asked`` that belong to ``others`` and not to this family."""
+        return [name for name in others if name in asked and name not in self.options]
+
+    def own(self, settings: Settings) -> Any:
+        """Return the family's own settings; UsageError for those of another family."""
+        if not isinstance(settings.own, self.settings):
+            of = getattr(settings.own, "of", "another family")
+            raise UsageError(f"these settings are of {of}; resolve them for this bundle")
+        return settings.own
+
+
+def labels_of(settings: Settings, classes: tuple[str, ...]) -> Int32:
+    """Return the label of each sample as a prior knows it (int32 [N]): an index, or how many there are for none."""
+    return np.asarray([len(classes) if name is None else classes.index(name) for name in settings.labels], np.int32)
+
+
+def part_of(run: Run, inside: tuple[slice, ...]) -> Run:
+    """Cut the grids of a run to what lies ``inside`` of a larger canvas."""
+
+    def begin(prior: Prior, timed: Timed) -> Iterator[Int32]:
+        return (grids[inside] for grids in run.draw(prior, timed))
+
+    return replace(run, begin=begin)

@@ -1,0 +1,49 @@
+"""Values that a caller gives, checked; errors name the value and say what is allowed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any, SupportsIndex
+
+from smalti.bundle.manifest import Latent
+from smalti.errors import UsageError
+from smalti.families.canvas import canvas_size
+
+
+def number(name: str, value: Any, least: float, most: float) -> float:
+    """Return ``value`` as a float; UsageError for anything but a number from ``least`` to ``most``."""
+    found = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not least <= found <= most:
+        raise UsageError(f"{name} {value}: allowed are {least:g} .. {most:g}")
+    return found
+
+
+def whole(name: str, value: SupportsIndex) -> int:
+    """Return ``value`` as an int; UsageError for anything but a whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} {value!r}: a whole number is needed") from None
+
+
+def share_pair(name: str, value: Any) -> tuple[float, float]:
+    """Return two shares above 0 and at most 1, from two numbers or from one that stands for both."""
+    try:
+        first, last = (value, value) if isinstance(value, numbers.Real) else value
+        pair = float(first), float(last)
+    except (TypeError, ValueError):
+        pair = math.nan, math.nan
+    if isinstance(value, str) or not all(0 < end <= 1 for end in pair):
+        raise UsageError(f"{name} {value!r}: a number above 0 and at most 1 is needed, or two: first step's and last's")
+    return pair
+
+
+def window_stride(asked: SupportsIndex | None, size: tuple[int, int], latent: Latent) -> int | None:
+    """Return the tokens from one window to the next; None where the canvas (``size`` in pixels) is one window."""
+    side = min(latent.grid)
+    stride = whole("stride", max(1, side // 2) if asked is None else asked)
+    if not 1 <= stride <= side:
+        raise UsageError(f"stride {stride}: allowed are 1 .. {side} tokens; more would leave gaps between windows")
+    return None if size == canvas_size(None, latent) else stride

@@ -1,0 +1,1 @@
+"""Priors that start from noise and take it away, step by step."""

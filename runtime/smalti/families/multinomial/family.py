@@ -1,0 +1,89 @@
+"""The multinomial family (Hoogeboom et al. 2021; Hu et al. 2022): noise is taken away from the tokens, step by step."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from smalti.bundle.manifest import Manifest, SamplerDefaults
+from smalti.errors import UsageError
+from smalti.families.absorbing.sampler import Denoiser
+from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, labels_of, part_of
+from smalti.families.canvas import at_least_a_window, canvas_denoiser
+from smalti.families.checks import whole, window_stride
+from smalti.families.multinomial import sampler
+from smalti.families.sundae.sampler import start_tokens
+
+
+class MultinomialSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How noise is taken away."""
+
+    of: ClassVar[str] = "a multinomial run"
+
+    steps: Annotated[int, msgspec.Meta(description="Steps, 1 or more.")]
+    stride: Annotated[
+        int | None, msgspec.Meta(description="Tokens between windows where the size is not the bundle's own.")
+    ] = None
+
+
+class Multinomial(Family):
+    """Start from uniform noise and take part of it away at every step."""
+
+    name = "multinomial"
+    role = "denoiser"
+    way = "starts from noise and takes it away, step by step"
+    settings = MultinomialSettings
+    defaults = SamplerDefaults(steps=50, temperature=1.0)
+
+    def settle(
+        self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest
+    ) -> MultinomialSettings:
+        """Check ``asked``; there are at most as many steps as the prior was trained with."""
+        steps = whole("steps", asked.get("steps", manifest.sampler.steps))
+        most = manifest.noise.steps if manifest.noise else 1
+        if not 1 <= steps <= most:
+            raise UsageError(f"steps {steps}: allowed are 1 .. {most}, the steps that this prior was trained with")
+        return MultinomialSettings(steps=steps, stride=window_stride(asked.get("stride"), size, manifest.latent))
+
+    def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
+        """Lay out the time of every step. Raises UsageError for a manifest without noise."""
+        own: MultinomialSettings = self.own(settings)
+        latent, noise = manifest.latent, manifest.noise
+        if noise is None:
+            raise UsageError(f"bundle {manifest.name} does not say how much noise there is at each time")
+        whole_grid, inside = at_least_a_window(start, latent.grid, latent.codes)
+        count, height, width = whole_grid.shape
+        tokens = whole_grid.reshape(count, -1)
+        free = tokens == latent.codes
+        table = sampler.strides(own.steps, sampler.cosine_alphas(noise.steps, noise.schedule))
+        stride = min(latent.grid) if own.stride is None else own.stride
+
+        def at(prior: Prior, time: int) -> Denoiser:
+            return canvas_denoiser(partial(prior.logits, time=time), (height, width), latent.grid, stride=stride)
+
+        run = Run(
+            table.steps if free.any() else 0,
+            table,
+            lambda prior, timed: (
+                grids.reshape(whole_grid.shape)
+                for grids in sampler.run(
+                    lambda time: timed(at(prior, time)),
+                    np.where(free, start_tokens(settings.seeds, (height, width), latent.codes), tokens),
+                    table,
+                    codes=latent.codes,
+                    seeds=settings.seeds,
+                    labels=labels_of(settings, manifest.classes),
+                    width=width,
+                    free=free,
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                    guidance=settings.guidance,
+                    no_label=len(manifest.classes),
+                )
+            ),
+        )
+        return part_of(run, inside)

@@ -1,0 +1,1 @@
+"""Priors that start from random tokens and correct them, step by step."""

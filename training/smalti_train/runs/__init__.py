@@ -1,0 +1,1 @@
+"""The folders of runs: configurations, checkpoints, and the models in them."""
