@@ -1,4 +1,4 @@
-"""How a bundle draws unless it is told otherwise: each family's defaults, and what a user may change of them."""
+"""Default sampling settings of a bundle: each family's own, and those the user may change."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from smalti.families.plans import PLAN, PLANS, WAYS
 
 DEFAULTS: dict[Family, SamplerDefaults] = {
     "absorbing": SamplerDefaults(steps=16, temperature=1.0, schedule="cosine", order="halton"),
-    "autoregressive": SamplerDefaults(steps=1, temperature=1.0),  # steps mean nothing there
-    # Paper 003's own for faces of 1024 x 1024 pixels: temperature 1 .. 0.7, half of the tokens at a time.
+    "autoregressive": SamplerDefaults(steps=1, temperature=1.0),  # steps have no meaning here
+    # McKinney and Willcocks 2022, for faces of 1024 x 1024 pixels: temperature 1 .. 0.7, half of the tokens per step.
     "sundae": SamplerDefaults(steps=50, temperature=1.0),
     "multinomial": SamplerDefaults(steps=50, temperature=1.0),
 }
-"""Of bundles for which nobody chose."""
+"""Each family's sampling settings where the user chose none."""
 
 
 def sampler_defaults(family: Family, asked: Mapping[str, Any]) -> SamplerDefaults:
-    """The family's defaults with what was ``asked``, by the names of :class:`smalti.bundle.manifest.SamplerDefaults`.
+    """The family's defaults, updated with ``asked``, whose keys are fields of ``SamplerDefaults``.
 
-    Raises UsageError for one that there is not or that belongs to another family, or for values of an absorbing
-    prior's that do not go together; the others are checked where the bundle is made.
+    Only the values for an absorbing prior are checked here; other values are checked when the bundle is made.
+
+    Raises UsageError when a key is unknown or belongs to another family, or when the values for an absorbing prior do
+    not fit together.
     """
     if foreign := [name for name in PLAN if name in asked and name not in PLANS[family]]:
         raise UsageError(
