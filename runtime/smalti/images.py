@@ -1,4 +1,4 @@
-"""Images in and out: arrays, contact sheets, and PNG files that remember how they were made."""
+"""Images in and out: arrays, contact sheets, and PNG files that store how they were made."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from PIL import Image, PngImagePlugin
 from smalti.errors import OutputError, UsageError
 
 PNG_KEY = "smalti"
-"""The text chunk that holds a recipe."""
+"""Key of the PNG text chunk that holds a recipe."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are damaged, unknown, or claim to be larger than it will decode."""
+"""Errors of Pillow for files that are damaged, unknown, or larger than it will decode."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How a PNG was made: enough for ``smalti generate --replay`` to make it again."""
+    """How a PNG was made: all that ``smalti generate --replay`` needs to make it again."""
 
     version: str
-    """smalti's own."""
+    """Version of smalti."""
     bundle: str
     bundle_digest: str
-    """sha256 of the bundle's manifest, which in turn fixes every file of the bundle."""
+    """sha256 of the bundle's manifest, which fixes every file of the bundle."""
     seeds: tuple[int, ...]
     labels: tuple[str | None, ...]
     steps: int | None
-    """None, here and below, where the family or another setting leaves it without a meaning."""
+    """None, here and below, for settings that have no effect in the family or with the other settings."""
     temperature: float
     top_k: int = 0
     top_p: float = 1.0
@@ -43,7 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     choice_temperature: float | None = None
     remask: float | str | None = 0.0
     size: tuple[int, int] | None = None
-    """Width and height of each image in pixels; None, in files of smalti 0.1.0, is the bundle's own."""
+    """Width and height of each image in pixels. None in files of smalti 0.1.0 means the bundle's own."""
     stride: int | None = None
     final_temperature: float | None = None
     proportion: tuple[float, float] | None = None
@@ -55,9 +55,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already is; UsageError for others.
+    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already has that form.
 
-    Transparent pixels are laid over white.
+    Transparent pixels are laid over white. Raises UsageError for anything else.
     """
     if isinstance(image, Image.Image):
         if image.has_transparency_data:
@@ -74,7 +74,7 @@ def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file whole; UsageError names one that is missing or cannot be read."""
+    """Read an image file completely. Raises UsageError when it is missing or cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -96,7 +96,10 @@ def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Imag
 
 
 def save_png(image: Image.Image, path: Path, recipe: Recipe | None = None) -> None:
-    """Write a PNG, with its recipe if there is one; the file appears whole or not at all (OutputError)."""
+    """Write a PNG, with a recipe if given; the file appears whole or not at all.
+
+    Raises OutputError when writing fails.
+    """
     info = PngImagePlugin.PngInfo()
     if recipe is not None:
         info.add_text(PNG_KEY, msgspec.json.encode(recipe).decode())
@@ -106,7 +109,7 @@ def save_png(image: Image.Image, path: Path, recipe: Recipe | None = None) -> No
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read the recipe inside a PNG; UsageError when the file has none."""
+    """Read the recipe inside a PNG. Raises UsageError when the file has none or cannot be read."""
     try:
         with Image.open(path) as image:
             text: Any = image.info.get(PNG_KEY)
@@ -117,14 +120,17 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(text, str):
         raise UsageError(f"{path} does not say how it was made; only a PNG that smalti wrote can be replayed")
     try:
-        # Encoded, for Pillow gives text beyond Latin-1 as a subclass of str, which msgspec does not take.
+        # Encode first: Pillow returns text beyond Latin-1 as a subclass of str, which msgspec refuses.
         return msgspec.json.decode(text.encode(), type=Recipe)
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path}: its recipe cannot be read: {error}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; OutputError names it and the reason."""
+    """Write a file so that it appears whole or not at all.
+
+    Raises OutputError, which names the file and the reason, when writing fails.
+    """
     partial = _partial(path)
     try:
         with partial.open("wb") as handle:
@@ -135,13 +141,13 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        # An interrupt must not leave it behind either.
+        # Remove it after an interrupt too.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether ``path`` can be written after it; OutputError says why not."""
+    """Check before the work that ``path`` can be written. Raises OutputError with the reason when it cannot."""
     partial = _partial(path)
     try:
         if path.is_dir():
@@ -153,7 +159,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Find out the same for files in the folder ``path``, which need not exist yet and is not made."""
+    """Check before the work that files can be written to the folder ``path``, which need not exist and is not created.
+
+    Raises OutputError with the reason when they cannot.
+    """
     try:
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         probe = _partial(nearest / "probe")
