@@ -2,6 +2,6 @@
 
 import os
 
-# As smalti.backends.onnxruntime_cpu does, for the modules here that import ONNX Runtime themselves: it keeps nothing
+# Some modules here import ONNX Runtime themselves. As in smalti.backends.onnxruntime_cpu, keep it from storing data
 # about the user.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""A bundle before it is written: every component traced, packed, quantised and measured by the runtime."""
+"""The contents of a bundle before it is written: trace, pack and quantise each component, and measure it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ from smalti_train.data import ImageSet
 from smalti_train.runs.bundle_weights import TRANSPOSED
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-"""All that a component is written in, unless fewer are wanted."""
+"""Precisions that a component is written in by default."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
-"""Components with an int8 variant. An encoder's int8 tokens differ from the model's in a third of all places."""
+"""Components with an int8 variant. A third of an int8 encoder's tokens would differ from the model's."""
 PARTS: dict[Role, tuple[str, ...]] = {
     "encoder": ("encoder.", "quant"),
     "decoder": ("decoder.", "post_quant"),
 }
-"""How the names of tensors begin that one of an autoencoder's two components has to itself; others have them all."""
+"""Prefixes of the tensors that belong to the encoder or the decoder alone. Other components own all their tensors."""
 RANGED = 2
-"""Batches that tell how large the tensors of an fp16 graph become."""
+"""Calibration batches on which the activations of an fp16 graph are measured."""
 KEPT = (0, 1, 2)
-"""Last layers that an int8 variant keeps in fp32: the fewest with which it is within tolerance."""
+"""How many last layers an int8 variant keeps in fp32. The first number within tolerance is used."""
 
 
 @dataclass
@@ -67,19 +67,19 @@ class Draft:
     measures: list[Measure] = field(default_factory=list)
     golden: FileRecord | None = None
     failures: list[str] = field(default_factory=list)
-    """Variants that were left out, and why."""
+    """Variants that were left out, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A component on its way into the draft."""
+    """A component that is traced and packed, but not measured yet."""
 
     role: Role
     spec: GraphSpec
     graphs: dict[Precision, onnx.ModelProto]
-    """The fp32 graph and, where wanted, the fp16 one, both over the weights beside them."""
+    """The fp32 graph and, if wanted, the fp16 graph. Both read the same weight file."""
     whole: onnx.ModelProto | None
-    """The fp32 graph with its weights inside, where an int8 one is to be made of it."""
+    """The fp32 graph with its weights inside, or None when no int8 graph will be made from it."""
     weight_file: tuple[str, bytes]
 
 
@@ -90,15 +90,16 @@ def make_draft(
     say: Callable[[str], None],
     precisions: Collection[Precision] = PRECISIONS,
 ) -> Draft:
-    """Make every component in these precisions, and measure each against the torch model on unseen ``images``.
+    """Build every component in these precisions and measure it against the torch model on unseen ``images``.
 
-    ``record`` is what the manifest says before there are components; by it samples are drawn where runs are compared.
+    ``record`` is the manifest without components; it says how samples are drawn when whole runs are compared. Variants
+    out of tolerance are left out and named in the draft.
 
-    Variants out of tolerance are left out and named in the draft; raises ParityError when an fp32 graph is, UsageError
-    for images too few to measure on or sampling defaults that the family does not allow.
+    ``pair.prior`` cannot be used afterwards: published priors take gigabytes, so no second copy is kept. Peak memory
+    for a large prior is three to four times its fp32 weights.
 
-    ``pair.prior`` is spent: published ones are gigabytes, of which there is to be no copy more than needed. Three to
-    four times its fp32 weights is what a large one takes.
+    Raises ParityError when an fp32 graph is out of tolerance, UsageError when there are too few images or the family
+    does not allow the sampling defaults.
     """
     figures = make_figures(pair, images, record)
     draft, kept = Draft(), dict[str, Tensor]()
@@ -123,7 +124,7 @@ def make_draft(
     figures.reference(role)
     round_to_fp16(pair.prior)
     part = _traced(role, pair.prior, specs[role], {}, wanted, say)
-    pair.prior.to("meta")  # its answers are known and its weights packed
+    pair.prior.to("meta")  # the answers are computed and the weights packed
     _add(draft, record, part, wanted, figures, say)
     content = golden.golden_file(figures, record)
     draft.files[golden.FILE], draft.golden = content, _record(golden.FILE, content)
@@ -131,7 +132,7 @@ def make_draft(
 
 
 def _possible(role: Role, wanted: Collection[Precision]) -> list[Precision]:
-    """Those of the ``wanted`` precisions that such a component has, in the order in which they are made."""
+    """The ``wanted`` precisions that this component can have, in the order in which they are made."""
     return [one for one in PRECISIONS if one in wanted and (one != "int8" or role in QUANTIZED)]
 
 
@@ -143,15 +144,16 @@ def _traced(
     precisions: Sequence[Precision],
     say: Callable[[str], None],
 ) -> Part:
-    """Trace the fp32 graph, and the fp16 one if wanted, over one file, in which a codec's ``kept`` stand too.
+    """Trace the fp32 graph and, if wanted, the fp16 graph, and pack their weights into one file.
 
-    The weights of ``model`` are numbers that fp16 holds, whether they are in it afterwards or in fp32.
+    The file also holds ``kept``, tensors that training needs and graphs do not. The weights of ``model`` must already
+    be rounded to fp16; afterwards the model is in fp32 or fp16.
     """
     file, used, whole = f"{role}.safetensors", set[str](), None
     graphs: dict[Precision, onnx.ModelProto] = {}
     for precision in precisions:
         if precision == "int8":
-            continue  # which is made of the fp32 graph
+            continue  # made from the fp32 graph
         say(f"{role}: tracing {precision}")
         inside = model.half() if precision == "fp16" else model.float()
         proto = trace(role, wrap(role, inside), spec)  # pyright: ignore[reportArgumentType] - one of ours
@@ -161,10 +163,10 @@ def _traced(
         if precision == "fp32" and "int8" in precisions and too_large(proto) is None:
             whole = proto
         del proto
-        gc.collect()  # gigabytes, before the next: what the tracer leaves refers to itself
+        gc.collect()  # the tracer leaves reference cycles that hold gigabytes
     tensors = dict(model.state_dict())
-    # All that is the component's own is stored: also what its graphs have worked out ahead, or have from a tensor of
-    # the same content.
+    # Store every tensor of the component, including those that its graphs folded into constants or replaced by another
+    # tensor of the same content.
     shown, parts = {name.removesuffix(TRANSPOSED) for name in used}, PARTS.get(role, ("",))
     hidden = {name: value.half() for name, value in tensors.items() if name not in shown and name.startswith(parts)}
     kept = hidden | kept
@@ -182,7 +184,7 @@ def _add(
     figures: Figures,
     say: Callable[[str], None],
 ) -> None:
-    """Measure each variant of a component through the runtime and add those within tolerance to the draft."""
+    """Measure each variant of a component through the runtime; add the variants within tolerance to the draft."""
     role, (file, content) = part.role, part.weight_file
     variants: list[Variant] = []
     for precision in precisions:
@@ -220,7 +222,7 @@ def _add(
 def _attempts(
     part: Part, precision: Precision, feeds: list[Feed], say: Callable[[str], None]
 ) -> Iterator[onnx.ModelProto]:
-    """Graphs to try for a precision, the fastest first."""
+    """Yield the graphs to try for a precision, the fastest first."""
     if precision == "fp32":
         yield part.graphs["fp32"]
         return
@@ -244,9 +246,9 @@ def _attempts(
 def _measured(
     record: Manifest, part: Part, precision: Precision, proto: onnx.ModelProto, figures: Figures, runs: bool = True
 ) -> tuple[Variant, bytes, dict[str, float]]:
-    """A variant, its graph's bytes and its figures: of a bundle in memory that holds it alone, by what will run it.
+    """Run one variant from an in-memory bundle and measure it; return the variant, its graph's bytes and its figures.
 
-    Whole ``runs`` of a prior can be left out.
+    Without ``runs``, whole runs of a prior are not compared.
     """
     file, content = part.weight_file
     graph, graph_file = proto.SerializeToString(deterministic=True), f"{part.role}.{precision}.onnx"
@@ -258,7 +260,7 @@ def _measured(
     session = OnnxSession(trial, part.role, precision, default_threads())
     try:
         found = figures.measure(part.role, session, runs)
-    except SamplingError:  # logits that are not numbers
+    except SamplingError:  # invalid logits, such as NaN
         found = dict.fromkeys(TOLERANCES[part.role][precision], float("nan"))
     return variant, graph, found
 

@@ -1,4 +1,4 @@
-"""How a bundle draws unless it is told otherwise: each family's defaults, and what a user may change of them."""
+"""Default sampling settings of a bundle: each family's own, and those the user may change."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from smalti.families.registry import FAMILIES, OWN_OPTIONS
 
 
 def sampler_defaults(family: Family, asked: Mapping[str, Any]) -> SamplerDefaults:
-    """The family's defaults with what was ``asked``, by the names of :class:`smalti.bundle.manifest.SamplerDefaults`.
+    """The family's defaults, updated with ``asked``, whose keys are fields of ``SamplerDefaults``.
 
-    Raises UsageError for one that there is not or that belongs to another family, or for values of an absorbing
-    prior's that do not go together; the others are checked where the bundle is made.
+    Only the values for an absorbing prior are checked here; other values are checked when the bundle is made.
+
+    Raises UsageError when a key is unknown or belongs to another family, or when the values for an absorbing prior do
+    not fit together.
     """
     chosen_by = FAMILIES[family]
     if foreign := chosen_by.foreign(asked, OWN_OPTIONS):

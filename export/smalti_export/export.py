@@ -1,4 +1,4 @@
-"""From a prior's run to a bundle: trace, pack, quantise, measure, and only then write."""
+"""Export a prior's run as a bundle: trace, pack, quantise and measure first, write last."""
 
 from __future__ import annotations
 
@@ -38,21 +38,23 @@ def export_bundle(
     precisions: Collection[str] = PRECISIONS,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-    """Write the bundle of a prior's run to the folder ``output``, and return what missed its tolerance.
+    """Write the bundle of a prior's run to the folder ``output``; return the variants that missed their tolerance.
 
-    Every variant is run by the runtime and compared with the torch model; one that misses its tolerance is left out and
-    named in the returned list (empty when all is well). When an fp32 graph misses, nothing is written: ParityError.
-    ``defaults`` say how the bundle draws unless it is told otherwise: all of it, or what is to differ from its
-    family's (see :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose
-    decoder was trained further, ``preview_from`` that of a preview decoder distilled from it (see
-    ``smalti_export.source.load_pair``). ``precisions`` are some of fp32, fp16 and int8; fp32 is written in any
-    case, as what the others are made from. ``output`` must not exist, unless it is a bundle, which is replaced as a
-    whole and may hold nothing else.
+    The runtime runs every variant, and its results are compared with the torch model's. A variant that misses its
+    tolerance is left out and named in the returned list, which is empty when all is well. If an fp32 graph misses,
+    nothing is written.
 
-    Raises UsageError for a run that cannot be exported, defaults that its prior does not allow
-    or an output that is something else, OutputError when writing fails.
+    ``defaults`` are the bundle's sampling settings: all of them, or only those that differ from the family's (see
+    :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose decoder was
+    trained further, ``preview_from`` the run of a preview decoder distilled from it (see
+    ``smalti_export.source.load_pair``). ``precisions`` are some of fp32, fp16 and int8; fp32 is always written, because
+    the others are made from it. ``output`` must not exist, or be a bundle and hold nothing else; that bundle is
+    replaced whole.
+
+    Raises UsageError when the run cannot be exported, its prior does not allow the defaults, or ``output`` holds
+    something else; ParityError when an fp32 graph misses its tolerance; OutputError when writing fails.
     """
-    output = output.resolve()  # where a link leads, so that the folder is replaced and not the link
+    output = output.resolve()  # replace the folder that a link leads to, not the link
     _check_output(output)
     if unknown := [one for one in precisions if one not in PRECISIONS]:
         raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")
@@ -62,7 +64,7 @@ def export_bundle(
     if not isinstance(defaults, SamplerDefaults):
         defaults = sampler_defaults(pair.family, defaults or {})
     record = describe(pair, validation, name or pair.prior_run.preset, defaults)
-    resolve(record, 1, 0, {})  # which refuses what the family does not allow, before any work
+    resolve(record, 1, 0, {})  # refuses settings that the family does not allow, before any work
     _check_holds(record)
     draft = make_draft(pair, validation, record, say, wanted)
     record = msgspec.structs.replace(
@@ -73,13 +75,13 @@ def export_bundle(
         golden=draft.golden,
     )
     listed = manifest.encode(record)
-    manifest.decode(listed, str(output))  # nothing is replaced by what could not be opened
+    manifest.decode(listed, str(output))  # never replace a bundle by one that cannot be opened
     _write(output, {**draft.files, MANIFEST: listed})
     return draft.failures
 
 
 def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults) -> Manifest:
-    """What the manifest says before there are components: of the pair, and of the ``images`` like those it learnt."""
+    """The manifest before it has components. ``images`` resemble the prior's training images."""
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
         name=name,
@@ -105,7 +107,7 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
 
 
 def _check_holds(record: Manifest) -> None:
-    """Refuse, before any work, what a manifest has no room for: sizes, defaults, a name that is no text."""
+    """Refuse, before any work, values that a manifest cannot hold: sizes, defaults, or a name that is not text."""
     try:
         msgspec.json.decode(manifest.encode(record), type=Manifest)
     except (msgspec.MsgspecError, UnicodeError) as error:
@@ -113,7 +115,7 @@ def _check_holds(record: Manifest) -> None:
 
 
 def _check_output(output: Path) -> None:
-    """Refuse, before any work, a folder that cannot be written, or that holds something else than a bundle."""
+    """Refuse, before any work, a folder that cannot be written or that holds something other than a bundle."""
     check_folder(output.parent)
     if not output.exists():
         return
@@ -128,7 +130,7 @@ def _check_output(output: Path) -> None:
 
 
 def _write(output: Path, files: dict[str, bytes]) -> None:
-    """Write a folder whole: beside its place, then put there."""
+    """Write a folder beside its final place, then move it there whole."""
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ def _write(output: Path, files: dict[str, bytes]) -> None:
         for file, content in files.items():
             (partial / file).write_bytes(content)
             flush(partial / file)
-        _check_output(output)  # again, as the work took a while
+        _check_output(output)  # again: the folder may have changed during the work
         replace_folder(partial, output)
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error

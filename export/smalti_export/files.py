@@ -1,4 +1,4 @@
-"""Put a finished folder where another one stands, so that whoever looks sees the old one or the new one, whole."""
+"""Replace a folder by a finished one, so that readers see either the old folder or the new one, whole."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import sys
 from pathlib import Path
 
 AT_FDCWD = -100
-"""Of Linux: paths are relative to the process's own folder."""
+"""Constant of Linux: paths are relative to the working directory of the process."""
 EXCHANGE = 2
-"""RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS: two paths change places in one step."""
+"""RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS: swap two paths in one step."""
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Rename the folder ``new`` to ``target``, and remove the folder that stood there; OSError when it cannot be done.
+    """Rename the folder ``new`` to ``target`` and remove the folder that stood there.
 
-    Where the system can exchange two folders in one step (Linux, macOS), ``target`` is there at every moment. Elsewhere
-    the old one is renamed first, and back again if the new one cannot take its place.
+    On Linux and macOS the two folders are swapped in one step, so ``target`` exists at every moment. Where that is not
+    possible, the old folder is renamed first, and renamed back if the new one cannot take its place.
+
+    Raises OSError when renaming fails.
     """
     if not target.exists():
         new.rename(target)
@@ -30,16 +32,16 @@ def replace_folder(new: Path, target: Path) -> None:
         target.rename(old)
         try:
             new.rename(target)
-        except BaseException:  # an interrupt too
+        except BaseException:  # including an interrupt
             old.rename(target)
             raise
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchanged(first: Path, second: Path) -> bool:
-    """Let two folders change places in one step; False where the system or the file system cannot."""
+    """Swap two folders in one step; return False where the system or the file system cannot."""
     paths = os.fsencode(first), os.fsencode(second)
-    with contextlib.suppress(AttributeError, OSError):  # a C library without the call, or none to be found
+    with contextlib.suppress(AttributeError, OSError):  # no C library, or one without the call
         if sys.platform == "darwin":
             return ctypes.CDLL(None).renamex_np(*paths, EXCHANGE) == 0
         if sys.platform == "linux":

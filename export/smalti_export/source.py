@@ -1,4 +1,4 @@
-"""What is exported: an autoencoder and the prior over its tokens, and where both come from."""
+"""The models to export: an autoencoder, the prior over its tokens, and the origin of both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from smalti_train.runs.config import (
 from smalti_train.runs.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
 
 OWN_LICENCE = "Apache-2.0"
-"""Of weights that were trained here."""
+"""Licence of weights that were trained here."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Pair:
     prior: Prior
     prior_run: PriorRun
     steps: tuple[int, int]
-    """Training steps of the two; pixels have none."""
+    """Training steps of the autoencoder and the prior. Pixels as tokens have none."""
     preview: PreviewDecoder | None = None
-    """Of the autoencoder's decoder, where one was distilled."""
+    """Preview decoder distilled from the autoencoder's decoder, if there is one."""
     preview_steps: int = 0
-    """Its training steps."""
+    """Training steps of the preview decoder."""
 
     @property
     def family(self) -> Family:
@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens of an image; UsageError where nobody told."""
+        """Rows and columns of tokens of an image. Raises UsageError when the prior does not say."""
         grid = self.prior_run.model.grid
         if grid is None:
             raise UsageError(
@@ -68,12 +68,12 @@ class Pair:
 
     @property
     def halo(self) -> int | None:
-        """Tokens that a pixel can depend on around its own; None for all of them."""
+        """How many tokens away a pixel's value can come from; None when it depends on all tokens."""
         return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder | PixelCodes) else None
 
     @property
     def features(self) -> int:
-        """Dimensions of an embedding: channels of what the encoder sees before it makes codes of it."""
+        """Dimensions of an embedding: the channels of the encoder's last features before quantisation."""
         match self.autoencoder.config:
             case EdgeAutoencoderConfig() as config:
                 return config.channels[-1]
@@ -84,18 +84,19 @@ class Pair:
 
     @property
     def licence(self) -> str:
-        """Of the weights: each part's own where they are imported."""
+        """Licences of the weights; each imported part has its own."""
         origins = [_origin(run) for run in (self.prior_run, self.autoencoder_run)]
         return "; ".join(dict.fromkeys(origin.licence if origin else OWN_LICENCE for origin in origins))
 
 
 def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | None = None) -> Pair:
-    """Load a prior's run and its own copy of the autoencoder, or one whose decoder alone was trained further.
+    """Load a prior's run with its copy of the autoencoder, or with the autoencoder of ``decoder_from``.
 
-    ``preview_from`` is the run of a preview decoder.
+    ``decoder_from`` is a run that trained the decoder further and left the tokens as they were. ``preview_from`` is the
+    run of a preview decoder.
 
-    Raises UsageError when one is missing, when they do not fit each other, when ``decoder_from`` or ``preview_from``
-    is for other tokens than the prior has learnt, or for a prior that a bundle cannot hold.
+    Raises UsageError when a run is missing, when the runs do not fit each other, when ``decoder_from`` or
+    ``preview_from`` has other tokens than the prior, or when a bundle cannot hold the prior.
     """
     prior, prior_run = load_prior(run)
     autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
@@ -127,13 +128,16 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
             f"the prior of {run} starts from the {prior_run.model.unmasked} tokens of another image; a bundle's start "
             "from a class or from nothing"
         )
-    planned = 0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps  # a copy's are those made
+    planned = 0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps  # in a copy: steps made
     steps = (trained_steps(decoder_from or run / "autoencoder") or planned, trained_steps(run) or 0)
     return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview, preview_steps)
 
 
 def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("",)) -> str:
-    """The first part that two autoencoders have not in common, of those whose names begin so; empty when they agree."""
+    """Name of the first differing part of two autoencoders; empty when they agree.
+
+    Only tensors whose names begin with one of ``parts`` are compared. Raises UsageError when ``ours`` are pixels.
+    """
     if isinstance(ours, PixelCodes):
         raise UsageError("this prior draws pixels, which need no decoder; leave --decoder-from and --preview-from out")
     states = (model.state_dict() for model in (ours, theirs))
@@ -144,9 +148,9 @@ def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("
 
 
 def released(model: Autoencoder) -> tuple[Autoencoder, dict[str, Tensor]]:
-    """A copy with nothing that could be folded, and by their names the tensors that training needs and graphs do not.
+    """Copy an autoencoder for export; return it and, by name, the tensors that training needs and graphs do not.
 
-    An edge autoencoder's norms fold into its convolutions; a VQGAN's look at the image and stay.
+    An edge autoencoder's norms are folded into its convolutions. A VQGAN's norms depend on the image and stay.
     """
     if isinstance(model, EdgeAutoencoder):
         return folded(model)
@@ -156,7 +160,7 @@ def released(model: Autoencoder) -> tuple[Autoencoder, dict[str, Tensor]]:
 
 
 def data_licences(pair: Pair, images: ImageSet) -> tuple[manifest.LicenceRecord, ...]:
-    """Terms of the training data: those of the images, unless all of the weights come from elsewhere."""
+    """Licences of the training images; empty when the prior was imported."""
     if pair.prior_run.imported is not None:
         return ()
     fields = manifest.LicenceRecord.__struct_fields__
@@ -166,14 +170,14 @@ def data_licences(pair: Pair, images: ImageSet) -> tuple[manifest.LicenceRecord,
 
 
 def class_names(pair: Pair, images: ImageSet) -> tuple[str, ...]:
-    """Names of the prior's classes; none where it knows none."""
+    """Names of the prior's classes; empty when it has none."""
     if not pair.prior_run.model.classes:
         return ()
     return images.label_names if pair.prior_run.imported is None else pair.prior_run.imported.classes
 
 
 def provenance(pair: Pair) -> manifest.Provenance:
-    """Data, steps and files that the weights come from, and the versions that exported them."""
+    """Data, training steps and source files of the weights, and the versions of the packages that exported them."""
     data, imported = pair.prior_run.data, pair.prior_run.imported
     packages = ("smalti", "torch", "onnx", "onnxscript")
     runtime, version = runtime_version().split(" ", 1)

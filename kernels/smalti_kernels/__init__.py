@@ -1,9 +1,9 @@
-"""The sampling specification of smalti: noise that is a pure function of its coordinates, and the draw built on it.
+"""The sampling specification of smalti: noise as a pure function of its coordinates, and the draw that uses it.
 
-`sample` draws tokens; `random_words` gives raw noise of the same kind, for starts, orders and subsets. Equal logits
-give equal tokens, bit for bit, in every implementation; `smalti_kernels.impl.reference` is the definition. Logits
-that lie on a GPU already are drawn from there: as `DeviceLogits` by `sample`, or with everything else on the device,
-too, by `smalti_kernels.impl.cuda.launch`.
+`sample` draws tokens; `random_words` gives raw noise of the same kind for starts, orders and subsets. In every
+implementation, equal logits give equal tokens, bit for bit; `smalti_kernels.impl.reference` is the definition. Logits
+on a GPU are drawn from without a copy: pass them to `sample` as `DeviceLogits`, or use
+`smalti_kernels.impl.cuda.launch` when all other data is on the device too.
 """
 
 from smalti_kernels.api import sample

@@ -1,4 +1,4 @@
-"""`sample`: the public draw. It checks its arguments and hands them to the implementation that was asked for."""
+"""The public draw, `sample`: it checks its arguments and calls the chosen implementation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _cuda(request: Request) -> Draw:
 
 
 IMPLEMENTATIONS: Final[dict[str, Callable[[Request], Draw]]] = {"numpy": _numpy, "triton": _triton, "cuda": _cuda}
-"""Values `impl` takes. Each imports what it needs when it is first called, and gets arguments that were checked."""
+"""Values of `impl`. Each function imports its dependencies on its first call and gets checked arguments."""
 
 
 def sample(
@@ -60,13 +60,12 @@ def sample(
     """Draw one token per row of logits from softmax(logits / temperature) and put it into its grid.
 
     The draw is fixed-point Gumbel-max (see `smalti_kernels.impl.reference`): a pure function of the row's logits and of
-    (seed, step, y, x), so the same row gives the same token alone, in any batch, in any order, in any implementation.
+    (seed, step, y, x). The same row gives the same token alone, in any batch, in any order, in any implementation.
 
     Args:
         logits: float32, float16 or bfloat16 [R, V], V >= 1, R may be 0. -inf forbids a token; NaN, +inf and a row that
-            is all -inf are errors. NumPy has no bfloat16 of its own: arrays of ml_dtypes.bfloat16 are taken, which
-            raw bits become by `bits.view(ml_dtypes.bfloat16)`. For "cuda" they may be `DeviceLogits`, and for "triton"
-            tensors.
+            is all -inf are errors. NumPy has no bfloat16: pass arrays of ml_dtypes.bfloat16, made from raw bits by
+            `bits.view(ml_dtypes.bfloat16)`. "cuda" also takes `DeviceLogits`, "triton" tensors.
         tokens: int32 [N, L], the grids in raster order; not modified.
         sample: integers [R], the grid each row belongs to, 0 .. N - 1.
         position: integers [R], the raster index in that grid, 0 .. L - 1; y, x = divmod(position, width).
@@ -74,34 +73,33 @@ def sample(
         step: integer or integers [R], the index of the step in its run, 0 .. 2^32 - 1.
         width: columns of the grid; L is a multiple of it.
         temperature: float or floats [N], finite, > 0, rounded to float32. A row's greatest logit / temperature must
-            lie within +-16384 nats; what lies below -16384 counts as -16384.
+            lie within +-16384 nats; values below -16384 count as -16384.
         uncond: unconditional logits, same shape and dtype as `logits`, or None for no guidance. A token that is -inf in
             `logits` stays forbidden whatever it is here.
         guidance: weight of classifier-free guidance, finite: uncond + guidance * (logits - uncond). Read only with
             `uncond`.
         top_k: integer or integers [N]: draw from the k best tokens only; 0 keeps every token. Tokens that tie with the
             last one kept are kept too.
-        top_p: float or floats [N], 0 < p <= 1, rounded to 2^-16: of what top-k left, draw from the fewest best tokens
-            that hold at least p of the probability, ties included; 1 keeps every token.
+        top_p: float or floats [N], 0 < p <= 1, rounded to 2^-16: of the tokens that top-k kept, draw from the fewest
+            best ones that hold at least p of the probability, ties included; 1 keeps every token.
         logprob: whether to compute the log-probabilities of the drawn tokens too.
-        impl: which implementation draws; nothing falls back by itself. "numpy" runs on the CPU, for any V. "triton"
-            compiles its kernel on first use; it takes torch tensors on a CUDA device, and NumPy arrays under
+        impl: the implementation that draws; there is no automatic fallback. "numpy" runs on the CPU, for any V.
+            "triton" compiles its kernel on first use; it takes torch tensors on a CUDA device, and NumPy arrays under
             TRITON_INTERPRET=1. "cuda" launches a prebuilt kernel through the NVIDIA driver and needs nothing else; it
             takes NumPy arrays, which it copies to the GPU and back, or `DeviceLogits`. Both draw from V <= 16384.
         threads: threads of "numpy", at least 1; None for all cores this process may use. Small draws use fewer. The
             result does not depend on it.
 
     Returns:
-        `Draw(tokens, changed, logprob)`: a new int32 [N, L] with the R drawn tokens, each in 0 .. V - 1, in place; bool
-        [R], whether each differs from the token it replaces; and int32 [R], in units of 2^-16 nats, the log-softmax of
+        `Draw(tokens, changed, logprob)`: a new int32 [N, L] that contains the R drawn tokens, each in 0 .. V - 1; bool
+        [R], whether each differs from the token it replaces; and int32 [R] in units of 2^-16 nats, the log-softmax of
         guided logits / temperature at the drawn token before truncation, within 1e-3 nats of the exact one and equal in
         every implementation (None without `logprob`).
 
-    Raises:
-        SamplingError: wrong dtype, shape or range, a (sample, position) that appears twice, or a row with no answer;
-            for such a row the message names its index, sample, position and step.
-        KernelError: the implementation asked for cannot run here; the message says what is missing and what to do. For
-            "cuda" it is a DriverUnavailable, NoMatchingKernel, DamagedKernel or DriverError.
+    Raises SamplingError when an argument has the wrong dtype, shape or range, a (sample, position) appears twice, or a
+    row has no answer; the message then names the row's index, sample, position and step. Raises KernelError when the
+    implementation cannot run here, and says what is missing and what to do; "cuda" raises its subclasses
+    DriverUnavailable, NoMatchingKernel, DamagedKernel and DriverError.
     """
     if impl not in IMPLEMENTATIONS:
         raise SamplingError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")

@@ -1,4 +1,4 @@
-"""The arguments of a draw, checked once for every implementation, and the words for rows that have no answer."""
+"""Check the arguments of a draw, once for all implementations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from smalti_kernels.spec.noise import FRACTION_BITS, Seeds, as_seeds, as_words
 from smalti_kernels.spec.truncation import P_ONE
 
 LOGITS_KINDS: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Names of the dtypes that logits may have, and what kernels call them."""
+"""Allowed dtypes of logits, and their names in kernels."""
 
 
 class DeviceTensor(Protocol):
-    """What is asked of a tensor that is not a NumPy array: torch's have it."""
+    """Interface required of a tensor that is not a NumPy array; torch tensors have it."""
 
     @property
     def shape(self) -> Any:
@@ -26,7 +26,7 @@ class DeviceTensor(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Its element type, whose str ends in the name NumPy uses."""
+        """Its element type, whose str ends in NumPy's name for it."""
         ...
 
     def data_ptr(self) -> int:
@@ -39,22 +39,23 @@ Array: TypeAlias = "NDArray[Any] | DeviceTensor"
 
 
 class DeviceLogits(NamedTuple):
-    """Logits in a GPU's memory, drawn from where they lie by `impl="cuda"`: an output of ONNX Runtime, for example.
+    """Logits in GPU memory, such as an output of ONNX Runtime, which `impl="cuda"` reads in place.
 
-    The draw comes after whatever their stream was given before, in the primary context of their device, which ONNX
-    Runtime, torch and every program of the CUDA runtime share. They must stay until the draw returns.
+    The draw runs after all earlier work on their stream, in the primary context of their device, which ONNX Runtime,
+    torch and all programs of the CUDA runtime share. The memory must stay valid until the draw returns.
     """
 
     address: int
-    """Of the first element, divisible by 16: `OrtValue.data_ptr()`."""
+    """Address of the first element, divisible by 16: `OrtValue.data_ptr()`."""
     shape: tuple[int, int]
     """[R, V]."""
     dtype: str
     """float32, float16 or bfloat16."""
     stride: int
-    """Elements from one row to the next: a multiple of 16, at least V. From V to the next multiple of 16 lies -inf."""
+    """Elements from one row to the next: a multiple of 16, at least V. Elements from V to the next multiple of 16 must
+    be -inf."""
     stream: int = 0
-    """Raw handle of the stream that writes them, the session's `user_compute_stream`; 0 is the default stream."""
+    """Raw handle of the stream that writes them, such as `user_compute_stream`; 0 is the default stream."""
     device: int = 0
     """Ordinal of their device."""
 
@@ -64,21 +65,21 @@ class DeviceLogits(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What `sample` returns: tensors where `tokens` was a tensor."""
+    """Result of `sample`; tensors where `tokens` was a tensor."""
 
     tokens: NDArray[np.int32]
-    """int32 [N, L]: the grids given, with the drawn tokens in place."""
+    """int32 [N, L]: the given grids with the drawn tokens in place."""
     changed: NDArray[np.bool_]
     """bool [R]: whether the drawn token differs from the one it replaces."""
     logprob: NDArray[np.int32] | None
-    """int32 [R] in units of 2^-16 nats, or None unless asked for: log-softmax of the drawn token before truncation."""
+    """int32 [R] in units of 2^-16 nats, the log-softmax of the drawn token before truncation; None unless asked for."""
 
 
 class Request(NamedTuple):
-    """A draw whose arguments have been checked and brought to one form."""
+    """Checked arguments of a draw, in one form."""
 
     logits: Any
-    """float32 or float16 [R, V], bfloat16 as uint16 bits when it is a NumPy array; or a tensor, or `DeviceLogits`."""
+    """float32 or float16 [R, V]; bfloat16 as uint16 bits in a NumPy array; a tensor; or `DeviceLogits`."""
     uncond: Any
     """Like `logits`, or None."""
     kind: str
@@ -110,7 +111,7 @@ class Request(NamedTuple):
         return bool(np.any(self.top_k > 0) or np.any(self.top_p < P_ONE))
 
     def name(self, row: int) -> str:
-        """The row in words, for messages."""
+        """The row's coordinates as text, for messages."""
         return f"row {row} (sample {self.sample[row]}, position {self.position[row]}, step {self.step[row]})"
 
 
@@ -131,10 +132,9 @@ def as_request(
     logprob: bool,
     threads: int | None,
 ) -> Request:
-    """Check the arguments of `smalti_kernels.sample`, which describes them.
+    """Check the arguments of `smalti_kernels.sample` and bring them to one form.
 
-    Raises:
-        SamplingError: an argument has the wrong dtype, shape or range; the message says which, and what is allowed.
+    Raises SamplingError when an argument has the wrong dtype, shape or range; the message names it and what is allowed.
     """
     kind = _check_logits("logits", logits)
     if _name(tokens) != "int32" or len(tokens.shape) != 2:
@@ -189,12 +189,12 @@ def usable_cores() -> int:
 
 
 def _name(array: Array) -> str:
-    """The dtype's name as NumPy would write it: torch puts its own in front."""
+    """The dtype's name as in NumPy; torch puts its own name in front."""
     return str(array.dtype).rpartition(".")[2]
 
 
 def _bits(logits: Array) -> Any:
-    """NumPy has no arithmetic for bfloat16: its bits as uint16 are all that is needed."""
+    """bfloat16 as uint16 bits, because NumPy has no bfloat16; other logits unchanged."""
     return logits.view(np.uint16) if isinstance(logits, np.ndarray) and _name(logits) == "bfloat16" else logits
 
 
@@ -258,7 +258,7 @@ def _top_k(top_k: ArrayLike, count: int) -> NDArray[np.int64]:
         raise SamplingError(f"top_k must be integers, 0 to keep every token; got {given.dtype}")
     if given.size and int(given.min()) < 0:
         raise SamplingError(f"top_k must be 0 (keep every token) or more; got {int(given.min())}")
-    # More than any vocabulary holds is the same as every token, and fits the kernel's int32.
+    # 2^30 is more than any vocabulary, so it keeps every token, and it fits the kernel's int32.
     return np.broadcast_to(np.minimum(given, 1 << 30), (count,)).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The root of smalti's exception tree, and the errors this floor raises; `smalti.errors` re-exports all of them.
+"""The base of smalti's errors, and the errors of this package; `smalti.errors` re-exports all of them.
 
 SmaltiError
 ├── SamplingError          a draw that has no answer (NaN logits, nothing left to draw from)
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class SmaltiError(Exception):
-    """Base of every error smalti raises on purpose.
+    """Base of every error that smalti raises on purpose.
 
     Messages say what was wrong, what is allowed, and what to do about it.
     """
@@ -25,7 +25,10 @@ class SamplingError(SmaltiError, ValueError):
 
 
 class KernelError(SmaltiError, RuntimeError):
-    """A kernel cannot run or be built here. Nothing falls back by itself: the caller picks another implementation."""
+    """A kernel cannot run or be built here.
+
+    There is no automatic fallback: the caller picks another implementation.
+    """
 
     reason: str
     """What was wrong."""
@@ -54,11 +57,11 @@ class DriverError(KernelError):
     """A call of the CUDA driver failed."""
 
     call: str
-    """The driver's function, `cuLaunchKernel` for one."""
+    """The driver's function, such as `cuLaunchKernel`."""
     code: int
     """Its CUresult."""
     name: str
-    """The driver's name of that result, `CUDA_ERROR_INVALID_VALUE` for one."""
+    """The driver's name of that result, such as `CUDA_ERROR_INVALID_VALUE`."""
 
     def __init__(self, reason: str, remedy: str = "", *, call: str = "", code: int = -1, name: str = "") -> None:
         super().__init__(reason, remedy)

@@ -1,4 +1,4 @@
-"""Every error smalti raises on purpose, with the exit code its command line gives.
+"""All errors that smalti raises on purpose, with the exit codes of its command line.
 
     SmaltiError                      1
     ├── SamplingError                1   a draw that has no answer (from smalti_kernels)
@@ -6,10 +6,10 @@
     │   ├── DriverUnavailable        4   no NVIDIA driver, one too old, or no device
     │   ├── NoMatchingKernel         4   no prebuilt kernel for this GPU, vocabulary or precision
     │   ├── DamagedKernel            4   a prebuilt kernel that is missing or is not the one that was built
-    │   └── DriverError              4   a call of the driver that failed: a launch, for one
-    ├── UsageError                   2   an argument outside what is allowed
-    ├── BundleError                  3   a bundle that is missing, damaged or not one of ours
-    ├── ProviderUnavailable          4   a provider that was asked for and cannot run
+    │   └── DriverError              4   a call of the driver that failed, such as a launch
+    ├── UsageError                   2   an argument outside the allowed values
+    ├── BundleError                  3   a bundle that is missing, damaged or not a smalti bundle
+    ├── ProviderUnavailable          4   a requested provider that cannot run
     ├── EngineError                  5   an engine that could not be built
     ├── ParityError                  6   an exported variant that does not match its model
     ├── TrainingError                1   a training whose loss is no longer a number
@@ -33,19 +33,19 @@ from smalti_kernels.errors import (
 
 
 class UsageError(SmaltiError, ValueError):
-    """An argument outside what is allowed."""
+    """An argument outside the allowed values."""
 
 
 class BundleError(SmaltiError):
-    """A bundle that is missing, damaged, or not one of ours."""
+    """A bundle that is missing, damaged, or not a smalti bundle."""
 
 
 class ProviderUnavailable(SmaltiError):
-    """A provider that was asked for by name and cannot run here."""
+    """A provider that was requested by name and cannot run here."""
 
 
 class EngineError(SmaltiError):
-    """An engine that could not be built; the engines that were there are untouched."""
+    """An engine that could not be built; existing engines are untouched."""
 
 
 class ParityError(SmaltiError):
@@ -61,7 +61,7 @@ class MissingExtra(SmaltiError, ImportError):
 
 
 class OutputError(SmaltiError, OSError):
-    """A file that cannot be written; whatever stood there before is untouched."""
+    """A file that cannot be written; an existing file is untouched."""
 
 
 EXIT_CODES: dict[type[SmaltiError], int] = {
@@ -75,7 +75,7 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
 
 
 def exit_code(error: SmaltiError) -> int:
-    """Return the process exit code that belongs to ``error`` (1 where the tree names none)."""
+    """The process exit code for ``error``; 1 for kinds without a code of their own."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 

@@ -19,9 +19,9 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already is; UsageError for others.
+    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already has that form.
 
-    Transparent pixels are laid over white.
+    Transparent pixels are laid over white. Raises UsageError for anything else.
     """
     if isinstance(image, Image.Image):
         if image.has_transparency_data:
@@ -38,7 +38,7 @@ def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file whole; UsageError names one that is missing or cannot be read."""
+    """Read an image file completely. Raises UsageError when it is missing or cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -70,7 +70,10 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str] | None = N
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; OutputError names it and the reason."""
+    """Write a file so that it appears whole or not at all.
+
+    Raises OutputError, which names the file and the reason, when writing fails.
+    """
     partial = _partial(path)
     try:
         with partial.open("wb") as handle:
@@ -81,13 +84,13 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        # An interrupt must not leave it behind either.
+        # Remove it after an interrupt too.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether ``path`` can be written after it; OutputError says why not."""
+    """Check before the work that ``path`` can be written. Raises OutputError with the reason when it cannot."""
     partial = _partial(path)
     try:
         if path.is_dir():
@@ -99,7 +102,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Find out the same for files in the folder ``path``, which need not exist yet and is not made."""
+    """Check before the work that files can be written to the folder ``path``, which need not exist and is not created.
+
+    Raises OutputError with the reason when they cannot.
+    """
     try:
         nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         probe = _partial(nearest / "probe")

@@ -1,4 +1,4 @@
-"""What denoisers are fed where they are compared, and what is said of two that differ, by the family."""
+"""Inputs on which denoisers are compared, and the figures of two that differ, for each family."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def drawing(family: Family = "absorbing", grids: int = 4, **changes: Any) -> Dra
 
 
 def logits_of(feed: Feed) -> np.ndarray:
-    """A denoiser as a table: logits by position and label."""
+    """A denoiser that reads its logits from a table, by position and label."""
     table = np.random.default_rng(0).normal(size=(CLASSES + 1, LENGTH, CODES)).astype(np.float32)
     return np.stack([table[label, rows] for label, rows in zip(feed["labels"], feed["rows"])])
 
@@ -73,7 +73,7 @@ def test_feeds_show_every_degree_of_noise_and_some_samples_without_a_label(masks
     made = denoiser_feeds(tokens, labels, 50, 3, batches=4, batch=16, masks=masks)
     assert len(made) == 4
     for index, feed in enumerate(made):
-        # 20 grids for each half of the batches, in turn, so that none is calibrated with and measured with.
+        # Each half of the batches cycles through its own 20 grids, so none is used for both calibration and measuring.
         whole = tokens[20 * (index // 2) + (np.arange(16) + 16 * (index % 2)) % 20]
         other = feed["tokens"] != whole
         assert np.array_equal(feed["tokens"] == 50, other if masks else np.zeros_like(other))
@@ -109,7 +109,7 @@ def test_a_feed_with_times_is_as_noisy_as_they_say() -> None:
     tokens, labels = RNG.integers(0, 50, (64, 64)), RNG.integers(0, 3, 64)
     noise = Noise(steps=100, schedule="released")
     (feed,) = denoiser_feeds(tokens, labels, 50, 3, batches=1, batch=64, masks=False, noise=noise)
-    assert list(feed) == ["tokens", "labels", "times", "rows"]  # as the graph takes them
+    assert list(feed) == ["tokens", "labels", "times", "rows"]  # the graph's order
     assert feed["times"].dtype == np.int32
     assert (feed["times"].min(), feed["times"].max()) <= (1, 99)
     assert feed["times"].max() >= 98
@@ -187,7 +187,7 @@ def test_whole_runs_follow_every_default(family: Family, changes: dict[str, Any]
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         asked.append(inputs["labels"])
-        surer = np.float32(1 + inputs["labels"])[:, None, None]  # of some labels than of others
+        surer = np.float32(1 + inputs["labels"])[:, None, None]  # the label scales the logits
         return table[inputs["rows"]] * surer
 
     tokens = drawing(family, 64, **changes).whole_runs(run)

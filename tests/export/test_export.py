@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def export(*arguments: str | Path) -> int:
-    """Exit code of ``smalti export``, run in this process."""
+    """Run ``smalti export`` in this process; return its exit code."""
     with pytest.raises(SystemExit) as caught:
         main(["export", *map(str, arguments)])
     assert isinstance(caught.value.code, int)
@@ -85,7 +85,7 @@ def test_every_variant_is_certified_within_its_tolerances(record: Manifest) -> N
 def test_the_certificate_tells_what_the_files_do(
     precision: smalti.bundle.manifest.Precision, tiny_bundle: Path, record: Manifest, tiny_runs: tuple[Path, Path]
 ) -> None:
-    """Measured once more here: the decoder on unseen images of which calibration saw none."""
+    """Measure the decoder again on unseen images that were not used for calibration."""
     model = folded(load_autoencoder(tiny_runs[0])[0])[0]
     unseen = open_split(load_prior(tiny_runs[1])[1].data, "validation").images[32:64]
     tokens = torch_run(wrap("encoder", model))({"images": np.array(unseen)})
@@ -177,7 +177,7 @@ def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_an
 ) -> None:
     place, output = tmp_path / "place", tmp_path / "bundle"
     shutil.copytree(tiny_bundle, place)
-    output.symlink_to(place, target_is_directory=True)  # which stays, and what it leads to is replaced
+    output.symlink_to(place, target_is_directory=True)  # the link stays; its target is replaced
     options = [str(tiny_runs[1]), "--output", str(output), "--name", "tiny", "--steps", "8"]
     options += ["--schedule", "exact", "--order", "random", "--preview-from", str(tiny_preview)]
     finished = subprocess.run([sys.executable, "-c", IMPOSSIBLE, *options], capture_output=True, text=True)
@@ -186,7 +186,7 @@ def test_a_variant_that_misses_is_left_out_and_the_rest_is_byte_for_byte_what_an
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "place"}
     assert output.is_symlink()
 
-    # The other bundle was made in this process: neither hash seeds nor the time of day leave a trace.
+    # The other bundle was made in this process: equal bytes show that hash seeds and time have no effect.
     before, after = contents(tiny_bundle), contents(output)
     assert before.keys() - after.keys() == {"decoder.int8.onnx"}
     assert after.keys() <= before.keys()

@@ -1,4 +1,4 @@
-"""Golden inputs as an export stores them: with them the certificate is measured again, and a change is noticed."""
+"""Golden inputs as stored by an export: the certificate is measured again with them, and changes are noticed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_certificate_is_measured_again_within_its_tolerances(tiny_bundle: Pa
     assert set(measured) == {(one.component, one.precision) for one in bundle.manifest.certificate}
     for one in measured.values():
         assert one.missed == ()
-        # What a preview costs, and how close it comes to the decoder, needs the torch models.
+        # A preview's cost and its PSNR against the decoder need the torch models.
         once = {name for name in one.certified if name.startswith("rounded_")} | {"cost", "decoder_psnr"}
         assert set(one.figures) == set(one.certified) - once
     exact = measured["denoiser", "fp32"].figures
@@ -70,7 +70,7 @@ def test_the_stored_cases_are_whole_and_of_the_right_kinds(tiny_bundle: Path) ->
 def test_a_bundle_with_another_models_weights_does_not_pass(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As when files of two exports are mixed, and their hashes are made to fit."""
+    """Simulates mixing the files of two exports and fixing their hashes."""
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "mixed"))
     content = bytearray((path / "denoiser.safetensors").read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")

@@ -59,7 +59,7 @@ def prior() -> HourglassPrior:
 
 @pytest.fixture(scope="module")
 def models() -> dict[Role, nn.Module]:
-    """The wrapped models, with weights far from their start."""
+    """The wrapped models, with weights far from their initial values."""
     pair, denoiser = autoencoder(), prior()
     return {"encoder": wrap("encoder", pair), "decoder": wrap("decoder", pair), "denoiser": wrap("denoiser", denoiser)}
 
@@ -108,7 +108,7 @@ def test_the_decoder_computes_what_the_model_does(
     assert found.shape == expected.shape == (size[0], size[1] * FACTOR, size[2] * FACTOR, 3)
     assert found.dtype == expected.dtype == np.uint8
     difference = np.abs(found.astype(int) - expected)
-    assert difference.max() <= 1  # a value on the border between two pixels may be rounded either way
+    assert difference.max() <= 1  # a value halfway between two pixel values may be rounded either way
     assert (difference > 0).mean() < 1e-3
     assert found.std() > 20
 

@@ -1,4 +1,4 @@
-"""Published models from their checkpoints to pictures, by the commands that users give."""
+"""Published models, from their checkpoints to pictures, with the user's commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def absorbing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with paper 000's pair: ``codec``, ``prior``, ``bundle``."""
+    """A folder with a VQGAN and prior of Bond-Taylor et al. 2021: ``codec``, ``prior``, ``bundle``."""
     folder = tmp_path_factory.mktemp("absorbing")
     codec, prior, bundle = (folder / name for name in ("codec", "prior", "bundle"))
     vqgan, transformer = FIXTURES / "ut_vqgan_nearest_small.th", FIXTURES / "ut_absorbing_small.th"
@@ -48,7 +48,7 @@ def absorbing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def autoregressive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pair of taming's: ``both.ckpt``, ``run``, ``bundle``; 8x8 tokens, 16x16 pixels, two labels."""
+    """A folder with a taming pair: ``both.ckpt``, ``run``, ``bundle``; 8x8 tokens, 16x16 pixels, two labels."""
     folder = tmp_path_factory.mktemp("autoregressive")
     torch.manual_seed(0)
     sizes = Net2NetTransformerConfig(vocabulary=8, positions=64, grid=(8, 8), width=16, layers=2, heads=2)
@@ -60,7 +60,7 @@ def autoregressive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": state}, folder / "both.ckpt")
     options = ("--config", '{"heads": 2}', "--labels", "cat,dog", "--source", "taming-net2net")
     assert run("import", folder / "both.ckpt", "-o", folder / "run", *options) == 0
-    # Random weights make what 8 bits cannot hold; such a variant is left out, and said to be.
+    # Random weights may not fit 8 bits; then the int8 variant is left out with a message.
     assert run("export", folder / "run", "-o", folder / "bundle", "--top-k", 5) in (0, 6)
     return folder
 
@@ -99,7 +99,7 @@ def test_its_weights_stand_once_in_the_file_that_both_precisions_read(role: str,
         outside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
         inside = [tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
         assert sum(np.prod(tensor.dims) for tensor in outside) > 0.9 * stored
-        assert max(np.prod(tensor.dims, initial=1) for tensor in inside) <= 64  # the length of every code
+        assert max(np.prod(tensor.dims, initial=1) for tensor in inside) <= 64  # the squared length of every code
 
 
 def test_training_can_start_from_its_bundle(absorbing: Path) -> None:
@@ -117,7 +117,7 @@ def test_its_tokens_and_pixels_are_those_of_the_models(absorbing: Path) -> None:
     with torch.no_grad():
         expected = to_pixels(model.decode(torch.from_numpy(tokens)), (0.0, 1.0))
     found = np.stack([np.asarray(image) for image in generator.decode(tokens)]).astype(int)
-    assert np.abs(found - expected).max() <= 3  # its weights are those of the model in fp16
+    assert np.abs(found - expected).max() <= 3  # the bundle stores the weights as fp16
     with pytest.raises(UsageError, match="this bundle knows no labels"):
         generator.generate(label="cat")
 
@@ -140,7 +140,7 @@ def test_an_autoregressive_pair_generates_as_the_models_do(autoregressive: Path,
     generator = smalti.load(autoregressive / "bundle", precision="fp32")
     found = generator.generate(seeds=[3, 4, 5], label=["cat", "dog", "dog"], top_k=0).tokens
     expected = draw_in_turn(next_logits(prior), config.model, [3, 4, 5], [0, 1, 1])  # pyright: ignore[reportArgumentType]
-    assert (found == expected).mean() > 0.95  # one draw that differs changes those after it
+    assert (found == expected).mean() > 0.95  # one different draw changes all later ones
     assert len(np.unique(found)) > 3
 
 

@@ -1,4 +1,4 @@
-"""A prior of multinomial diffusion from its training to pictures drawn without torch."""
+"""A prior of multinomial diffusion, from its training to pictures drawn without torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def exported(tiny_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     data = dataclasses.replace(tiny.data, train_count=64, validation_count=64)
     loop = dataclasses.replace(tiny.loop, steps=20, precision="fp32")
     train_prior(dataclasses.replace(tiny, data=data, loop=loop), folder / "run", tiny_runs[0])
-    # Of so short a training 8 bits may be too few; that variant is left out then, and said to be.
+    # After so short a training 8 bits may be too few; then the int8 variant is left out with a message.
     assert run("export", folder / "run", "-o", folder / "bundle", "--steps", 6, "--top-p", 0.95) in (0, 6)
     return folder
 

@@ -1,4 +1,4 @@
-"""The graph of a multinomial prior against the model itself."""
+"""The graph of a multinomial prior, compared with the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scattered(config: MultinomialUNetConfig) -> MultinomialUNet:
     torch.manual_seed(0)
     model = MultinomialUNet(config)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.15)  # attention is a square of its input: more would leave fp16
+        nn.init.normal_(parameter, std=0.15)  # larger weights would overflow fp16 in attention
     return model.eval()
 
 
@@ -46,7 +46,7 @@ def feed(config: MultinomialUNetConfig, batch: int, rows: int) -> dict[str, np.n
 def test_the_graph_computes_what_the_model_does(variant: str) -> None:
     config = VARIANTS[variant]
     model, spec = scattered(config), graph_specs(2, config)["denoiser"]
-    round_to_fp16(model)  # as its weights are found again by what they are
+    round_to_fp16(model)  # tensors are matched by their content in fp16
     assert [one.name for one in spec.inputs] == ["tokens", "labels", "times", "rows"]
     proto = trace("denoiser", wrap("denoiser", model), spec)
     onnx.checker.check_model(proto, full_check=True)

@@ -1,4 +1,4 @@
-"""Graphs that would leave the range of fp16 on a GPU: found by what real inputs make of them, and kept within it."""
+"""Graphs that would overflow fp16 on a GPU: real inputs reveal it, and rewriting prevents it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from smalti_train.runs.bundle_weights import TRANSPOSED
 from smalti_train.runs.loading import build_prior
 
 NOTHING = ("none.safetensors", b"\0" * 8)
-"""Weights of graphs that have theirs inside."""
+"""Weight file of graphs that hold their weights inside."""
 
 
 def run(proto: onnx.ModelProto, feed: Feed, weights: tuple[str, bytes] = NOTHING) -> np.ndarray:
@@ -44,7 +44,7 @@ def run(proto: onnx.ModelProto, feed: Feed, weights: tuple[str, bytes] = NOTHING
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """From ``x``, fp32 [n, 8], to ``y``, fp32 [n, 8]; what the nodes compute from ``h`` to ``r`` is fp16."""
+    """A graph from ``x`` to ``y``, both fp32 [n, 8]; the nodes between ``h`` and ``r`` compute in fp16."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy"]
     inside = [numpy_helper.from_array(value.astype(np.float16), name) for name, value in constants.items()]
     first = helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16)
@@ -54,7 +54,7 @@ def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx
 
 
 def thousandfold() -> onnx.ModelProto:
-    """A thousand times the input, over a thousand."""
+    """A graph that multiplies its input by 1000 and divides it by 1000."""
     nodes = [helper.make_node("Mul", ["h", "k"], ["m"]), helper.make_node("Div", ["m", "k"], ["r"])]
     return graph(nodes, {"k": np.array(1000)})
 
@@ -112,7 +112,10 @@ KINDS = st.sampled_from(["MatMul", "Gemm", "Twice", "Add", "Relu", "Mul"])
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(KINDS, st.floats(-2, 9)), min_size=1, max_size=5), st.integers(0, 9))
 def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]], seed: int) -> None:
-    """Chains of operators at scales of powers of two, products of two activations among them; at the end all is 1."""
+    """Chains of operators, some of them products of two activations, with scales that are powers of two.
+
+    Two last factors bring the output near 1.
+    """
     generator = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
@@ -122,7 +125,7 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
         shape = (8, 8) if kind in ("MatMul", "Gemm", "Twice") else (8,)
         if kind != "Relu":
             constants[constant] = generator.normal(size=shape) * 2.0**power
-        if kind == "Twice":  # h (h^T h), whose two factors may both be large, times a matrix
+        if kind == "Twice":  # h (h^T h) times a matrix; both factors may be large
             nodes.append(helper.make_node("Transpose", [before], [f"{after}.t"], perm=[1, 0]))
             nodes.append(helper.make_node("MatMul", [f"{after}.t", before], [f"{after}.p"]))
             nodes.append(helper.make_node("MatMul", [before, f"{after}.p"], [f"{after}.q"]))
@@ -139,7 +142,7 @@ def test_whatever_is_large_is_computed_as_in_fp32(steps: list[tuple[str, float]]
     x = {"x": generator.normal(size=(4, 8)).astype(np.float32)}
     plain = graph(nodes, constants | {"last": np.array(1.0)})
     size = np.abs(run(in_fp32(plain, fp16_tensors(plain)), x)).max()
-    assume(2.0**-10 < size < 2.0**28)  # beyond, the last factors themselves are too small for fp16
+    assume(2.0**-10 < size < 2.0**28)  # beyond, the last factors are too small for fp16
     plain = graph(nodes, constants | {"last": np.array(2.0 ** -round(np.log2(size) / 2))})
     exact = run(in_fp32(plain, fp16_tensors(plain)), x)
     proto = kept(plain, [x])
@@ -192,7 +195,7 @@ def test_a_graph_within_a_graph_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def bright() -> tuple[Part, Feed, np.ndarray]:
-    """A VQGAN's decoder whose residual stream reaches 900,000: traced, its tokens, and its pixels by torch."""
+    """A traced VQGAN decoder whose residual stream reaches 900,000, its tokens, and torch's pixels."""
     torch.manual_seed(0)
     model = VQGAN(SMALL).eval()
     assert model.post_quant_conv is not None
@@ -216,7 +219,7 @@ def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
 ) -> None:
     part, feed, pixels = bright
     proto, weights = part.graphs["fp16"], part.weight_file
-    assert likeness(run(proto, feed, weights), pixels) > 50  # a CPU keeps it in fp32
+    assert likeness(run(proto, feed, weights), pixels) > 50  # a CPU computes in fp32
     assert likeness(rounded(proto, feed, weights), pixels) < 10
     assert max(greatest(proto, weights, fp16_tensors(proto), [feed]).values()) > 10 * LARGEST
     lines: list[str] = []
@@ -235,12 +238,12 @@ def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
 def test_tensors_of_the_same_content_are_all_stored(bright: tuple[Part, Feed, np.ndarray]) -> None:
     own = {name for name in VQGAN(SMALL).state_dict() if name.startswith(("decoder.", "post_quant"))}
     stored = {name.removesuffix(TRANSPOSED) for name in load(bright[0].weight_file[1])}
-    assert own <= stored  # though its norms are all ones and zeros
+    assert own <= stored  # although all its norms hold the same ones and zeros
 
 
 @pytest.fixture(scope="module")
 def keen() -> tuple[Part, list[Feed], Graph]:
-    """A predictor whose keys are beyond fp16: traced, what to ask it, and its answers by torch."""
+    """A traced predictor whose keys overflow fp16, its inputs, and a torch function for its answers."""
     torch.manual_seed(0)
     config = PRIORS["tiny-autoregressive"].model
     assert isinstance(config, AutoregressiveTransformerConfig)
@@ -269,17 +272,17 @@ def test_what_a_predictor_keeps_is_within_range_too(keen: tuple[Part, list[Feed]
     size = greatest(part.graphs["fp16"], part.weight_file, fp16_tensors(part.graphs["fp16"]), feeds[1:2])
     masked = {node.input[0] for node in part.graphs["fp16"].graph.node if node.op_type == "Softmax"}
     assert masked
-    assert too_large({name: size[name] for name in masked}) == set()  # what is not seen is infinitely far, not nearly
+    assert too_large({name: size[name] for name in masked}) == set()  # the mask is -inf, not a large finite number
     assert np.abs(feeds[3]["past"]).max() > LARGEST
 
     def error(calibration: list[Feed]) -> float:
-        """Of one more token, in units of the logits' standard deviation."""
+        """Error for one more token, in units of the logits' standard deviation."""
         (fine,) = _attempts(part, "fp16", calibration, lambda line: None)
         last = feeds[3]
         exact, found = answers(last)[0], rounded(fine, last, part.weight_file)
         return float(np.abs(found - exact).max() / exact.std())
 
-    assert not error(feeds[1:3]) < 0.1  # without a past among what is looked at, it overflows
+    assert not error(feeds[1:3]) < 0.1  # calibrated without a past, it overflows
     assert error(feeds[:2]) < 0.1
 
 

@@ -24,7 +24,10 @@ TABLE = np.random.default_rng(0).normal(size=(3, 7, CODES)).astype(np.float32)
 
 
 def graph(scale: float = 1.0):
-    """A predictor as a table: logits by label and by how many tokens were read; it keeps nothing but their number."""
+    """A predictor that reads its logits from a table, by label and by the number of tokens read.
+
+    Its cache holds only that number.
+    """
 
     def run(inputs: Any) -> list[np.ndarray]:
         tokens, labels, past = inputs["tokens"], inputs["labels"], inputs["past"]
@@ -67,7 +70,7 @@ def test_some_feeds_go_on_from_what_was_read_before() -> None:
         assert np.array_equal(made[index]["tokens"], made[index + 1]["tokens"][:2, -1:])
         assert np.array_equal(made[index]["labels"], made[index + 1]["labels"][:2])
     single = prefix_feeds(np.zeros((2, 1), np.int64), np.zeros(2), CODES, PAST, batches=1, batch=1)
-    assert with_past(graph(), single, 1) == single  # where nothing comes before
+    assert with_past(graph(), single, 1) == single  # a single token has no past
 
 
 def test_a_predictor_that_errs_with_a_past_alone_is_found_out() -> None:
@@ -104,7 +107,7 @@ def test_a_predictor_agrees_with_itself() -> None:
     assert figures == {
         "logit_error": 0,
         "draw_agreement": 1,
-        "draws": 6 * 4 * 15,  # so many, or as few more as make them equally many from each
+        "draws": 6 * 4 * 15,  # at least 350, equally many from each
         "grid_agreement": 1,
         "grids": 4,
     }

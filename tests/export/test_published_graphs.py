@@ -1,4 +1,4 @@
-"""The graphs of published models against the models themselves."""
+"""The graphs of published models, compared with the models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ABSORBING = AbsorbingTransformerConfig(codes=CODES, grid=GRID, width=16, layers=
 
 
 def scattered(model: nn.Module, deviation: float) -> nn.Module:
-    """Weights far from their start."""
+    """Set random weights, far from the initial values."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=deviation)
@@ -109,7 +109,7 @@ def test_the_encoder_of_nearest_codes_is_built_for_turing(tmp_path: Path) -> Non
     specs = graph_specs(2, ABSORBING)
     model = VQGAN(dataclasses.replace(SMALL, attention_levels=()))
     proto = trace("encoder", wrap("encoder", scattered(model, 0.1).half()), specs["encoder"])
-    assert "float32" in {str(numpy_helper.to_array(one).dtype) for one in proto.graph.initializer}  # the codes' own
+    assert "float32" in {str(numpy_helper.to_array(one).dtype) for one in proto.graph.initializer}  # that of the codes
     (tmp_path / "encoder.onnx").write_bytes(for_tensorrt(proto).SerializeToString())
     profile = {"images": Profile(least=(1, 12, 12, 3), best=(1, 12, 12, 3), most=(1, 12, 12, 3))}
     assert PortableToolkit(("sm_75",)).build(tmp_path / "encoder.onnx", (profile,)).startswith(b"vtrt")
@@ -132,12 +132,12 @@ def test_the_absorbing_transformer_answers_for_the_rows_that_are_asked() -> None
 
 @pytest.fixture(scope="module", params=PREDICTORS)
 def predictor(request: pytest.FixtureRequest) -> tuple[onnxruntime.InferenceSession, PriorConfig, np.ndarray]:
-    """A predictor's graph, its sizes, and for grids ``sequence()`` under their labels all logits [3, L, K]."""
+    """A predictor's graph, its configuration, and the model's logits [3, L, K] for the grids of ``sequence()``."""
     config = PREDICTORS[request.param]
     model = scattered(build_prior(config), 0.3)
     found = session(trace("predictor", wrap("predictor", model), graph_specs(2, config)["predictor"]))
     tokens = torch.from_numpy(sequence()[:, 1:].astype(np.int64))
-    # Without classes the published start is a vector of its own, or token 0.
+    # Without classes, the published start is a separate vector or token 0.
     labels = torch.arange(3) if config.classes else torch.zeros(3, dtype=torch.int64)
     with torch.no_grad():
         expected = model(tokens, labels).numpy()
@@ -146,7 +146,7 @@ def predictor(request: pytest.FixtureRequest) -> tuple[onnxruntime.InferenceSess
 
 
 def sequence() -> np.ndarray:
-    """int32 [3, L]: the start and all tokens of a grid but the last, which nothing follows."""
+    """int32 [3, L]: the start, then all tokens of a grid except the last."""
     tokens = noise(3, LENGTH, top=CODES).astype(np.int32)
     tokens[:, 0] = CODES
     return tokens

@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 
 
 def products() -> onnx.ModelProto:
-    """y = x W + b; z = y y^T: a product with a constant, and one of two activations as in attention."""
+    """y = x W + b; z = y y^T: a product with a constant, and a product of two activations as in attention."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["xw"], "constant"),
         helper.make_node("Add", ["xw", "b"], ["y"], "shift"),
@@ -58,7 +58,7 @@ def sources(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 
 def kinds(proto: onnx.ModelProto, op: str) -> list[list[str]]:
-    """For each ``op``, what makes its first two inputs: the type of a node, or the type of a constant."""
+    """For each ``op``, the sources of its first two inputs: a node's type, or a constant's type."""
     made, constants = sources(proto), {item.name: item for item in proto.graph.initializer}
     found: list[list[str]] = []
     for node in proto.graph.node:
@@ -100,13 +100,13 @@ def test_nodes_may_be_kept_in_full_precision() -> None:
 
 def test_the_last_layers_are_those_before_the_outputs() -> None:
     assert last_layers(products(), 0) == []
-    assert last_layers(products(), 1) == last_layers(products(), 2) == ["constant"]  # attention's never is one
+    assert last_layers(products(), 1) == last_layers(products(), 2) == ["constant"]  # never the product in attention
     assert last_layers(shuffled(), 1) == ["second"]
     assert last_layers(shuffled(), 2) == ["first", "second"]
 
 
 def shuffled() -> onnx.ModelProto:
-    """Convolution, pixel shuffle, ReLU, convolution."""
+    """A graph of convolution, pixel shuffle, ReLU and convolution."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], "first"),
         helper.make_node("DepthToSpace", ["a"], ["b"], "shuffle", blocksize=2, mode="CRD"),
@@ -132,7 +132,7 @@ def test_a_relu_moves_before_the_pixel_shuffle_and_changes_nothing() -> None:
     assert [node.name for node in moved.graph.node] == ["first", "relu", "shuffle", "second"]
     assert np.array_equal(run(moved, images()[0]), run(shuffled(), images()[0]))
     assert [node.name for node in shuffled().graph.node] == ["first", "shuffle", "relu", "second"]
-    # One that others need too stays where it is.
+    # A pixel shuffle with other users stays in place.
     shared = shuffled()
     shared.graph.node.append(helper.make_node("Neg", ["b"], ["other"], "other"))
     assert [node.name for node in activations_first(shared).graph.node][:3] == ["first", "shuffle", "relu"]
@@ -141,7 +141,7 @@ def test_a_relu_moves_before_the_pixel_shuffle_and_changes_nothing() -> None:
 def test_no_step_of_8_bits_is_spent_on_what_a_relu_throws_away() -> None:
     quantised = quantize(shuffled(), images())
     zeros = {item.name: numpy_helper.to_array(item) for item in quantised.graph.initializer}
-    assert "Relu" not in {node.op_type for node in quantised.graph.node}  # the scales' range does it
+    assert "Relu" not in {node.op_type for node in quantised.graph.node}  # the range of the scales replaces it
     (convolution,) = [node for node in quantised.graph.node if node.name == "first"]
     (after,) = [node for node in quantised.graph.node if convolution.output[0] in node.input]
     assert after.op_type == "QuantizeLinear"

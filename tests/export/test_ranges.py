@@ -52,7 +52,7 @@ def test_ranges_are_those_of_the_tensors_on_all_feeds() -> None:
 
 def test_what_is_kept_whole_is_not_cut() -> None:
     values = np.full((1, 60_000), 0.05, np.float32) * np.linspace(-1, 1, 60_000, dtype=np.float32)
-    values[0, 8] = 10  # which is not among those that are looked at
+    values[0, 8] = 10  # an outlier that is not sampled
     (cut,), (whole,) = (activation_ranges(graph(), ["x"], [{"x": values}], kept).values() for kept in ((), ("x",)))
     assert cut[1] < 9
     assert whole[1] == 10
@@ -60,7 +60,7 @@ def test_what_is_kept_whole_is_not_cut() -> None:
 
 @pytest.mark.parametrize("width", [64, 96, 384])
 def test_every_channel_is_looked_at(width: int) -> None:
-    """The one in three with large values too: unless they are seen, they are cut off at 0.3 of them."""
+    """One channel in three has large values too; if not sampled, they are clipped at 0.3 of their range."""
     for channel in range(3):
         values = np.random.default_rng(1).uniform(0, 5, (49_152 // width, width)).astype(np.float32)
         values[:, channel::3] = np.random.default_rng(2).uniform(0, 50, values[:, channel::3].shape)

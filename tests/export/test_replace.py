@@ -26,7 +26,7 @@ while True:
         print("begun", flush=True)
     number += 1
 """
-"""Puts one folder after the other in the same place, each with two files that say the same."""
+"""Replaces a folder again and again; each version has two files with equal content."""
 
 
 def folder(path: Path, content: str) -> Path:

@@ -1,4 +1,4 @@
-"""SUNDAE priors from their runs to pictures by the commands that users give: on tokens, on grey pixels, imported."""
+"""SUNDAE priors, from their runs to pictures, with the user's commands: on tokens, on grey pixels, imported."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from smalti_train.trainers.prior import train_prior
 
 FIXTURES = Path(__file__).parents[1] / "training" / "fixtures"
 PLAN = {"steps": 24, "temperature": (1.0, 0.8), "proportion": (0.8, 0.4), "min_steps": 6}
-"""The bundles' defaults, as the plain sampler has them."""
+"""The bundles' defaults, as arguments of the plain sampler."""
 OPTIONS = ("--steps", 24, "--final-temperature", 0.8, "--proportion", "0.8:0.4", "--min-steps", 6)
 SIDE, LEVELS = 16, 32
-"""Pixels of the small grey pictures, and the grey levels that their prior tells apart."""
+"""Pixels per side of the small grey pictures, and the prior's number of grey levels."""
 
 
 def run(*words: object) -> int:
@@ -77,7 +77,10 @@ def pixelwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with paper 003's hourglass on 8x8 tokens of a published VQGAN: ``run`` and ``bundle``."""
+    """A folder with ``run`` and ``bundle`` of an imported hourglass prior on 8x8 tokens of a published VQGAN.
+
+    The prior is that of McKinney and Willcocks 2022.
+    """
     folder = tmp_path_factory.mktemp("imported")
     vqgan, hourglass = FIXTURES / "ut_vqgan_nearest_small.th", FIXTURES / "sundae_hourglass_small.pt"
     assert run("import", "--source", "unleashing-vqgan", vqgan, "-o", folder / "codec") == 0
@@ -88,7 +91,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_torch(folder: Path, seeds: Sequence[int], labels: Sequence[int]) -> np.ndarray:
-    """Tokens by the torch model in fp32."""
+    """Tokens drawn by the torch model in fp32."""
     model, _ = load_prior(folder / "run")
     assert isinstance(model, SundaeTransformer)
     return draw_sundae(torch_denoiser(model), model.config, seeds, labels, **PLAN)  # pyright: ignore[reportArgumentType]
@@ -178,7 +181,7 @@ def test_any_of_its_pixels_are_repainted(pixelwise: Path, tmp_path: Path) -> Non
     assert run("inpaint", "--bundle", pixelwise / "bundle", *files, "--label", "dark") == 0
     painted = np.asarray(Image.open(tmp_path / "painted.png").convert("RGB"))
     assert np.array_equal(painted[~mask], image[~mask])
-    assert (np.ptp(painted[mask].astype(int), axis=1) == 0).all()  # what was drawn is grey
+    assert (np.ptp(painted[mask].astype(int), axis=1) == 0).all()  # repainted pixels are grey
 
 
 def test_a_bundle_of_tokens_draws_and_repaints_from_the_command_line(tokenwise: Path, tmp_path: Path) -> None:
@@ -233,7 +236,7 @@ def test_an_imported_prior_exports_like_any_other(imported: Path, tmp_path: Path
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens.astype(np.int64))).numpy()
     found = generator.logits(tokens, np.zeros(2, np.int32), rows)
-    assert np.abs(found - expected).max() < 0.01 * expected.std()  # its weights are those of the model in fp16
+    assert np.abs(found - expected).max() < 0.01 * expected.std()  # the bundle stores the weights as fp16
     weights = initial_weights(imported / "bundle", config)
     assert all(torch.equal(weights[name], value.half().float()) for name, value in model.state_dict().items())
     codec, _ = load_autoencoder(imported / "run/autoencoder")

@@ -1,4 +1,4 @@
-"""The graph of a SUNDAE prior against the model itself."""
+"""The graph of a SUNDAE prior, compared with the model."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("variant", ["ours", "published"])  # of the third, its parts are the first's
+@pytest.mark.parametrize("variant", ["ours", "published"])  # the third variant has the parts of the first
 def test_the_graph_computes_what_the_model_does(variant: str) -> None:
     config = VARIANTS[variant]
     model, spec = scattered(config), graph_specs(2, config)["denoiser"]
-    round_to_fp16(model)  # as its weights are found again by what they are
+    round_to_fp16(model)  # tensors are matched by their content in fp16
     proto = trace("denoiser", wrap("denoiser", model), spec)
     named = name_by_content(proto, dict(model.state_dict())).values()
     assert {name.removesuffix(TRANSPOSED) for name in named} == set(model.state_dict())
@@ -91,7 +91,7 @@ def test_half_precision_predicts_nearly_the_same(variant: str) -> None:
     run, half = (torch_run(wrap("denoiser", one)) for one in (model, copy.deepcopy(model).half()))
     expected, found = run(asked), half(asked)
     assert found.dtype == np.float32
-    # Angles stay in fp32: as many digits of them would be lost as of everything else, were they not.
+    # Angles must stay in fp32, or they would lose as many digits as everything else.
     assert 0 < np.abs(found - expected).max() < 0.02 * expected.std()
 
 

@@ -31,7 +31,7 @@ def external(found: onnx.GraphProto) -> list[TensorProto]:
 
 
 def places(content: bytes) -> dict[tuple[int, int], str]:
-    """Names by (offset, length), as the header of a safetensors file gives them."""
+    """Map (offset, length) to names, as in the header of a safetensors file."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header.pop("__metadata__", None)
@@ -99,14 +99,14 @@ def test_a_parameter_takes_two_bytes(role: Role, tiny_bundle: Path, tiny_runs: t
     own = trained(role, tiny_runs)
     halves = {name: value for name, value in tensors.items() if value.dtype == torch.float16}
     norms = {name: value for name, value in tensors.items() if value.dtype == torch.float32}
-    ranges = {name: norms.pop(name) for name in list(norms) if name.endswith("sharpness")}  # a graph has their squares
+    ranges = {name: norms.pop(name) for name in list(norms) if name.endswith("sharpness")}  # graphs hold their squares
     assert {name.removesuffix(TRANSPOSED) for name in halves} | ranges.keys() == own.keys()
     assert len(ranges) == (role == "decoder")
     parameters = sum(value.numel() for name, value in own.items() if name not in ranges)
     assert sum(value.nbytes for value in halves.values()) == 2 * parameters
     assert all(value.ndim == 1 for value in norms.values())
     channels = sum(len(value) for name, value in norms.items() if name.endswith("running_var"))
-    assert sum(value.nbytes for value in norms.values()) == 4 * 4 * channels  # what training goes on from
+    assert sum(value.nbytes for value in norms.values()) == 4 * 4 * channels  # training continues from these
     size = (tiny_bundle / f"{role}.safetensors").stat().st_size
     squared = sum(value.nbytes for value in ranges.values())
     assert size - 2 * parameters - 16 * channels - squared < 120 * len(tensors)  # the header

@@ -1,1 +1,1 @@
-"""TensorRT engines of a bundle's graphs: TensorRT-RTX ones for any GPU, TensorRT ones for the GPU at hand."""
+"""Build TensorRT engines from a bundle's graphs: TensorRT-RTX for any GPU, TensorRT for this machine's GPU."""

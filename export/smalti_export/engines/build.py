@@ -1,4 +1,4 @@
-"""From a bundle's graphs to a folder of engines, in which nothing changes before everything is built."""
+"""Build a bundle's engines into a folder; the folder changes only after every engine is built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import Toolkit
 
 MAGIC = {"rtx": b"vtrt"}
-"""First bytes of an engine, where they are known."""
+"""First bytes of an engine file, for runtimes where they are known."""
 Say = Callable[[str], None]
 
 
@@ -34,15 +34,15 @@ def build_engines(
     components: Sequence[Role] | None = None,
     say: Say = lambda line: None,
 ) -> Engines:
-    """Build the engines of a bundle's components and write them to the folder ``output``, with ``engines.json``.
+    """Build engines of a bundle's components and write them, with ``engines.json``, to the folder ``output``.
 
-    ``components`` are all that come in ``precision`` unless some are named. Engines of the same bundle that lie there
-    stay, but for those that are built anew. An interrupt at any moment leaves the folder's list as it was or as it
-    will be, and every file that the list names.
+    ``components`` defaults to all that come in ``precision``. Other engines of the same bundle in the folder stay.
+    After an interrupt at any moment, the folder's list is the old one or the new one, and every file that it names is
+    there.
 
-    Raises UsageError for a precision that a target cannot run, a component that there is not or a folder of something
-    else, BundleError for a
-    damaged bundle or list, EngineError when a builder refuses a graph, OutputError when writing fails.
+    Raises UsageError when a target cannot run the precision, when the bundle lacks a component, or when the folder
+    holds something else; BundleError when the bundle or the list is damaged; EngineError when a builder refuses a
+    graph; OutputError when writing fails.
     """
     check_precision(toolkit, precision)
     there: list[Role] = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
@@ -75,7 +75,7 @@ def build_engines(
 
 
 def check_precision(toolkit: Toolkit, precision: Precision) -> None:
-    """Raise UsageError, with the reason and what to do, for a precision that one of the targets cannot run."""
+    """Raise UsageError when a target cannot run the precision; the message says why and what to do."""
     if precision == "int8":
         raise UsageError("precision int8: its scales are chosen for CPUs; build engines in fp16, or fp32")
     if precision == "fp32" and toolkit.runtime == "rtx" and "sm_75" in toolkit.targets:
@@ -88,7 +88,7 @@ def check_precision(toolkit: Toolkit, precision: Precision) -> None:
 def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -> tuple[EngineRecord, bytes]:
     variant = bundle.variant(role, precision)
     profiles = make_profiles(role, bundle.manifest.components[role], bundle.manifest.latent)
-    # From checked copies: the parser reads files by itself, and a zip has none.
+    # Write checked copies: the parser opens files by path, which does not work inside a zip.
     with tempfile.TemporaryDirectory(prefix="smalti-engine-") as name:
         folder = Path(name)
         for file in variant.weights:
@@ -97,7 +97,7 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
         content = bundle.read(variant.graph.file)
         try:
             proto = for_tensorrt(onnx.ModelProto.FromString(content))
-        except Exception as error:  # protobuf's own, which has no public base; the hash is right, the graph is not
+        except Exception as error:  # protobuf's errors have no public base class
             raise EngineError(f"{bundle.path}: {variant.graph.file} is not an ONNX graph: {error}") from error
         bundle.forget()
         graph = folder / f"{role}.{precision}.onnx"
@@ -107,7 +107,7 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
     if not plan.startswith(magic) or not plan:
         raise EngineError(f"{toolkit.runtime} {toolkit.version} made no engine of {variant.graph.file}; report it")
     digest = hashlib.sha256(plan).hexdigest()
-    # Another engine has another name, so that the list on disk always names files that are whole.
+    # The name contains the hash, so a new engine never overwrites a file that the list on disk names.
     file = FileRecord(file=f"{role}.{precision}.{digest[:12]}.{toolkit.runtime}", sha256=digest, bytes=len(plan))
     record = EngineRecord(
         component=role,
@@ -123,7 +123,7 @@ def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -
 
 
 def _kept(bundle: Bundle, output: Path) -> tuple[EngineRecord, ...]:
-    """Engines of this bundle that lie in the folder already; UsageError where there are those of another."""
+    """Engines of this bundle that are already in the folder. Raises UsageError when they belong to another bundle."""
     try:
         engines = engine_records.decode((output / ENGINES).read_bytes(), str(output))
     except (FileNotFoundError, NotADirectoryError):
@@ -137,7 +137,7 @@ def _kept(bundle: Bundle, output: Path) -> tuple[EngineRecord, ...]:
 
 
 def write_engines(output: Path, engines: Engines, plans: dict[str, bytes]) -> None:
-    """Write new engines, then the list that names them, and only then remove those that it names no more."""
+    """Write new engines, then the list that names them, and then remove engines that it no longer names."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         before = _listed(output)
@@ -152,7 +152,7 @@ def write_engines(output: Path, engines: Engines, plans: dict[str, bytes]) -> No
 
 
 def _listed(output: Path) -> set[str]:
-    """Files that the folder's present list names."""
+    """Files that the folder's current list names."""
     if not (output / ENGINES).is_file():
         return set()
     raw = (output / ENGINES).read_bytes()

@@ -1,4 +1,4 @@
-"""Graphs as TensorRT takes them."""
+"""Changes that make a graph readable and buildable for TensorRT."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KERNEL = "identity.kernel"
 
 
 def for_tensorrt(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as TensorRT can read and build it; it computes the same."""
+    """A graph that computes the same and that TensorRT can read and build."""
     return steps_apart(bytes_last(proto))
 
 
 def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the cast to uint8 as its last step, where only a transposition came after it.
+    """The same graph with the cast to uint8 as its last node, if only transpositions followed it.
 
-    TensorRT knows uint8 in inputs and outputs alone. A transposition moves values and changes none, so that pixels
-    are the same, bit for bit.
+    TensorRT supports uint8 only in inputs and outputs. A transposition changes no values, so pixels stay the same bit
+    for bit.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -29,7 +29,7 @@ def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
             continue
         moves: list[onnx.NodeProto] = []
         node = makers[output.name]
-        while node.op_type == "Transpose" and node not in moves:  # a hostile graph may have a circle of them
+        while node.op_type == "Transpose" and node not in moves:  # a hostile graph may contain a cycle
             moves.append(node)
             node = makers[node.input[0]]
         if moves and node.op_type == "Cast":
@@ -44,11 +44,11 @@ def bytes_last(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def steps_apart(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with a convolution that changes nothing after each step of a decoder's smoothing.
+    """The same graph with an identity convolution after each step of a decoder's smoothing.
 
-    A step is x + (pad(a) - pad(b)) / c, with all of a, b and c made from x. The builder fuses chains of such steps and
-    works out the first anew for every use of it: 0.6 s and 12 MB for one step, 9 s and 74 MB for two, and no end for
-    18. Nothing is fused over a convolution (TensorRT-RTX 1.7).
+    A step is x + (pad(a) - pad(b)) / c, where a, b and c are computed from x. The builder fuses chains of steps and
+    recomputes the first step for every use of it: one step takes 0.6 s and 12 MB, two take 9 s and 74 MB, and 18 never
+    finish. It fuses nothing across a convolution (TensorRT-RTX 1.7).
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -70,7 +70,7 @@ def steps_apart(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_step(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether a node adds a flow between pixels to them, which are fp32 [n, 3, h, w]."""
+    """Whether a node is a smoothing step: it adds a flow between pixels to fp32 pixels [n, 3, h, w]."""
     if node.op_type != "Add":
         return False
     for quotient in (makers.get(name) for name in node.input):

@@ -1,4 +1,4 @@
-"""Optimisation profiles from a manifest: the sizes that the runtime asks a component for, and the usual one."""
+"""Optimisation profiles from a manifest: the sizes that the runtime uses, and the most common one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from smalti.errors import EngineError
 from smalti.generator import NETWORK_BATCH
 
 Range = tuple[int, int, int]
-"""Least, best and most of one size."""
+"""Smallest, best and largest value of one size."""
 CANVAS = 4
-"""Where a canvas is taken in one piece: sides of the largest one, in those of the trained grid."""
+"""Largest canvas that is decoded in one piece: its sides in multiples of the trained grid's sides."""
 SIDE = re.compile(r"(?:([0-9]{1,4})\*)?([A-Za-z]+)")
 
 
 def make_profiles(role: Role, component: Component, latent: Latent) -> tuple[dict[str, Profile], ...]:
-    """Profiles of a component's engine, by input; the first is that of the trained grid in batches.
+    """Profiles of a component's engine, by input; the first is for batches of the trained grid.
 
-    Raises EngineError for inputs with a free side of which the runtime does not say how large it gets.
+    Raises EngineError when an input has a free side that no range is known for.
     """
     return tuple(
         {spec.name: _profile(role, spec, ranges) for spec in component.inputs} for ranges in _ranges(role, latent)
@@ -29,7 +29,7 @@ def make_profiles(role: Role, component: Component, latent: Latent) -> tuple[dic
 
 
 def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
-    """What the free sizes may be, by their names in the manifest, for each profile."""
+    """Ranges of the free sizes, by their names in the manifest, for each profile."""
     (height, width), batch = latent.grid, (1, 1, NETWORK_BATCH)
     length = height * width
     if role == "denoiser":
@@ -44,7 +44,7 @@ def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
     canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
     if halo is None:
         return [canvas]
-    # As many at once as the runtime takes: see smalti.codec.batches.
+    # The runtime's batch size: see smalti.codec.batches.
     images = (1, 1, max(1, min(NETWORK_BATCH, DECODE_TOKENS // length)))
     return [{"n": images, "h": (height, height, height), "w": (width, width, width)}, canvas]
 

@@ -1,6 +1,6 @@
-"""One strongly typed builder for two runtimes: TensorRT-RTX, which needs no GPU to build, and TensorRT, which does.
+"""One builder for two runtimes: TensorRT-RTX, which needs no GPU to build, and TensorRT, which does.
 
-Strongly typed: precision is what the graph says, tensor by tensor, and no builder chooses another.
+Networks are strongly typed: the graph sets the precision of each tensor, and the builder never changes it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from smalti.errors import EngineError, MissingExtra, UsageError
 from smalti_kernels.impl.cuda.driver import driver
 
 PORTABLE = ("sm_75", "sm_86", "sm_89", "sm_120")
-"""Targets of a portable engine unless others are asked for: GeForce RTX 20, 30, 40 and 50."""
+"""Default targets of a portable engine: GeForce RTX 20, 30, 40 and 50."""
 OLDEST_TENSORRT = 10
 
 
 class Toolkit(Protocol):
-    """What builds engines."""
+    """A builder of engines."""
 
     runtime: Runtime
     version: str
     targets: tuple[str, ...]
-    """GPUs its engines run on."""
+    """GPUs that the engines run on."""
 
     def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
-        """Build the engine of a graph whose weights lie beside it; EngineError says what the builder refuses."""
+        """Build the engine of a graph whose weights lie beside it. Raises EngineError when the builder refuses it."""
         ...
 
 
@@ -60,7 +60,7 @@ class PortableToolkit:
 
 
 class DeviceToolkit:
-    """TensorRT: an engine for this machine's GPU and this version alone."""
+    """TensorRT: an engine for this machine's GPU and the installed version only."""
 
     runtime: Runtime = "trt"
 
@@ -72,13 +72,16 @@ class DeviceToolkit:
         self.targets = (f"sm_{driver().device(0).capability if capability is None else capability}",)
 
     def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
-        """Build for the GPU at hand; see :class:`Toolkit`."""
+        """Build for this machine's GPU; see :class:`Toolkit`."""
         return _build(self._trt, graph, profiles, lambda config: None)
 
 
 def open_toolkit(runtime: str, targets: Sequence[str]) -> Toolkit:
-    """The toolkit of a runtime. Raises UsageError for targets or a runtime it does not know, MissingExtra without its
-    package, and the driver's errors where TensorRT finds no GPU."""
+    """The toolkit of a runtime.
+
+    Raises UsageError when the runtime or a target is unknown, MissingExtra when the package is not installed, and the
+    driver's errors when TensorRT finds no GPU.
+    """
     if runtime == "rtx":
         return PortableToolkit(targets or PORTABLE)
     if runtime != "trt":
@@ -108,11 +111,11 @@ def _known(trt: Any) -> list[str]:
 
 
 def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Any) -> bytes:
-    """What both runtimes have in common, which is nearly everything."""
+    """Build an engine; ``aim`` sets the targets, the only difference between the two runtimes."""
     said: list[str] = []
 
     class Log(trt.ILogger):
-        """Keep what goes wrong; the builder prints it else, in parts."""
+        """Collect error messages; by default the builder prints them."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -124,7 +127,7 @@ def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim
     log = Log()
     try:
         builder = trt.Builder(log)
-    except TypeError as error:  # what its bindings make of a driver that is missing
+    except TypeError as error:  # raised by the bindings when there is no driver
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot build here: {' '.join(said) or error}") from error
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -135,7 +138,7 @@ def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim
     config = builder.create_builder_config()
     aim(config)
     if (rounded := getattr(trt.BuilderFlag, "TF32", None)) is not None:
-        config.clear_flag(rounded)  # fp32 means fp32
+        config.clear_flag(rounded)  # keep fp32 products in full fp32
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}
     for sizes in profiles:
         profile = builder.create_optimization_profile()

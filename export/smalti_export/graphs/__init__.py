@@ -1,1 +1,1 @@
-"""Models as ONNX graphs, and the weights under them."""
+"""ONNX graphs of models, and their weight files."""

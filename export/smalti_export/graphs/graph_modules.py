@@ -1,6 +1,6 @@
-"""Models as tracing needs them: every change that export asks for stands here, and models know nothing of it.
+"""Wrappers that make models traceable. All changes for export are here; the models know nothing about it.
 
-Images enter and leave as uint8 NHWC and tokens as int32, so that a runtime needs no knowledge of ranges and layouts.
+Images enter and leave as uint8 NHWC and tokens as int32, so a runtime needs to know no value ranges or layouts.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from smalti_train.runs.loading import Autoencoder, Prior
 
 
 def to_values(images: Tensor, value_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
-    """uint8 [N, H, W, 3] to ``dtype`` [N, 3, H, W] in ``value_range``."""
+    """Convert uint8 [N, H, W, 3] to ``dtype`` [N, 3, H, W] in ``value_range``."""
     black, white = value_range
     return images.to(dtype).permute(0, 3, 1, 2) / (255 / (white - black)) + black
 
 
 def to_uint8(values: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Float [N, 3, H, W] in ``value_range`` (clipped) to uint8 [N, H, W, 3]."""
+    """Clip float [N, 3, H, W] to ``value_range`` and convert to uint8 [N, H, W, 3]."""
     black, white = value_range
-    x = values.float().clamp(black, white)  # pixels are made in fp32: fp16 has too few digits near 255
+    x = values.float().clamp(black, white)  # in fp32, because fp16 is too coarse near 255
     return ((x - black) * (255 / (white - black))).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def embedding(features: Tensor) -> Tensor:
-    """Features [N, D, h, w] as fp32 vectors [N, D]: their mean over the image, of length 1."""
+    """Average features [N, D, h, w] over the image; return fp32 vectors [N, D] of length 1."""
     return F.normalize(features.float().mean((2, 3)), dim=1)
 
 
 class EncoderGraph(nn.Module):
-    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D]."""
+    """Encode uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D]."""
 
     def __init__(self, model: EdgeAutoencoder) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class EncoderGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode."""
         codes = self.model.quantizer.codebook
-        # The last layer makes the few dimensions of a code of what is there; all of it tells images apart better.
+        # Embed the features before the last layer, which reduces them to the few dimensions of a code.
         *layers, last = self.model.encoder
         seen = to_values(images, self.model.config.value_range, codes.dtype)
         for layer in layers:
@@ -70,7 +70,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """int32 tokens [N, h, w] to uint8 images [N, H, W, 3]."""
+    """Decode int32 tokens [N, h, w] to uint8 images [N, H, W, 3]."""
 
     def __init__(self, model: EdgeAutoencoder) -> None:
         super().__init__()
@@ -83,9 +83,9 @@ class DecoderGraph(nn.Module):
 
 
 class VQGANEncoderGraph(nn.Module):
-    """uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D].
+    """Encode uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D].
 
-    Tokens are those of the nearest codes, or a Gumbel quantiser's likeliest.
+    A token is the nearest code or, with a Gumbel quantiser, the likeliest one.
     """
 
     def __init__(self, model: VQGAN) -> None:
@@ -103,15 +103,15 @@ class VQGANEncoderGraph(nn.Module):
         if isinstance(quantizer, GumbelQuantizer):
             scores = quantizer.proj(z)
         else:
-            # In fp32, as codes lie closer to each other than fp16 can tell. |z - c|^2 without |z|^2, negated. A
-            # convolution, as TensorRT-RTX has no matrix products in fp32 for Turing.
+            # |z - c|^2 without |z|^2, negated. In fp32, because codes lie closer together than fp16 resolves. As a
+            # convolution, because TensorRT-RTX has no fp32 matrix products for Turing.
             codes = quantizer.embedding.weight.float()
             scores = F.conv2d(2 * z.float(), codes[:, :, None, None], -codes.square().sum(1))
         return scores.argmax(1).to(torch.int32), embedding(seen)
 
 
 class VQGANDecoderGraph(nn.Module):
-    """int32 tokens [N, h, w] to uint8 images [N, H, W, 3]; any value range."""
+    """Decode int32 tokens [N, h, w] to uint8 images [N, H, W, 3]; any value range."""
 
     def __init__(self, model: VQGAN) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class VQGANDecoderGraph(nn.Module):
 
 
 class PreviewGraph(nn.Module):
-    """int32 tokens [N, h, w] of 0 .. K, K where none is known, to rough uint8 images [N, H, W, 3]."""
+    """Decode int32 tokens [N, h, w] in 0 .. K, K for unknown ones, to rough uint8 images [N, H, W, 3]."""
 
     def __init__(self, model: PreviewDecoder) -> None:
         super().__init__()
@@ -135,7 +135,10 @@ class PreviewGraph(nn.Module):
 
 
 class DenoiserGraph(nn.Module):
-    """int32 tokens [N, L], labels [N] and rows [N, R] to fp32 logits [N, R, K]; the head sees the rows alone."""
+    """Predict fp32 logits [N, R, K] from int32 tokens [N, L], labels [N] and rows [N, R].
+
+    Only the positions in ``rows`` go through the head.
+    """
 
     def __init__(self, model: HourglassPrior | AbsorbingTransformer | SundaeTransformer) -> None:
         super().__init__()
@@ -147,7 +150,7 @@ class DenoiserGraph(nn.Module):
 
 
 class TimedDenoiserGraph(nn.Module):
-    """The same of a prior that is told the time: int32 times [N] stand before the rows."""
+    """A DenoiserGraph with a time: int32 times [N] come before the rows."""
 
     def __init__(self, model: MultinomialUNet) -> None:
         super().__init__()
@@ -159,11 +162,11 @@ class TimedDenoiserGraph(nn.Module):
 
 
 class PredictorGraph(nn.Module):
-    """New tokens and what was kept of those before to the next token's logits and what to keep now.
+    """Predict the next token's logits from new tokens and the cached keys and values; return the extended cache.
 
-    ``tokens`` int32 [n, k], K standing for the start; ``labels`` int32 [n]; ``past`` float32
-    [2 * layers, n, heads, p, d], keys and values of each layer in turn, p = 0 at first. Gives ``logits`` float32 [n, K]
-    of the token after the last and ``present`` [2 * layers, n, heads, p + k, d].
+    Inputs: ``tokens`` int32 [n, k], with K for the start; ``labels`` int32 [n]; ``past`` float32 [2 * layers, n, heads,
+    p, d], keys and values of each layer in turn, with p = 0 at first. Outputs: ``logits`` float32 [n, K] of the token
+    after the last one, and ``present`` [2 * layers, n, heads, p + k, d].
     """
 
     def __init__(self, model: AutoregressiveTransformer | Net2NetTransformer) -> None:
@@ -174,10 +177,10 @@ class PredictorGraph(nn.Module):
         """Predict."""
         model = self.model
         read, new = past.shape[3], tokens.shape[1]
-        # Where queries and keys stand: the model itself asks whether sizes are equal, which a graph cannot.
+        # Build the mask from positions: the model's own code compares sizes, which a traced graph cannot.
         positions = torch.arange(read, read + new, device=tokens.device)
         seen = torch.arange(read + new, device=tokens.device) <= positions[:, None]
-        # Infinity, as the tracer would make fp16's lowest number of what is not seen, to which nothing can be added.
+        # Use -inf: the tracer would mask with fp16's lowest number, and adding to that overflows.
         mask = torch.zeros(seen.shape, dtype=model.pos_emb.dtype).masked_fill(~seen, float("-inf"))
         x = self._embedded(tokens, labels) + model.pos_emb.index_select(1, positions)
         x = model.labelled(x, labels)
@@ -193,7 +196,10 @@ class PredictorGraph(nn.Module):
         return model.output(x[:, -1:])[:, 0].float(), torch.stack(present).float()
 
     def _embedded(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Float [n, k, width]; the start is a vector of its own or, in Net2Net, the token that its label stands for."""
+        """Embed tokens as float [n, k, width].
+
+        The start is a vector of its own or, in Net2Net, the embedding of the label's token.
+        """
         model = self.model
         start = tokens == model.config.codes
         if isinstance(model, AutoregressiveTransformer):
@@ -204,7 +210,10 @@ class PredictorGraph(nn.Module):
 
 
 def wrap(role: Role, model: Autoencoder | Prior | PreviewDecoder) -> nn.Module:
-    """Give the module, in eval mode, whose forward is the component's graph; UsageError for one that needs none."""
+    """Wrap a model in the module, in eval mode, that is traced for this component.
+
+    Raises UsageError for pixels, which need no graph.
+    """
     match model:
         case PreviewDecoder():
             graph = PreviewGraph(model)

@@ -1,4 +1,4 @@
-"""From wrapped models to ONNX graphs; one table gives names, types and free sizes."""
+"""Trace wrapped models into ONNX graphs; one table sets the names, types and free sizes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.runs.config import AutoregressiveConfig, PriorConfig
 
 OPSET = 20
-"""Taken by every runtime we target: attention is spelt out, and decoders of TensorRT-RTX need no more."""
+"""Opset that every targeted runtime supports. Attention is written out; TensorRT-RTX decoders need no newer opset."""
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """Inputs and outputs of a component, the same in every precision."""
+    """Inputs and outputs of a component, equal in every precision."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
 def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role, GraphSpec]:
-    """Give the signature of every component of a pair; sizes given by name are free, ``features`` are an embedding's.
+    """Inputs and outputs of each component of a pair.
 
-    Raises UsageError for a prior of which nobody told for how many tokens it is.
+    Sizes given by name are free. ``features`` is the number of dimensions of an embedding. Raises UsageError when the
+    prior does not say how many tokens an image has.
     """
 
     def spec(name: str, dtype: str, *shape: str | int) -> TensorSpec:
@@ -70,9 +71,9 @@ def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role
 
 
 def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
-    """Export a wrapped model to ONNX with free sizes as the spec names them; weights stay inside the proto.
+    """Export a wrapped model to ONNX with the free sizes of the spec; the weights stay inside the proto.
 
-    With more than 2 GB of them the proto cannot be written to a file before they are outside (``externalise``).
+    A proto with more than 2 GB of weights cannot be written to a file until ``externalise`` has moved them out.
     """
     inputs, free = _example(role, spec)
     with _quiet():
@@ -94,7 +95,10 @@ def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
 
 
 def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str, dict[int, Any]]]:
-    """Inputs to trace with, and their free sizes: unequal and no divisors of each other, so that none is mistaken."""
+    """Inputs to trace with, and their free sizes.
+
+    Example sizes differ and do not divide each other, so that the tracer cannot confuse them.
+    """
     dim = torch.export.Dim
     n = dim("n", min=1)
     shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
@@ -118,7 +122,7 @@ def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str,
 
 
 def name_sizes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
-    """Give free sizes the names of the spec; the tracer makes up its own for those it had to work out."""
+    """Name the free sizes as in the spec; the tracer invents names for sizes that it computes."""
     for value, tensor in zip((*proto.graph.input, *proto.graph.output), (*spec.inputs, *spec.outputs), strict=True):
         for dim, size in zip(value.type.tensor_type.shape.dim, tensor.shape, strict=True):
             if isinstance(size, str):
@@ -128,7 +132,7 @@ def name_sizes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
 def remade(
     proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], initializers: Sequence[onnx.TensorProto]
 ) -> onnx.ModelProto:
-    """A new graph with the inputs, outputs and versions of ``proto``, and other nodes and initializers."""
+    """A new graph with the inputs, outputs and versions of ``proto``, and the given nodes and initializers."""
     source = proto.graph
     return helper.make_model(
         helper.make_graph(nodes, source.name, source.input, source.output, initializers),
@@ -146,10 +150,10 @@ def looked_at(
     outputs: Sequence[onnx.ValueInfoProto],
     initializers: Sequence[onnx.TensorProto] = (),
 ) -> onnx.ModelProto:
-    """A graph that gives, in place of its own ``outputs``, those of the nodes that look at some of its tensors.
+    """Copy a graph, add nodes that observe some of its tensors, and replace its outputs by ``outputs``.
 
-    ``looks`` has them by the tensor's name. They stand where it is made, so that it can go as soon as its users have
-    had it: all of them at once would fill the memory.
+    ``looks`` maps a tensor's name to the nodes that observe it. They are placed right after the node that makes the
+    tensor, so the tensor can be freed after its last use; keeping all tensors would fill the memory.
     """
     nodes = [look for given in proto.graph.input for look in looks.get(given.name, ())]
     for node in proto.graph.node:
@@ -161,7 +165,7 @@ def looked_at(
 
 
 def in_order_of_nodes() -> onnxruntime.SessionOptions:
-    """Options of sessions that compute nodes in the order in which they stand, as :func:`looked_at` wants it."""
+    """Session options that run nodes in the order of the graph, as :func:`looked_at` needs."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
@@ -169,7 +173,7 @@ def in_order_of_nodes() -> onnxruntime.SessionOptions:
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:
-    """Remove what the tracer noted about source files: it names the machine and doubles the size of the graph."""
+    """Remove the tracer's notes about source files: they identify the machine and double the graph's size."""
     del proto.metadata_props[:]
     proto.doc_string = ""
     proto.graph.doc_string = ""
@@ -185,7 +189,7 @@ def strip_traces(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep the tracer's notes on packages that smalti does not use off the terminal."""
+    """Hide the tracer's messages about packages that smalti does not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

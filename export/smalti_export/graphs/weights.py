@@ -1,6 +1,6 @@
-"""One set of fp16 weights under the fp32 and the fp16 graph: a safetensors file that both read as external data.
+"""One set of fp16 weights for the fp32 and the fp16 graph: a safetensors file that both read as external data.
 
-The tensors stand under their torch names, so that the same file is also where training can start from.
+Tensors are stored under their torch names, so that training can start from the same file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smalti_train.runs.bundle_weights import TRANSPOSED
 
 
 def round_to_fp16(model: nn.Module) -> None:
-    """Round every float of a model to fp16, in place: what a bundle stores is what its graphs compute with."""
+    """Round every float of a model to fp16, in place, so that graphs compute with the stored weights."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
@@ -29,10 +29,10 @@ def round_to_fp16(model: nn.Module) -> None:
 
 
 def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Find which of a model's tensors each initializer of its graph is: graph name to torch name.
+    """Map each initializer of a graph to the model tensor that it holds: graph name to torch name.
 
-    Tracing renames what it transposes; equal numbers tell, which fp16 holds. Names of transposed tensors end in ``^T``.
-    Initializers that are no tensor of the model (axes, constants) are left out.
+    Tracing renames tensors that it transposes, so they are matched by their content, which fp16 holds exactly. Names of
+    transposed tensors end in ``^T``. Initializers that are no tensor of the model (axes, constants) are left out.
     """
     names: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -44,7 +44,7 @@ def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[
     for initializer in proto.graph.initializer:
         if initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
             value = numpy_helper.to_array(initializer)
-            with np.errstate(over="ignore"):  # a graph's own constants may be too large for fp16; no weights are
+            with np.errstate(over="ignore"):  # a constant may be too large for fp16; weights are not
                 half = value.astype(np.float16)
             if (key := _key(half)) in names and np.array_equal(half, value):
                 found[initializer.name] = names[key]
@@ -52,16 +52,16 @@ def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[
 
 
 def _key(value: NDArray[np.float16]) -> str:
-    shape = tuple(side for side in value.shape if side != 1)  # norms over an image get axes of one; bytes are the same
+    shape = tuple(side for side in value.shape if side != 1)  # tracing may add axes of size 1 to norms
     return f"{shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
 
 
 def pack(
     tensors: dict[str, Tensor], used: set[str], kept: dict[str, Tensor]
 ) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """Make the safetensors file of the ``used`` names, as fp16, and of the ``kept`` tensors as they are.
+    """Build a safetensors file with the ``used`` tensors as fp16 and the ``kept`` tensors unchanged.
 
-    Returns its bytes and, for every used name, where its data stands: (offset, length).
+    Returns its bytes and, for each used name, the place of its data: (offset, length).
     """
     stored: dict[str, Tensor] = dict(kept)
     for name in used:
@@ -75,10 +75,10 @@ def pack(
 
 
 def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onnx.ModelProto:
-    """The same graph whose initializers ``found`` are tensors of ``file``; a Cast widens those used as fp32.
+    """The same graph with the initializers in ``found`` read from ``file``; a Cast widens those used as fp32.
 
-    Runtimes fold the casts when they load the graph, so nothing is widened twice. Where in the file the tensors stand
-    is for :func:`place` to say; until then each is at the torch name that was found.
+    Runtimes fold the casts when they load the graph, so nothing is widened twice. Until :func:`place` sets the real
+    offsets, each external tensor's offset holds its torch name.
     """
     source = proto.graph
     inline = [initializer for initializer in source.initializer if initializer.name not in found]
@@ -96,12 +96,12 @@ def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onn
         tensor.external_data.add(key="location", value=file)
         tensor.external_data.add(key="offset", value=found[initializer.name])
         external.append(tensor)
-    # Made anew, as the memory of what a proto loses comes free only with the whole proto: weights are gigabytes.
+    # Build a new proto: deleting from the old one would not free its gigabytes of weights.
     return remade(proto, [*casts, *source.node], inline + external)
 
 
 def place(proto: onnx.ModelProto, places: dict[str, tuple[int, int]]) -> None:
-    """Say of every external tensor where its name stands in the file: ``places`` are those of :func:`pack`."""
+    """Set the offset and length of every external tensor from the ``places`` of :func:`pack`."""
     for tensor in proto.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             offset, length = places[tensor.external_data[1].value]

@@ -1,1 +1,1 @@
-"""How a bundle is proved: the certificate, and the golden inputs."""
+"""Evidence that a bundle matches its models: the parity certificate and the golden inputs."""

@@ -1,6 +1,6 @@
-"""The parity certificate: every variant, run by the runtime, against the torch model in fp32.
+"""The parity certificate: every variant, run by the runtime, compared with the torch model in fp32.
 
-Tolerances are data and stand here, in one place. A variant that misses one is not written.
+All tolerances are listed here. A variant that misses one is not written.
 """
 
 from __future__ import annotations
@@ -55,32 +55,33 @@ TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
         "fp16": {"psnr": 40.0, "rounded_psnr": 40.0},
     },
 }
-"""Bounds of the gated figures: upper for ``*_error``, lower for the others. Errors of logits are in their spread.
+"""Bounds of the gated figures: upper bounds for ``*_error``, lower bounds for the others. Logit errors are in units of
+the logits' standard deviation.
 
-Figures that begin with ``ROUNDED`` are of the fp16 graph with every tensor rounded to fp16 (``precision.fp16``).
+Figures whose names begin with ``ROUNDED`` belong to the fp16 graph with every tensor rounded to fp16
+(``precision.fp16``).
 
-Weights are stored as fp16, which tells some codes apart from their neighbours no more: of an encoder's tokens some
-differ in fp32 too, the more the larger the codebook, and decode to nearly the same pixels.
-"""
+Weights are stored as fp16, which makes some neighbouring codes equal. So some of an encoder's tokens differ even in
+fp32, more of them with a larger codebook, and decode to nearly the same pixels."""
 
 
 def greatest_error(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]]) -> float:
-    """The greatest difference of two arrays; that of an answer that is not a number is the greatest there is."""
+    """Greatest absolute difference of two arrays; ``GREATEST`` when it is NaN or infinite."""
     return float(np.nan_to_num(np.abs(expected - found), nan=GREATEST, posinf=GREATEST).max())
 
 
 def logit_figures(error: float, spread: float, same: int, drawn: int) -> dict[str, float]:
-    """Figures of a prior: its greatest error in units of the logits' spread, and how many draws are the same."""
+    """Figures of a prior: the greatest error over the logits' spread, and the share of equal draws."""
     return {"logit_error": error / max(spread, 1e-12), "draw_agreement": same / drawn, "draws": float(drawn)}
 
 
 def run_figures(expected: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]]) -> dict[str, float]:
-    """How many tokens of whole runs (first axis: which grid) are the same, and of how many grids they are."""
+    """Share of equal tokens in whole runs, whose first axis counts grids, and the number of grids."""
     return {"grid_agreement": float((expected == found).mean()), "grids": float(len(expected))}
 
 
 def torch_graph(graph: torch.nn.Module) -> Graph:
-    """Run a wrapped torch model as if it were a graph; inputs in the order given, outputs in a list."""
+    """A function that runs a wrapped torch model like a graph: inputs in their given order, outputs in a list."""
 
     @torch.no_grad()
     def run(inputs: Any) -> list[NDArray[Any]]:
@@ -91,13 +92,13 @@ def torch_graph(graph: torch.nn.Module) -> Graph:
 
 
 def torch_run(graph: torch.nn.Module) -> Run:
-    """The same for the first output alone."""
+    """Like :func:`torch_graph`, but returns only the first output."""
     run = torch_graph(graph)
     return lambda inputs: run(inputs)[0]
 
 
 class Reference:
-    """A torch codec's outputs on real inputs, computed once and compared with every variant."""
+    """A torch codec's outputs on real inputs, computed once and compared with each variant."""
 
     def __init__(self, graph: Graph, feeds: list[Feed]) -> None:
         self.feeds = feeds
@@ -105,7 +106,10 @@ class Reference:
 
 
 def compare_decoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Measure a decoder: PSNR in dB between its pixels and the reference's, and the greatest difference (of 255)."""
+    """Compare a decoder's pixels with the reference's.
+
+    Figures: the PSNR in dB, and the greatest difference (of 255).
+    """
     squares, greatest = 0.0, 0
     for feed, expected in zip(reference.feeds, reference.outputs):
         difference = np.abs(expected[0].astype(np.int16) - variant(feed)[0])
@@ -115,7 +119,7 @@ def compare_decoders(reference: Reference, variant: Graph) -> dict[str, float]:
 
 
 def compare_encoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Measure an encoder: the fraction of tokens that are the reference's, and the least cosine of two embeddings."""
+    """Measure an encoder: the share of tokens equal to the reference's, and the least cosine of embeddings."""
     found = [variant(feed) for feed in reference.feeds]
     pairs = list(zip(found, reference.outputs))
     return {

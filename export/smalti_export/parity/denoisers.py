@@ -1,4 +1,4 @@
-"""The parity of denoisers, which draw many tokens at once: what to feed them and what to compare."""
+"""The parity of denoisers, which draw many tokens at once: their inputs and their comparison."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def denoiser_feeds(
     noise: Noise | None = None,
     seed: int = 0,
 ) -> list[Feed]:
-    """Inputs of a denoiser as sampling meets them: real grids (integers [N, L]) spoilt to every degree, all rows asked.
+    """Inputs of a denoiser as in sampling: real grids (integers [N, L]), of which any share of tokens is replaced.
 
-    Batches of the first half are of the first grids, and those of the second half of the others; where they ask for
-    more grids than there are, each is spoilt several times. Spoilt tokens become ``codes``, the mask, where the family
-    ``masks``, else random ones of 0 .. codes - 1. With ``noise`` every grid has a time, and is spoilt as much as it
-    says. Random values depend on ``seed`` alone. One label in eight is replaced by ``no_label``.
+    All rows are requested. The first half of the batches uses the first half of the grids, the second half the others.
+    If the batches need more grids than there are, a grid is used several times with other replacements. Replaced tokens
+    become ``codes``, the mask, where the family ``masks``, and random tokens of 0 .. codes - 1 elsewhere. With
+    ``noise``, each grid has a time that sets its share of replaced tokens. Random values depend on ``seed`` only. One
+    label in eight becomes ``no_label``.
     """
     generator = np.random.default_rng(seed)
     lost = None if noise is None else 1 - cosine_alphas(noise.steps, noise.schedule).cumprod()
@@ -68,21 +69,21 @@ def denoiser_feeds(
 
 
 def denoiser_batches(draws: int, batch: int, length: int, *, masks: bool) -> int:
-    """Batches of so many grids of ``length`` tokens from which at least ``draws`` tokens are drawn.
+    """Number of batches, each of ``batch`` grids of ``length`` tokens, that give at least ``draws`` draws.
 
-    Where a family ``masks``, half of the tokens are masked on average, and with random luck some fewer.
+    Where a family ``masks``, half of the tokens are masked on average; 0.45 allows for chance.
     """
     return math.ceil(draws / (batch * length * (0.45 if masks else 1)))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How tokens are drawn where denoisers are compared: the bundle's own way, by its own defaults."""
+    """Sampling settings for comparing denoisers: the bundle's own defaults."""
 
     manifest: Manifest
-    """Of the bundle to be; only what decides how samples are drawn is read."""
+    """Manifest of the bundle to be; only its sampling settings are read."""
     grids: int = 16
-    """Whole runs, labels in turn, seeds 0, 1, ..."""
+    """Number of whole runs; labels cycle, seeds are 0, 1, ..."""
 
     @property
     def masks(self) -> bool:
@@ -120,7 +121,7 @@ class _Asked:
 
 
 class DenoiserReference:
-    """A torch model's answers on real inputs and its whole runs, computed once and compared with every variant."""
+    """A torch model's logits on real inputs and its whole runs, computed once and compared with each variant."""
 
     def __init__(self, run: Run, feeds: list[Feed], drawing: Drawing) -> None:
         self.feeds, self.drawing = feeds, drawing
@@ -129,11 +130,11 @@ class DenoiserReference:
 
 
 def compare_denoisers(reference: DenoiserReference, variant: Run, runs: bool = True) -> dict[str, float]:
-    """Measure a denoiser on real, partly spoilt grids and, unless told otherwise, on whole ``runs``.
+    """Measure a denoiser on real grids with some tokens replaced and, with ``runs``, on whole runs.
 
-    ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
-    one draw per position that may be drawn, at equal noise; ``grid_agreement``: of the tokens of whole runs, where one
-    different draw changes all that follow.
+    ``logit_error`` is the greatest difference over the standard deviation of the reference's logits. ``draw_agreement``
+    is the share of equal tokens in one draw per drawable position, with equal noise. ``grid_agreement`` is the share of
+    equal tokens in whole runs, where one different draw changes all later ones.
     """
     error, spread, same, drawn = 0.0, 0.0, 0, 0
     drawing = reference.drawing

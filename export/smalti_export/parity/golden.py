@@ -1,4 +1,4 @@
-"""Golden inputs of a bundle: some of what its certificate was measured with, and the torch model's answers."""
+"""Golden inputs of a bundle: some inputs of its certificate, with the torch model's answers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from smalti_export.parity.predictors import PredictorReference
 
 FILE = "golden.safetensors"
 BATCHES = 2
-"""Of a denoiser: 32 grids as a rule, of which half of the tokens are drawn."""
+"""Batches stored for a denoiser: usually 32 grids, with half of their tokens drawn."""
 PREFIXES = 8
-"""Batches of a predictor, each with a length of its own."""
+"""Batches stored for a predictor, each with its own length."""
 PAST = 2**22
-"""Bytes of keys and values that a stored input may have at most."""
+"""Most bytes of keys and values in a stored input."""
 LOGITS = 2**17
-"""Numbers per batch whose logits are stored; of the other positions the tokens drawn are enough."""
+"""Most logits stored per batch; at other positions only the drawn tokens are stored."""
 IMAGES, PIXELS = 4, 2**20
-"""Images of a codec: so many, or as many as have so many bytes, but one at least."""
+"""Images stored for a codec: at most this many and at most this many bytes, but at least one."""
 
 
 def golden_file(figures: Figures, record: Manifest) -> bytes:
-    """The safetensors file of :mod:`smalti.verification.golden`, the same bytes for the same model.
+    """The safetensors file of :mod:`smalti.verification.golden`; equal models give equal bytes.
 
-    ``figures`` have measured every component, so that the answers are known; ``record`` says how is drawn.
+    ``figures`` must have measured every component, which computes the answers. ``record`` holds the sampling settings.
     """
     tensors: dict[str, NDArray[Any]] = {}
     for role, reference in figures.references.items():
@@ -60,7 +60,7 @@ Case = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
 
 
 def _denoiser_case(reference: DenoiserReference, record: Manifest, index: int) -> Case:
-    """Rows in a random order, so that those whose logits are stored are spread over the grid."""
+    """A case with rows in random order, so that rows with stored logits are spread over the grid."""
     feed, logits = reference.feeds[index], reference.logits[index]
     count, length, codes = logits.shape
     order = np.random.default_rng(index).permutation(length)
@@ -77,7 +77,7 @@ def _predictor_case(reference: PredictorReference, record: Manifest, where: int,
 
 
 def _codec_case(role: Role, reference: Reference) -> Case:
-    """The first images of the first batch, and their tokens, whichever of them is asked for."""
+    """The first images of the first batch and their tokens; the role decides which are inputs and which outputs."""
     ((name, given),), answers = reference.feeds[0].items(), reference.outputs[0]
     pixels = given if role == "encoder" else answers[0]
     count = max(1, min(IMAGES, PIXELS // pixels[0].size))

@@ -1,4 +1,4 @@
-"""Unseen images and their tokens as inputs of every component, and what a variant's outputs for them are worth."""
+"""Make inputs for every component from unseen images, and measure a variant's outputs."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from smalti_train.runs.config import AutoregressiveConfig
 from smalti_train.trainers.preview import cost
 
 BATCH, WHOLE_BATCH = 16, 4
-"""Images per batch; fewer where the decoder's layers span the image, as those are the large ones."""
+"""Images per batch; the second number is for decoders whose layers span the image, which are the large ones."""
 BATCHES = 16
-"""Of unseen images, at most: scales come from the first half, figures from the second."""
+"""Most batches of unseen images: the first half calibrates scales, the second half is measured."""
 DRAWS = 10_000
-"""At least so many tell how often a variant draws what the model does; grids are spoilt anew where images are few."""
+"""Fewest draws that a variant is compared on; where images are few, grids are used again."""
 CONTINUED = 4
-"""Part of the whole runs as many grids of which are fed to predictors with a past, which is large."""
+"""Whole runs for each grid that predictors read with a past, which is large."""
 PREVIEWS = 2
-"""Batches by which previews and the decoder's images are compared."""
+"""Batches on which previews are compared with the decoder's images."""
 
 
 @dataclass
 class Figures:
-    """Measures variants against the torch models; their own outputs are computed once, when first needed."""
+    """Measure variants against the torch models, whose outputs are computed once, when first needed."""
 
     pair: Pair
     feeds: dict[Role, list[Feed]]
@@ -59,14 +59,14 @@ class Figures:
     references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(default_factory=dict)
 
     def calibration(self, role: Role) -> list[Feed]:
-        """Inputs from which scales may come: of the first half, evenly spread."""
+        """Inputs for calibrating scales, spread evenly over the first half."""
         half, count = self.feeds[role][: len(self.feeds[role]) // 2], BATCHES // 2
         return half[:: max(1, len(half) // count)][:count]
 
     def measure(self, role: Role, session: Session, runs: bool = True) -> dict[str, float]:
-        """Compare a component's ``session`` with the model, on inputs that no scale came from.
+        """Compare a component's ``session`` with the model on inputs that were not used for calibration.
 
-        Whole ``runs`` of a prior take most of the time, and no tolerance is about them.
+        Whole ``runs`` of a prior take most of the time, and no tolerance applies to them.
         """
 
         match self.reference(role):
@@ -81,7 +81,7 @@ class Figures:
 
     @cached_property
     def _preview(self) -> dict[str, float]:
-        """What the preview decoder is, in whatever precision: its likeness to the decoder, and its cost."""
+        """Figures of the preview decoder in any precision: its PSNR against the decoder, and its cost."""
         assert self.pair.preview is not None
         models = self.pair.preview, released(self.pair.autoencoder)[0]
         rough, sharp = (torch_graph(wrap("decoder", model)) for model in models)
@@ -92,7 +92,7 @@ class Figures:
         }
 
     def reference(self, role: Role) -> Reference | DenoiserReference | PredictorReference:
-        """The torch model's own outputs; computed when first asked for."""
+        """The torch model's outputs, computed on first use."""
         if role not in self.references:
             unseen = self.feeds[role][len(self.feeds[role]) // 2 :]
             if role == "predictor":
@@ -110,7 +110,10 @@ class Figures:
 
 
 def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
-    """Encode unseen images and lay out how tokens are drawn, as ``record`` says; UsageError for too few images."""
+    """Encode unseen images into inputs for every component; ``record`` says how tokens are drawn.
+
+    Raises UsageError when there are too few images, or images too small.
+    """
     config = pair.prior_run.model
     pixels = _batches(pair, images)
     tokens = list(map(_encoder(pair), pixels))
@@ -155,7 +158,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
 
 
 def _encoder(pair: Pair) -> Callable[[NDArray[np.uint8]], NDArray[np.int32]]:
-    """From pixels uint8 [n, H, W, 3] to tokens int32 [n, h, w]."""
+    """A function that encodes pixels uint8 [n, H, W, 3] to tokens int32 [n, h, w]."""
     if isinstance(pair.autoencoder, PixelCodes):
         codes = pair.autoencoder.config.codes
         return lambda pixels: grey.to_tokens(pixels, codes)
@@ -164,7 +167,7 @@ def _encoder(pair: Pair) -> Callable[[NDArray[np.uint8]], NDArray[np.int32]]:
 
 
 def _unfinished(tokens: list[NDArray[np.int32]], codes: int) -> list[NDArray[np.int32]]:
-    """The same batches, of whose grids some tokens are not drawn yet, as when a preview is shown."""
+    """The same batches with some tokens not drawn yet, as when a preview is shown."""
     generator = np.random.default_rng(0)
     shares = ((np.arange(len(part)) / len(part))[:, None, None] for part in tokens)
     return [
@@ -174,7 +177,7 @@ def _unfinished(tokens: list[NDArray[np.int32]], codes: int) -> list[NDArray[np.
 
 
 def _batches(pair: Pair, images: ImageSet) -> list[NDArray[np.uint8]]:
-    """uint8 [n, H, W, 3], all of one n, H and W those of the prior's grid."""
+    """Batches uint8 [n, H, W, 3] with the same n; H and W fit the prior's grid."""
     batch = min(WHOLE_BATCH if pair.halo is None else BATCH, len(images) // 2)
     if batch == 0:
         raise UsageError(f"export measures on unseen images and needs 2; the validation split has {len(images)}")
@@ -189,7 +192,7 @@ def _batches(pair: Pair, images: ImageSet) -> list[NDArray[np.uint8]]:
 
 
 def _labels(pair: Pair, images: ImageSet, count: int) -> NDArray[np.int32]:
-    """int32 [count]: the images' own labels, or classes in turn where the prior's are not those of the images."""
+    """Labels int32 [count]: the images' own, or classes in turn when an imported prior has other classes."""
     classes = pair.prior_run.model.classes
     if not classes:
         return np.zeros(count, np.int32)

@@ -1,4 +1,4 @@
-"""The parity of predictors, which draw one token after the other: what to feed them and what to compare."""
+"""The parity of predictors, which draw one token after the other: their inputs and their comparison."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from smalti_export.precision.activation_ranges import Feed
 from smalti_kernels import sample
 
 GRIDS = 16
-"""Whole runs that are compared, at most."""
+"""Most whole runs that are compared."""
 PAST = 2**29
-"""Bytes that the keys and values of all of them may take; the largest models are compared on fewer."""
+"""Most bytes for the keys and values of all whole runs; large models are compared on fewer runs."""
 
 
 def prefix_feeds(
@@ -29,10 +29,10 @@ def prefix_feeds(
     batches: int,
     batch: int,
 ) -> list[Feed]:
-    """Inputs of a predictor: the beginnings of real grids (integers [N, L]), two lengths per batch, read at once.
+    """Inputs of a predictor: prefixes of real grids (integers [N, L]) without a past, two lengths per batch of grids.
 
-    Each half of the list has lengths spread over the whole grid, the longest first, and its own half of the grids.
-    ``past`` is twice the layers, the heads and d.
+    Lengths in each half of the list span the whole grid, longest first; each half uses its own half of the grids.
+    ``past`` is (2 * layers, heads, d).
     """
     length, count, middle = tokens.shape[1], 2 * batches, len(tokens) // 2
     feeds: list[Feed] = []
@@ -53,10 +53,11 @@ def prefix_feeds(
 
 
 def with_past(graph: Graph, feeds: list[Feed], grids: int) -> list[Feed]:
-    """The same feeds and, before each half, the last tokens of its longest, with what ``graph`` keeps of the others.
+    """The same feeds; before each half, add a feed with the last tokens of its longest feed and a past.
 
-    So a predictor is asked when it draws. Within an fp16 graph what is kept is fp16, and can be too large for it. The
-    first ``grids`` of the longest feed are taken.
+    ``graph`` computes that past from the tokens before the last. Sampling asks a predictor in this way, and the past
+    may be too large for fp16, which is its type inside an fp16 graph. Only the first ``grids`` grids of the longest
+    feed are used.
     """
     middle, halves = len(feeds) // 2, list[Feed]()
     for half in (feeds[:middle], feeds[middle:]):
@@ -69,28 +70,28 @@ def with_past(graph: Graph, feeds: list[Feed], grids: int) -> list[Feed]:
 
 
 def runs_compared(grid: tuple[int, int], past: tuple[int, int, int]) -> int:
-    """How many whole runs of such a predictor fit in the memory that they may take."""
+    """Number of whole runs of such a predictor that fit in ``PAST`` bytes: at least 1, at most ``GRIDS``."""
     return max(1, min(GRIDS, PAST // (4 * math.prod((*grid, *past)))))
 
 
 @dataclass(frozen=True)
 class Turns:
-    """How tokens are drawn where predictors are compared: the bundle's own defaults."""
+    """Sampling settings for comparing predictors: the bundle's own defaults."""
 
     grid: tuple[int, int]
     codes: int
     classes: int
     past: tuple[int, int, int]
-    """Twice the layers, the heads and d."""
+    """2 * layers, heads, d."""
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     guidance: float = 1.0
     grids: int = GRIDS
-    """Whole runs, labels in turn, seeds 0, 1, ..."""
+    """Number of whole runs; labels cycle, seeds are 0, 1, ..."""
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
-        """Tokens (int32 [grids, h*w]) of whole runs, step by step as the runtime makes them."""
+        """Tokens (int32 [grids, h*w]) of whole runs, drawn step by step as in the runtime."""
         *_, tokens = autoregressive.run(
             next_logits(graph, self.codes, self.past, self.grids),
             np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
@@ -107,9 +108,9 @@ class Turns:
         return tokens
 
     def draws(self, logits: NDArray[np.float32], seed: int, each: int) -> NDArray[np.int32]:
-        """``each`` tokens from every row of logits [n, K], at the same noise for the same ``seed``.
+        """Draw ``each`` tokens from every row of logits [n, K]; an equal ``seed`` gives equal noise.
 
-        From all tokens: near the edge of ``top_k`` the least error of one logit would change many draws at once.
+        ``top_k`` is ignored: near its edge, a tiny error of one logit would change many draws.
         """
         rows = np.repeat(logits, each, axis=0)
         return sample(
@@ -125,7 +126,7 @@ class Turns:
 
 
 class PredictorReference:
-    """A torch model's answers on real inputs, computed once and compared with every variant."""
+    """A torch model's logits on real inputs and its whole runs, computed once and compared with each variant."""
 
     def __init__(self, graph: Graph, feeds: list[Feed], turns: Turns) -> None:
         self.feeds, self.turns = feeds, turns
@@ -136,11 +137,11 @@ class PredictorReference:
 def compare_predictors(
     reference: PredictorReference, variant: Graph, draws: int, runs: bool = True
 ) -> dict[str, float]:
-    """Measure a predictor on the beginnings of real grids and on whole runs; the figures are those of denoisers.
+    """Measure a predictor on prefixes of real grids and, with ``runs``, on whole runs; give the figures of denoisers.
 
-    ``logit_error``: greatest difference over the standard deviation of the reference's logits; ``draw_agreement``: of
-    at least ``draws`` draws at equal noise, as many from each predicted distribution; ``grid_agreement``: of the tokens
-    of whole runs.
+    ``logit_error`` is the greatest difference over the standard deviation of the reference's logits. ``draw_agreement``
+    is the share of equal tokens in at least ``draws`` draws with equal noise, as many from each distribution.
+    ``grid_agreement`` is the share of equal tokens in whole runs.
     """
     error, spread, same, drawn = 0.0, 0.0, 0, 0
     turns = reference.turns

@@ -1,7 +1,7 @@
-"""Which range of an activation 8 bits should cover: not all of it, but the one with the least squared error.
+"""Choose the range that 8 bits cover for each activation: the one with the least squared error, not the full range.
 
-A few values far out would make the steps between all others coarse. Cutting them off costs little, and what it costs is
-weighed against what finer steps gain (Sung et al. 2015; Nagel et al. 2021, section 3.1).
+A few outliers would make the steps for all other values coarse. Clipping them costs little; its error is weighed
+against the gain from finer steps (Sung et al. 2015; Nagel et al. 2021, section 3.1).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from smalti_export.graphs.trace import in_order_of_nodes, looked_at
 
 SAMPLES = 1 << 14
-"""Values looked at per tensor and batch, one at random of each of so many equal parts: so no width is missed."""
+"""Values sampled per tensor and batch: a random one from each of this many equal parts, to cover every channel."""
 SHARES = np.linspace(1.0, 0.3, 36)
-"""Shares of the full range that are tried."""
+"""Fractions of the full range that are tried."""
 LEVELS = 255
 
 Feed = dict[str, NDArray[Any]]
@@ -29,10 +29,10 @@ Feed = dict[str, NDArray[Any]]
 def activation_ranges(
     proto: onnx.ModelProto, tensors: Sequence[str], feeds: Sequence[Feed], whole: Container[str] = ()
 ) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value that 8 bits should hold of each of ``tensors``, by what they are on ``feeds``.
+    """Lowest and highest value that 8 bits should cover for each of ``tensors``, measured on ``feeds``.
 
-    ``tensors`` are float tensors of the graph, whose weights are inside; 0 is always within their range. Those in
-    ``whole`` are covered from end to end.
+    ``tensors`` are float tensors of a graph that holds its weights. Each range contains 0. Tensors in ``whole`` get
+    their full range.
     """
     if not tensors:
         return {}
@@ -50,7 +50,10 @@ def activation_ranges(
 
 
 def least_error(values: NDArray[np.floating[Any]], low: float, high: float) -> tuple[float, float]:
-    """The part of ``low`` .. ``high`` (low <= 0 <= high) over which 8 bits show ``values`` with least squared error."""
+    """The part of ``low`` .. ``high`` in which 8 bits represent ``values`` with the least squared error.
+
+    ``low`` <= 0 <= ``high``.
+    """
     best = (low, high)
     least = np.inf
     for share in SHARES if high > low else ():
@@ -67,7 +70,7 @@ _LOW, _HIGH, _SOME = ".low", ".high", ".some"
 
 
 def _sampled(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The graph with three outputs for each tensor in place of its own: its extremes, and ``SAMPLES`` of its values.
+    """The graph with three outputs per tensor instead of its own: minimum, maximum and ``SAMPLES`` values.
 
     Whole tensors would fill the memory: a decoder at full resolution makes gigabytes of them.
     """
@@ -80,7 +83,7 @@ def _sampled(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
 
 
 def _looks(name: str) -> list[onnx.NodeProto]:
-    """Nodes that tell a tensor's extremes and some of its values."""
+    """Nodes that compute a tensor's minimum, maximum and sampled values."""
     return [
         helper.make_node("ReduceMin", [name], [name + _LOW], keepdims=0),
         helper.make_node("ReduceMax", [name], [name + _HIGH], keepdims=0),

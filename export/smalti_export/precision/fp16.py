@@ -1,8 +1,8 @@
-"""What an fp16 graph does where fp16 is what it computes with: its range, and its rounding.
+"""How an fp16 graph behaves on hardware that computes in fp16: its range and its rounding.
 
-ONNX Runtime's CPU provider has no fp16 kernels. It runs such a graph in fp32 and leaves out most of the casts between,
-so that what overflows on a GPU (VQ decoders do: black images) is fine there. Here the graph is taken into fp32 on
-purpose: once to see how large every tensor becomes, and once with every tensor rounded to fp16 as a GPU would store it.
+ONNX Runtime's CPU provider has no fp16 kernels. It runs such a graph in fp32 and drops most of the casts, so an
+overflow that a GPU would show (black images from VQ decoders) is hidden. Here the graph is converted to fp32 on
+purpose: once to measure how large each tensor becomes, and once with every tensor rounded to fp16, as a GPU stores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from smalti_export.precision.activation_ranges import Feed
 
 
 def fp16_tensors(proto: onnx.ModelProto) -> set[str]:
-    """Names of a graph's fp16 tensors, weights included; ValueError for a graph that has others within (If, Loop)."""
+    """Names of a graph's fp16 tensors, weights included.
+
+    Raises ValueError when the graph contains subgraphs (If, Loop) or a tensor of unknown type.
+    """
     kinds = {attribute.type for node in proto.graph.node for attribute in node.attribute}
     if onnx.AttributeProto.GRAPH in kinds:
         raise ValueError("the graph has other graphs within, whose tensors are not looked at")
@@ -34,9 +37,9 @@ def fp16_tensors(proto: onnx.ModelProto) -> set[str]:
 
 
 def in_fp32(proto: onnx.ModelProto, halves: Collection[str], rounded: bool = False) -> onnx.ModelProto:
-    """An fp16 graph (its weights outside) computed in fp32; ``rounded``: each result is rounded to fp16 all the same.
+    """Convert an fp16 graph with external weights to compute in fp32; with ``rounded``, round each result to fp16.
 
-    ``halves`` are its :func:`fp16_tensors`. Inputs, outputs and the file of weights stay as they are.
+    ``halves`` are its :func:`fp16_tensors`. Inputs, outputs and the weight file stay as they are.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -62,7 +65,7 @@ def in_fp32(proto: onnx.ModelProto, halves: Collection[str], rounded: bool = Fal
 
 
 def take_to_fp32(node: onnx.NodeProto) -> None:
-    """Let what a node casts to fp16, or has as a constant in fp16, be fp32."""
+    """Replace a node's casts to fp16 and its fp16 constants by fp32 ones."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
             attribute.i = TensorProto.FLOAT
@@ -71,7 +74,10 @@ def take_to_fp32(node: onnx.NodeProto) -> None:
 
 
 def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
-    """Run a graph whose weights are those of a file, given by its name and bytes; inputs it does not have are left."""
+    """A function that runs a graph on the CPU.
+
+    ``weights`` are the name and bytes of its weight file. Inputs that the graph does not have are ignored.
+    """
     options = in_order_of_nodes()
     file, content = weights
     options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
@@ -83,10 +89,10 @@ def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
 def greatest(
     proto: onnx.ModelProto, weights: tuple[str, bytes], halves: Collection[str], feeds: Sequence[Feed]
 ) -> dict[str, float]:
-    """The greatest magnitude of each tensor that an fp16 graph computes in fp16, on ``feeds``, as fp32 has it.
+    """Greatest magnitude of each computed fp16 tensor of a graph on ``feeds``, computed in fp32.
 
-    Infinite ends are left out: masks are made of them, and fp16 has them too. ``weights`` are the file that the graph
-    reads: its name and its bytes.
+    Infinities are ignored: masks contain them, and fp16 can hold them. ``weights`` are the name and bytes of the weight
+    file.
     """
     whole = in_fp32(proto, halves)
     names = [name for node in proto.graph.node for name in node.output if name in halves]

@@ -1,8 +1,9 @@
-"""int8 with static, calibrated scales, so that a sample's result never depends on what else is in its batch.
+"""int8 graphs with static, calibrated scales, so that a sample never depends on the rest of its batch.
 
-Matrix products with constant weights and convolutions run in 8 bit (unsigned activations, signed weights with a scale
-per output channel: the fastest pair on x86); norms, softmax and attention's own products stay fp32. An activation's
-range is the one of least squared error on real inputs (``ranges``), and where a ReLU follows, what that lets through.
+Matrix products with constant weights and convolutions run in 8 bit: unsigned activations and signed weights with a
+scale per output channel, the fastest combination on x86. Norms, softmax and the products inside attention stay fp32. An
+activation's range has the least squared error on real inputs (``activation_ranges``); before a ReLU, it is the range
+after the ReLU.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from smalti_export.precision.activation_ranges import Feed, activation_ranges
 QUANTIZED = ("MatMul", "Conv")
 """Operators that run in 8 bit."""
 LARGEST = 2**31 - 2**24
-"""Bytes of weights that a graph to be quantised may have inside: what protobuf can write, and some room."""
+"""Most bytes of weights inside a graph to be quantised: protobuf's limit less a margin."""
 
 
 class _Reader(CalibrationDataReader):
-    """Hands real inputs to the calibrator, one batch at a time."""
+    """Give real inputs to the calibrator, one batch at a time."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds: Iterator[Feed] = iter(feeds)
 
     def get_next(self) -> Feed | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Give the next batch, or None after the last."""
+        """Return the next batch, or None after the last."""
         return next(self._feeds, None)
 
 
 def too_large(proto: onnx.ModelProto) -> str | None:
-    """Say why an fp32 graph, its weights inside or beside it, cannot be quantised; None where it can."""
+    """Reason why an fp32 graph, its weights inside or beside it, cannot be quantised; None when it can."""
     size = sum(4 * math.prod(initializer.dims) for initializer in proto.graph.initializer)
     if size <= LARGEST:
         return None
@@ -54,10 +55,11 @@ def too_large(proto: onnx.ModelProto) -> str | None:
 
 
 def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] = ()) -> onnx.ModelProto:
-    """Quantise an fp32 graph whose weights are inside, with scales calibrated on ``feeds``.
+    """Quantise an fp32 graph that holds its weights, with scales calibrated on ``feeds``.
 
-    ``feeds`` are real inputs of the graph; a single batch size among them is enough. ``keep`` names nodes that stay
-    fp32. Raises ValueError when there is nothing to calibrate on.
+    ``feeds`` are real inputs of the graph; one batch size is enough. Nodes named in ``keep`` stay fp32.
+
+    Raises ValueError when ``feeds`` is empty.
     """
     if not feeds:
         raise ValueError("static scales need at least one batch to calibrate on")
@@ -67,7 +69,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         whole = onnx.load(prepared)
         keep = [*keep, *products_of_activations(whole)]
-        # Of a graph's own outputs the extremes are what counts: the greatest logit is the likeliest token.
+        # The graph's outputs keep their full range, because the greatest logit is the likeliest token.
         last = set(last_layers(whole, 1))
         outputs = {node.output[0] for node in whole.graph.node if node.name in last}
         ranges = activation_ranges(whole, quantized_tensors(whole, keep), feeds, outputs)
@@ -76,7 +78,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
             str(target),
             _Reader([least(whole, feeds[0])]),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*QUANTIZED, "Relu"],  # which the convolution before it then does by its range
+            op_types_to_quantize=[*QUANTIZED, "Relu"],  # done by the range of the convolution before it
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -91,16 +93,16 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         result = onnx.load(target)
     strip_traces(result)
     used = {node.domain for node in result.graph.node}
-    opsets = [item for item in result.opset_import if item.domain in used]  # without the tools' own, which none needs
+    opsets = [item for item in result.opset_import if item.domain in used]  # drop those that only the tools added
     del result.opset_import[:]
     result.opset_import.extend(opsets)
     return result
 
 
 def least(proto: onnx.ModelProto, feed: Feed) -> Feed:
-    """One value along every free side of a graph's inputs: as little as it can be asked.
+    """Cut a feed to size 1 along every free side of the graph's inputs, the smallest input that it takes.
 
-    The quantiser insists on calibrating, though every range is given, and keeps all that the graph computes: 22 GB of
+    The quantiser insists on a calibration run although all ranges are given, and keeps every tensor of it: 22 GB for
     two images of 1024 x 1024 pixels.
     """
     one = {
@@ -111,9 +113,9 @@ def least(proto: onnx.ModelProto, feed: Feed) -> Feed:
 
 
 def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the graph with every ReLU that follows a pixel shuffle moved before it: the same function.
+    """Copy the graph and move each ReLU that follows a pixel shuffle before it; the function is the same.
 
-    Behind its convolution it spares that one's 8 bits the values that it would throw away, half of them.
+    Directly after its convolution, the ReLU saves 8-bit levels: half of the values are negative and need none.
     """
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in proto.graph.node]
     for first, shuffle in enumerate(nodes):
@@ -129,7 +131,7 @@ def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def quantized_tensors(proto: onnx.ModelProto, keep: Iterable[str]) -> list[str]:
-    """Activations that are held in 8 bits when all products and convolutions but those to ``keep`` are."""
+    """Activations that are stored in 8 bits when all products and convolutions outside ``keep`` are quantised."""
     constants, kept = {initializer.name for initializer in proto.graph.initializer}, set(keep)
     held: dict[str, None] = {}
     for node in proto.graph.node:
@@ -140,14 +142,14 @@ def quantized_tensors(proto: onnx.ModelProto, keep: Iterable[str]) -> list[str]:
 
 
 def last_layers(proto: onnx.ModelProto, count: int) -> list[str]:
-    """Names of the last ``count`` nodes that would run in 8 bit: what they err by, no later layer evens out."""
+    """Names of the last ``count`` nodes that would run in 8 bit; no later layer can reduce their errors."""
     attention = products_of_activations(proto)
     names = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and node.name not in attention]
     return names[len(names) - count :] if count else []
 
 
 def products_of_activations(proto: onnx.ModelProto) -> list[str]:
-    """Names of the matrix products without a constant factor: attention's, which need more than 8 bits."""
+    """Names of the matrix products without a constant factor, as in attention; 8 bits are too few for them."""
     constants = {initializer.name for initializer in proto.graph.initializer}
     products = (node for node in proto.graph.node if node.op_type == "MatMul")
     return [node.name for node in products if not constants & set(node.input)]
@@ -155,7 +157,7 @@ def products_of_activations(proto: onnx.ModelProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep the quantiser's advice on preprocessing (which is done) off the terminal."""
+    """Hide the quantiser's advice to preprocess the graph, which is already done."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,9 +1,8 @@
-"""Keep an fp16 graph within the range of fp16, where real inputs show that it would leave it.
+"""Rewrite an fp16 graph so that no tensor overflows fp16 on real inputs.
 
-Every operator that reads or writes a tensor too large for fp16 runs in fp32, but for matrix products and convolutions:
-they are nearly all of the work, and TensorRT-RTX has matrix products for Turing in fp16 alone. These take inputs
-divided by a power of two, which costs digits only where it makes them smaller than 2^-14, and their results are
-multiplied by it in fp32.
+Operators that read or write a tensor too large for fp16 run in fp32, except matrix products and convolutions: they are
+nearly all of the work, and TensorRT-RTX has only fp16 matrix products for Turing. Their inputs are divided by a power
+of two, and their results are multiplied by it in fp32. This loses digits only in values that become smaller than 2^-14.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from smalti_export.graphs.trace import remade
 from smalti_export.precision.fp16 import take_to_fp32
 
 LARGEST = 65504.0
-"""Of fp16."""
+"""Greatest finite fp16 number."""
 ROOM = 4.0
-"""How many times what was seen must fit, as other inputs make of some tensor more than those that were measured."""
+"""Safety factor on measured magnitudes: other inputs may reach larger values."""
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
 def too_large(greatest: Mapping[str, float]) -> set[str]:
-    """Tensors that may leave the range of fp16, by the greatest magnitude of each."""
+    """Names of the tensors that may overflow fp16, from the greatest magnitude of each."""
     return {name for name, value in greatest.items() if value * ROOM > LARGEST}
 
 
 def kept_in_range(
     proto: onnx.ModelProto, halves: Collection[str], greatest: Mapping[str, float]
 ) -> tuple[onnx.ModelProto, int]:
-    """The same function in which no fp16 tensor is too large, and of how many nodes it took a change.
+    """Rewrite a graph so that no fp16 tensor is too large; return it and the number of changed nodes.
 
-    ``halves`` are the graph's fp16 tensors and ``greatest`` the magnitudes of those that it computes
+    ``halves`` are the graph's fp16 tensors and ``greatest`` the measured magnitudes of the computed ones
     (:mod:`smalti_export.precision.fp16`).
     """
     over = too_large(greatest)
@@ -56,7 +55,7 @@ def kept_in_range(
 
 
 class _Rewriting:
-    """The nodes written so far, and the fp16 tensors that there is an fp32 version of."""
+    """The nodes written so far, and the fp32 versions of fp16 tensors."""
 
     def __init__(
         self, proto: onnx.ModelProto, halves: Collection[str], greatest: Mapping[str, float], over: Collection[str]
@@ -68,7 +67,7 @@ class _Rewriting:
         self._wide: dict[str, str] = {}
 
     def widen(self, node: onnx.NodeProto) -> None:
-        """Let a node run in fp32."""
+        """Add a node that runs in fp32 instead of fp16."""
         wide = onnx.NodeProto()
         wide.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -83,7 +82,7 @@ class _Rewriting:
             self._give(name, f"{name}.wide")
 
     def scale(self, node: onnx.NodeProto) -> None:
-        """Let a product run in fp16, of inputs so much smaller that it and they are within range."""
+        """Add a product that runs in fp16 on inputs scaled down until they and the result are within range."""
         (result,) = node.output
         down = [_exponent(self._greatest.get(name, 0.0)) for name in node.input[:2]]
         down[0] += max(0, _exponent(self._greatest.get(result, 0.0)) - sum(down))
@@ -96,7 +95,7 @@ class _Rewriting:
         self.nodes.append(product)
         found = self._cast(f"{result}.scaled", f"{result}.unbiased", TensorProto.FLOAT)
         found = self._multiplied(found, 2.0 ** sum(down), np.float32, f"{result}.times")
-        if len(node.input) == 3:  # a bias, which was not to be divided
+        if len(node.input) == 3:  # add the bias after scaling back
             bias = self._as_fp32(node.input[2])
             if node.op_type != "Gemm":
                 shape = f"{result}.shape"
@@ -109,7 +108,7 @@ class _Rewriting:
         self._give(result, found)
 
     def _give(self, name: str, wide: str) -> None:
-        """``wide`` is what ``name`` is in fp32; those that can have it in fp16 as well."""
+        """Record ``wide`` as the fp32 version of ``name``; also cast it to fp16 when it fits."""
         self._wide[name] = wide
         if name not in self._over:
             self._cast(wide, name, TensorProto.FLOAT16)
@@ -122,7 +121,7 @@ class _Rewriting:
         return self._wide[name]
 
     def _divided(self, name: str, power: int, target: str) -> str:
-        """A tensor in fp16, divided by two to the ``power``."""
+        """An fp16 tensor divided by two to the ``power``."""
         if name in self._over:
             wide = self._multiplied(self._wide[name], 2.0**-power, np.float32, f"{target}.wide")
             return self._cast(wide, target, TensorProto.FLOAT16)
@@ -140,5 +139,5 @@ class _Rewriting:
 
 
 def _exponent(value: float) -> int:
-    """By which power of two a tensor must be divided to be within range."""
+    """Exponent of the power of two that brings a magnitude within range."""
     return max(0, math.ceil(math.log2(value * ROOM / LARGEST))) if value else 0

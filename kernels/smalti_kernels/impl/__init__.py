@@ -1,1 +1,1 @@
-"""The draw, once for each kind of machine."""
+"""Implementations of the draw: NumPy, CUDA and Triton."""

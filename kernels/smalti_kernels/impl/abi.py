@@ -1,7 +1,7 @@
-"""The sampling kernel seen from outside: its arguments in order, its variants, its launch grid, its errors.
+"""The sampling kernel's interface: its arguments in order, its variants, its launch grid, its errors.
 
-The Triton source, the ahead-of-time build and the launcher all read this file, so that none can drift from the others.
-Nothing here imports Triton or touches a device.
+The Triton source, the ahead-of-time build and the launcher all read this file, so they always agree. Nothing here
+imports Triton or touches a device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Argument(NamedTuple):
     type: str
     """Triton's name of the type: "*i32" is a pointer, "i32" a number; "*logits" stands for the variant's pointer."""
     aligned: bool
-    """Whether the kernel is compiled for values divisible by 16 (bytes of an address, or the number itself)."""
+    """Whether the kernel is compiled for values divisible by 16: bytes of an address, or the number itself."""
     meaning: str
 
 
@@ -50,14 +50,14 @@ ARGUMENTS: Final = (
     Argument("width", "i32", False, "columns of a grid"),
     Argument("flags", "i32", False, "FLAG_ bits"),
 )
-"""Run-time arguments in order. A row with an error leaves its token as it was, and `changed` 0."""
+"""Run-time arguments in order. For a row with an error, the token stays as it was and `changed` is 0."""
 
 CONSTANTS: Final = ("ROWS", "CHUNK", "HELD", "LOGITS")
-"""Compile-time arguments, which follow the run-time ones: `Variant.constants` gives their values."""
+"""Compile-time arguments, which follow the run-time ones; `Variant.constants` gives their values."""
 
 FLAG_GUIDED: Final = 1
 FLAG_TRUNCATED: Final = 2
-"""Only a variant with `held` honours it."""
+"""Only variants with `held` support it."""
 FLAG_LOGPROB: Final = 4
 
 ERROR_NAN: Final = 1
@@ -67,18 +67,19 @@ ERROR_FORBIDDEN: Final = 4
 ERROR_RANGE: Final = 8
 """The greatest logit over temperature lies beyond +-16384."""
 ERROR_GUIDED: Final = 16
-"""The error arose under guidance: the logits themselves are sound."""
+"""The error comes from guidance: the logits themselves are sound."""
 
 ALIGNMENT: Final = 16
-"""Divisor of the stride (in elements) and of the addresses of logits and uncond (in bytes)."""
+"""The stride (in elements) and the addresses of logits and uncond (in bytes) are multiples of this."""
 
 LOGITS: Final = ("fp32", "fp16", "bf16")
-"""Types of logits a kernel reads."""
+"""Types of logits that a kernel can read."""
 POINTERS: Final = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*u16"}
-"""Triton type of the pointer to logits. bfloat16 is read as bits and widened by a shift, exact on every device."""
+"""Triton type of the pointer to logits. bfloat16 is read as bits and widened by a shift, exactly on every device."""
 
 COMPILE_OPTIONS: Final = {"num_stages": 1, "enable_fp_fusion": False}
-"""Options of every compilation, beside `num_warps`. A fused multiply-add would round guidance and scaling otherwise."""
+"""Options of every compilation, besides `num_warps`. A fused multiply-add would change the rounding of guidance and
+scaling."""
 
 
 class Variant(NamedTuple):
@@ -87,13 +88,13 @@ class Variant(NamedTuple):
     logits: str
     """One of `LOGITS`."""
     vocabulary: int
-    """Most tokens it draws from."""
+    """Largest vocabulary it draws from."""
     rows: int
     """Rows that one program draws at a time."""
     chunk: int
-    """Tokens of a row that it looks at together; it goes through a row chunk by chunk."""
+    """Tokens of a row that are processed together; the kernel goes through a row chunk by chunk."""
     held: int
-    """For truncation, which goes through a row some twenty times: tokens kept in registers, at least V. 0: cannot."""
+    """Tokens kept in registers for truncation, which reads a row about twenty times: at least V. 0: no truncation."""
     num_warps: int
     """Warps of one program."""
 
@@ -114,8 +115,8 @@ class Variant(NamedTuple):
 
 
 # vocabulary, rows, chunk, held, warps. Without truncation a thread takes 8 tokens of a chunk, one 128-bit read of
-# float16; rows share a warp where they are short, so that what is done once for each row is done for several at a time.
-# Of float32 such a read has but 4: half as many rows share a warp.
+# float16. Short rows share a warp, so that the work per row is done for several rows at once. A 128-bit read holds only
+# 4 float32 values, so half as many rows share a warp.
 _SHAPES: Final = (
     (256, 4, 64, 0, 1),
     (2048, 2, 128, 0, 1),
@@ -138,8 +139,7 @@ MAX_VOCABULARY: Final = max(variant.vocabulary for variant in VARIANTS)
 def variant_for(logits: str, vocabulary: int, flags: int) -> Variant:
     """The variant that draws from `vocabulary` tokens (1 .. MAX_VOCABULARY) of type `logits` under `flags`.
 
-    Raises:
-        ValueError: no variant reads that type or holds that many tokens.
+    Raises ValueError when no variant reads that type or holds that many tokens.
     """
     if logits not in LOGITS:
         raise ValueError(f"logits must be one of {', '.join(LOGITS)}; got {logits!r}")
@@ -151,15 +151,16 @@ def variant_for(logits: str, vocabulary: int, flags: int) -> Variant:
 
 
 def programs_for(rows: int, variant: Variant, multiprocessors: int) -> int:
-    """Programs to launch (one-dimensional grid): every program loops over rows, so any number from 1 up is correct.
+    """Number of programs to launch in a one-dimensional grid.
 
-    Enough to fill the device with 32 warps per multiprocessor, and never more than there are rows to share out.
+    It fills the device with 32 warps per multiprocessor, but never exceeds the number of row groups. Any number from 1
+    up is correct, because every program loops over rows.
     """
     return max(1, min(-(-rows // variant.rows), multiprocessors * max(1, 32 // variant.num_warps)))
 
 
 def describe_error(bits: int) -> str:
-    """The reference's words for what a kernel reports of a row; without the figures, which only the logits have."""
+    """The reference's message for a kernel's error bits of a row, without numbers, which need the logits."""
     what = "guided logits" if bits & ERROR_GUIDED else "logits"
     if bits & ERROR_NAN:
         return f"{what} contain NaN; no token can be drawn"

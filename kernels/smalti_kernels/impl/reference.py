@@ -1,4 +1,4 @@
-"""The categorical draw, in NumPy. This file is the definition; every other implementation is tested against it.
+"""The categorical draw in NumPy. This file is the definition; every other implementation is tested against it.
 
 Gumbel-max: argmax of logit / temperature + Gumbel is a draw from softmax(logit / temperature) (Gumbel 1954; Maddison,
 Tarlow and Minka, "A* Sampling", 2014). Here both terms are integers in units of 2^-16, so that equal logits give equal
@@ -8,15 +8,15 @@ tokens on every device:
     guided   uncond + guidance * (logit - uncond): three separate float32 operations, never a fused multiply-add
     scale    float32(65536) / float32(temperature)
     fixed    int32(rint(max(guided * scale, -2^30))), round to nearest even
-    kept     the tokens that `truncation` keeps of the fixed ones; -inf is never among them
+    kept     the tokens that `truncation` keeps, given fixed; -inf is never among them
     score    fixed + Gumbel(noise)
     token    the argmax of the score over the kept tokens; the lowest index wins a tie
     logprob  fixed of the token - max(fixed) - log(sum of weights(max(fixed) - fixed)) by `tables`, before truncation
 
-A row whose greatest product lies beyond +-2^30 is an error: were it clamped too, noise alone would choose its token.
+A row whose greatest product lies beyond +-2^30 is an error: if it were clamped too, only noise would choose its token.
 
-Most tokens are never scored. `_Block.draw` first bounds every score from above, which is cheap, and scores exactly only
-those whose bound reaches the best exact score found; `_Block.score` is what defines the result.
+Most tokens are never scored. `_Block.draw` first computes a cheap upper bound of every score, then the exact scores of
+only those tokens whose bound reaches the best exact score so far. `_Block.score` defines the result.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from smalti_kernels.spec.tables import log_ratio, weights
 from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
 SCORE_LIMIT: Final = 1 << 30
-"""Bound on |logit * scale|, which is |logit / temperature| <= 16384 nats: adding the Gumbel cannot overflow int32."""
+"""Bound on |logit * scale|: |logit / temperature| <= 16384 nats, so adding the Gumbel cannot overflow int32."""
 
 BOUND_UNITS: Final = float(1 << 23) / ((1 << FRACTION_BITS) * float(np.log(2.0)))
 """Units of a bound (2^-23 octaves, the spacing of float32's exponent bits) in a unit of a score (2^-16 nats)."""
 BOUND_SLACK: Final = float(1 << 18)
-"""2^-5 octaves: more than all rounding between a bound and a score. Half of it is lost at scores of 16384 nats, where a
-float32 is that coarse; the table's Gumbel is within 6e-5 nats of the real one."""
+"""2^-5 octaves, more than all rounding between a bound and a score. At scores of 16384 nats, float32 rounding uses half
+of it; the table's Gumbel is within 6e-5 nats of the exact one."""
 SAFE_BOUND: Final = 16128.0 * (1 << FRACTION_BITS) * BOUND_UNITS
-"""Rows whose greatest bound lies within +- this are sound, and too high above -2^30 for a clamped token to win."""
+"""If a row's greatest bound lies within +- this, the row has an answer and no token clamped at -2^30 can win."""
 
-# Elements per block, 8 rows of 8192 tokens: a pass touches at most 512 KiB, so intermediates stay in a 1 MiB L2 cache.
+# Elements per block: 8 rows of 8192 tokens. A pass touches at most 512 KiB, so intermediates stay in a 1 MiB L2 cache.
 _BLOCK_ELEMENTS: Final = 1 << 16
-# Below this many elements per thread (about half a millisecond of work) starting one costs more than it gains.
+# With fewer elements per thread (about half a millisecond of work), starting a thread costs more than it gains.
 _THREAD_ELEMENTS: Final = 1 << 18
 _NEVER: Final = np.int32(-(2**31))
 # Zero exponent of the bound: bits(float32(noise >> 1)) of p = 1, that is of 2^31.
@@ -55,10 +55,9 @@ _BITS_OF_ONE: Final = float((127 + 31) << 23)
 
 
 def draw(request: Request) -> Draw:
-    """Carry out a checked request on the CPU; see `smalti_kernels.sample`.
+    """Draw a checked request on the CPU; see `smalti_kernels.sample`.
 
-    Raises:
-        SamplingError: a row has no answer; the message names the first such row.
+    Raises SamplingError when a row has no answer; the message names the first such row.
     """
     total, vocabulary = request.logits.shape
     y, x = np.divmod(request.position, request.width)
@@ -91,7 +90,7 @@ def draw(request: Request) -> Draw:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
     if failures:
-        # Blocks start in order, so every block before the first failure has run: the same row is named each time.
+        # Blocks start in order, so every block before the first failure has run, and the same row is always named.
         raise min(failures, key=lambda failure: failure[0])[1]
     before = request.tokens[request.sample, request.position]
     tokens = request.tokens.copy()
@@ -100,10 +99,10 @@ def draw(request: Request) -> Draw:
 
 
 def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[Any] | None) -> str | None:
-    """Why one row has no answer, or None if it has one: the words of the error, in every implementation.
+    """Why one row has no answer, as the error message of every implementation; None if it has an answer.
 
     Args:
-        request: where the row belongs; its logits are not read.
+        request: the request that the row belongs to; its logits are not read.
         row: index of the row.
         logits: that row's logits as the request has them (bfloat16 as uint16), [V].
         uncond: that row's unconditional logits, [V], or None.
@@ -139,18 +138,18 @@ def _unsound(values: NDArray[np.float32], what: str) -> str | None:
 
 
 def _guide(logits: NDArray[np.float32], uncond: NDArray[np.float32], guidance: np.float32) -> None:
-    """Guidance in place of `logits`: uncond + guidance * (logits - uncond), each operation rounded to float32."""
+    """Overwrite `logits` with uncond + guidance * (logits - uncond), each operation rounded to float32."""
     endless: NDArray[np.float32] | None = logits.copy() if not np.isfinite(logits.sum(dtype=np.float64)) else None
     np.subtract(logits, uncond, out=logits)
     np.multiply(logits, guidance, out=logits)
     np.add(uncond, logits, out=logits)
-    # -inf less -inf is NaN, and a negative guidance would turn -inf into +inf: what is infinite stays as it is.
+    # Keep infinite logits: -inf - -inf is NaN, and a negative guidance would turn -inf into +inf.
     if endless is not None:
         np.copyto(logits, endless, where=np.isinf(endless))
 
 
 class _Block:
-    """Draws a block of rows at a time; its intermediates, [rows, V] each, are reused from block to block."""
+    """Draw a block of rows at a time; intermediates, [rows, V] each, are reused for the next block."""
 
     def __init__(self, request: Request, words: NDArray[np.uint32], rows: int) -> None:
         shape = (rows, len(words))
@@ -165,7 +164,7 @@ class _Block:
         self.near = np.empty(shape, np.bool_)
 
     def run(self, rows: slice, keys: NDArray[np.uint32], logprob: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """Tokens of some rows, int32 [rows]; writes their log-probabilities into `logprob` if it is given."""
+        """Draw the tokens of some rows, int32 [rows]; also write their log-probabilities to `logprob` if given."""
         request = self.request
         scale = request.scale[request.sample[rows]]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -176,7 +175,7 @@ class _Block:
             self.refuse(rows, ~(np.abs(greatest * scale) <= SCORE_LIMIT))
             fixed = _fixed(values, scale[:, None])
             most = _fixed(greatest, scale)
-            # The difference of two int32 fits uint32, in which it wraps to the right value.
+            # Wrapping subtraction is exact here: the difference of two int32 fits uint32.
             distance = most.view(np.uint32)[:, None] - fixed.view(np.uint32)
             np.copyto(distance, FORBIDDEN, where=values == -np.inf)
             weight = weights(distance)
@@ -190,7 +189,7 @@ class _Block:
         return tokens
 
     def load(self, rows: slice) -> NDArray[np.float32]:
-        """The logits of some rows as float32 [rows, V], guided if need be; not to be written to."""
+        """The logits of some rows as float32 [rows, V], with guidance applied; callers must not write to them."""
         request = self.request
         values = self.widen(request.logits[rows], self.values)
         if request.uncond is not None:
@@ -201,7 +200,7 @@ class _Block:
         return values
 
     def widen(self, logits: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 of logits [rows, V]: themselves if they are that already, else converted into `out`."""
+        """Logits [rows, V] as float32: returned as they are if float32, else converted into `out`."""
         if logits.dtype == np.float32:
             return logits
         out = out[: len(logits)]
@@ -210,8 +209,8 @@ class _Block:
             np.copyto(bits.view(np.uint32), logits)
             np.left_shift(bits, np.int32(16), out=bits)
             return out
-        # NumPy converts float16 slowly. Its bits, moved to where float32 has them and multiplied by 2^112, are its
-        # value, also if it is subnormal; only infinities and NaN are not.
+        # NumPy converts float16 slowly. Instead, shift its bits into float32's places and multiply by 2^112: that is
+        # exact, also for subnormals, except for infinities and NaN.
         short = logits.view(np.int16)
         if logits.size and (int(short.max()) >= 0x7C00 or int(short.view(np.uint16).max()) >= 0xFC00):
             np.copyto(out, logits)
@@ -223,7 +222,7 @@ class _Block:
         return out
 
     def refuse(self, rows: slice, doubtful: NDArray[np.bool_]) -> None:
-        """Raise for the first of the doubtful rows, bool [rows], that has no answer."""
+        """Raise SamplingError for the first of the `doubtful` rows, bool [rows], that has no answer."""
         request = self.request
         for row in (rows.start + np.flatnonzero(doubtful)).tolist():
             uncond = None if request.uncond is None else request.uncond[row]
@@ -232,7 +231,7 @@ class _Block:
                 raise SamplingError(reason)
 
     def reach(self, rows: slice, distance: NDArray[np.uint32], weight: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Distance within which each row's tokens are kept, uint32 [rows]."""
+        """Distance up to which each row's tokens are kept, uint32 [rows]."""
         grid = self.request.sample[rows]
         reach = reach_of_top_k(distance, self.request.top_k[grid])
         return reach_of_top_p(distance, weight, reach, self.request.top_p[grid])
@@ -240,14 +239,14 @@ class _Block:
     def draw(
         self, rows: slice, values: NDArray[np.float32], scale: NDArray[np.float32], keys: NDArray[np.uint32]
     ) -> NDArray[np.int32]:
-        """The token of each row, from logits [rows, V] in which -inf forbids.
+        """Draw the token of each row from logits [rows, V], in which -inf forbids a token.
 
-        -ln(p) is above the Gumbel -ln(-ln(1 - p)), and float32's bits are below its logarithm: between powers of two
-        they are the chord of it. So the score, in the bound's units, is at most
+        -ln(p) is at least the Gumbel -ln(-ln(1 - p)), and the bits of a float32 are at most its logarithm: between
+        powers of two they are a chord of it. So the score, in the bound's units, is at most
 
             bound = logit * scale * BOUND_UNITS + bits(2^31) - bits(float32(noise >> 1))
 
-        The row's greatest bound is scored exactly, then every token whose bound reaches that score.
+        The token with the row's greatest bound is scored exactly, then every token whose bound reaches that score.
         """
         count, vocabulary = values.shape
         noise, scratch, bound, near = self.noise[:count], self.scratch[:count], self.bound[:count], self.near[:count]
@@ -268,13 +267,13 @@ class _Block:
         np.greater_equal(bound, least[:, None], out=near)
         if bool(doubtful.any()):
             self.refuse(rows, doubtful)
-            # The bound says nothing here: a score beside the clamp, or a scale that overflows it. Score every token.
+            # The bound is not valid near the clamp, or where the scale overflows it: score every token.
             near[doubtful] = True
         found = np.flatnonzero(near)
         if found.size > count:
             row, token = np.divmod(found, vocabulary)
             score = self.score(noise.ravel()[found], values.ravel()[found], scale[row])
-            # A stable sort by row, then falling score, leaves the lowest index first among equals.
+            # A stable sort by row, then by descending score, puts the lowest index first among equal scores.
             order = np.lexsort((-score.astype(np.int64), row))
             first = token[order][np.searchsorted(row, which)]
         return first.astype(np.int32)
@@ -282,7 +281,7 @@ class _Block:
     def score(
         self, noise: NDArray[np.uint32], values: NDArray[np.float32], scale: NDArray[np.float32]
     ) -> NDArray[np.int32]:
-        """The exact score of some tokens from their noise words, logits and scales, all [n]: int32 [n]."""
+        """The exact scores, int32 [n], of tokens given by their noise words, logits and scales, all [n]."""
         score = np.empty(noise.shape, np.int32)
         gumbel(noise.copy(), out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
         score += _fixed(values, scale)
@@ -291,6 +290,6 @@ class _Block:
 
 
 def _fixed(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Scaled logits as integers in units of 2^-16 nats, clamped from below; what is not finite is checked elsewhere."""
+    """Scaled logits as integers in units of 2^-16 nats, clamped from below; non-finite values are checked elsewhere."""
     scaled = np.maximum(values * scale, np.float32(-SCORE_LIMIT))
     return np.rint(scaled, out=scaled).astype(np.int32)

@@ -1,1 +1,1 @@
-"""The specification: noise, integer tables, truncation."""
+"""The sampling specification: noise, integer tables and truncation."""

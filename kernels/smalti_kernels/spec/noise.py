@@ -1,9 +1,9 @@
-"""Noise as a pure function of where it is used: Philox row keys, a 32-bit mixer per token, a Gumbel in fixed point.
+"""Noise as a pure function of its coordinates: Philox row keys, a 32-bit mixer per token, a Gumbel in fixed point.
 
-Nothing here keeps a state. The noise of one token is a function of (seed, stream, step, y, x, token), so any row can be
+Nothing here keeps a state. The noise of a token is a function of (seed, stream, step, y, x, token), so any row can be
 drawn alone, in any order and in any batch. Every operation is integer arithmetic modulo 2^32 except one conversion from
-int32 to float32 (IEEE, round to nearest even), used only to find the leading bit of a word. Nothing can be contracted,
-reassociated or approximated, which is what lets other devices repeat it bit for bit.
+int32 to float32 (IEEE, round to nearest even), which only finds the leading bit of a word. No compiler can contract,
+reassociate or approximate these operations, so other devices repeat them bit for bit.
 
     row key   k0 k1 k2 k3 = Philox4x32-10(counter = (x, y, step, stream), key = (seed mod 2^32, seed div 2^32))
     word      h = mix(mix(token * 0x9E3779B9 + k0) ^ k1)
@@ -30,22 +30,22 @@ Seeds: TypeAlias = SupportsIndex | Iterable[SupportsIndex] | NDArray[np.integer[
 """Integers from 0 to 2^64 - 1: one, a sequence, or an array of any integer dtype."""
 
 STREAM_START: Final = 0
-"""Noise of the tokens a run starts from."""
+"""Noise of a run's start tokens."""
 STREAM_ORDER: Final = 1
 """Noise of the order in which positions are visited."""
 STREAM_SUBSET: Final = 2
-"""Noise of which positions a step redraws."""
+"""Noise that chooses the positions that a step redraws."""
 STREAM_DRAW: Final = 3
-"""Noise of the categorical draw itself."""
+"""Noise of the categorical draw."""
 STREAM_LABEL: Final = 4
-"""Noise of a label that nobody chose."""
+"""Noise of a label that the caller did not choose."""
 
 FRACTION_BITS: Final = 16
 """Fractional bits of scores and of the fixed-point Gumbel."""
 CELL_BITS: Final = 6
 """Mantissa bits that name a cell of the Gumbel table: 64 cells for each octave of the noise word."""
 GUMBEL_SHA256: Final = "bd978b3dbc2539edda2d3178a760ea18a1c157f3890887d3ab384e7ff5f5be38"
-"""sha256 of the table's LEVEL as little-endian int32. Another table is another specification."""
+"""sha256 of the table's LEVEL as little-endian int32. A change of the table changes the specification."""
 
 _REST_BITS: Final = 23 - CELL_BITS
 _OCTAVES: Final = 32
@@ -56,7 +56,7 @@ _UINT64_MAX: Final = (1 << 64) - 1
 _PHILOX_MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _TOKEN_WEYL: Final = np.uint32(0x9E3779B9)
-# lowbias32 with the constants of its revised search (bias 0.107): both multiplications are odd, so it is a bijection.
+# lowbias32 with the constants of its revised search (bias 0.107). Both multipliers are odd, so it is a bijection.
 _MIX_FIRST: Final = np.uint32(0x21F0AAAD)
 _MIX_SECOND: Final = np.uint32(0xD35A2D97)
 _SHIFT_15: Final = np.uint32(15)
@@ -65,12 +65,11 @@ _ONE: Final = np.uint32(1)
 
 
 def as_seeds(seeds: Seeds) -> NDArray[np.uint64]:
-    """Seeds as uint64, in the shape given.
+    """Convert seeds to uint64 in the same shape.
 
-    Python integers go through exactly, also in a list of great and small ones, which NumPy may turn into float64.
+    Python integers are converted exactly, even in a list that NumPy would turn into float64.
 
-    Raises:
-        SamplingError: a seed is not an integer, or lies outside 0 .. 2^64 - 1.
+    Raises SamplingError when a seed is not an integer, or lies outside 0 .. 2^64 - 1.
     """
     if isinstance(seeds, np.ndarray):
         given = cast("NDArray[Any]", seeds)
@@ -90,10 +89,9 @@ def as_seeds(seeds: Seeds) -> NDArray[np.uint64]:
 
 
 def as_words(name: str, values: ArrayLike) -> NDArray[np.uint64]:
-    """Integers from 0 to 2^32 - 1, widened to uint64 so that their products are exact.
+    """Widen integers from 0 to 2^32 - 1 to uint64, so that their products are exact.
 
-    Raises:
-        SamplingError: `values` are not integers, or lie outside that range; the message says which argument.
+    Raises SamplingError, which names the argument, when `values` are not integers or lie outside that range.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
@@ -130,8 +128,8 @@ def philox4x32(counter: tuple[NDArray[np.uint64], ...], key: tuple[NDArray[np.ui
 def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLike, x: ArrayLike) -> NDArray[np.uint32]:
     """Four uniform 32-bit words for each (seed, stream, step, y, x); the inputs broadcast against each other.
 
-    The words are Philox4x32-10 (Salmon et al. 2011) of counter (x, y, step, stream) under key (low, high half of seed),
-    so they depend on nothing else: not on the batch, the order, or the device.
+    The words are Philox4x32-10 (Salmon et al. 2011) of counter (x, y, step, stream) under key (low, high half of seed).
+    They depend on nothing else: not on the batch, the order, or the device.
 
     Args:
         seeds: integers from 0 to 2^64 - 1.
@@ -143,8 +141,7 @@ def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLi
     Returns:
         uint32 [..., 4], where [...] is the broadcast shape of the inputs.
 
-    Raises:
-        SamplingError: an input is not an integer, is out of range, or the shapes do not broadcast.
+    Raises SamplingError when an input is not an integer or is out of range, or when the shapes do not broadcast.
     """
     words = (as_words("x", x), as_words("y", y), as_words("step", step), as_words("stream", stream))
     try:
@@ -155,7 +152,7 @@ def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLi
 
 
 def token_words(count: int) -> NDArray[np.uint32]:
-    """What the tokens 0 .. count - 1 bring to the mixer: token * 0x9E3779B9 mod 2^32, uint32 [count]."""
+    """The mixer's input for tokens 0 .. count - 1: token * 0x9E3779B9 mod 2^32, uint32 [count]."""
     return np.arange(count, dtype=np.uint32) * _TOKEN_WEYL
 
 
@@ -181,7 +178,7 @@ def token_noise(
 ) -> None:
     """Noise bits of every token of some rows: mix(mix(token word + k0) ^ k1).
 
-    In one row the map from token to noise is a bijection of 32-bit words: two tokens of a row never share their bits.
+    Within a row, the map from token to noise is a bijection of 32-bit words, so two tokens never have the same bits.
 
     Args:
         keys: row keys, uint32 [rows, 4]; the first two words are used.
@@ -199,15 +196,15 @@ class GumbelTable(NamedTuple):
     """Piecewise linear Gumbel quantiles, in units of 2^-16, for every cell of the noise word.
 
     A cell is (sign, octave, part): sign is the top bit of the noise, w = |int32(noise | 1)|, octave = floor(log2 w),
-    part = the next six bits of w, all three read off float32(w). With p = w / 2^32 the Gumbel is -ln(-log1p(-p)) for
-    sign 0, whose small p are the large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2. Both tails keep
-    their relative precision.
+    part = the next six bits of w, all three read from float32(w). With p = w / 2^32 the Gumbel is -ln(-log1p(-p)) for
+    sign 0, where small p give large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2. Both tails keep their
+    relative precision.
     """
 
     level: NDArray[np.int32]
     """Value at the start of each cell, int32 [2, 32, 64]; octave 31 is the single point w = 2^31."""
     rise: NDArray[np.int32]
-    """Level of the next cell less this level, int32 [2, 32, 64], so that the quantile is continuous and monotone."""
+    """Level of the next cell less this level, int32 [2, 32, 64], so the quantile is continuous and monotone."""
 
     @property
     def sha256(self) -> str:
@@ -218,12 +215,12 @@ class GumbelTable(NamedTuple):
 def exact_levels() -> NDArray[np.float64]:
     """The Gumbel quantile at the start of every cell in units of 2^-16, before rounding: float64 [2, 32, 64].
 
-    Every value is well conditioned: an error of a few units in the last place of log and log1p moves it by less than
+    Every value is well conditioned: an error of a few units in the last place of log and log1p changes it by less than
     1e-8. None lies within 1e-4 of a half, so every libm rounds to the same table; a test measures that distance.
     """
     part = np.arange(1 << CELL_BITS) / (1 << CELL_BITS)
     w = np.ldexp(1.0 + part[None, :], np.arange(_OCTAVES)[:, None])
-    # The word w = 2^31 exists (rounding to float32 reaches it); nothing lies above it.
+    # The greatest word is w = 2^31, reached by rounding to float32.
     p = np.minimum(w, 2.0**31) / _WORD
     exponentials = np.stack((-np.log1p(-p), -np.log(p)))
     return -np.log(exponentials) * (1 << FRACTION_BITS)
@@ -242,7 +239,7 @@ def gumbel_table() -> GumbelTable:
 
 @cache
 def _by_float_bits() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The table spread out so that the leading 15 bits of a float32 index it: two int32 [2^15]."""
+    """The table indexed by the leading 15 bits of a float32: two int32 arrays [2^15], levels and rises."""
     table = gumbel_table()
     spread: list[NDArray[np.int32]] = []
     for values in table:
@@ -265,13 +262,13 @@ def gumbel(
     """
     level, rise = _by_float_bits()
     np.bitwise_or(noise, _ONE, out=noise)
-    # int32 to float32 is one IEEE conversion: it isolates sign, octave and leading bits without a count-leading-zeros.
+    # One IEEE conversion from int32 to float32 yields sign, octave and leading bits, without count-leading-zeros.
     np.copyto(scratch.view(np.float32), noise.view(np.int32), casting="same_kind")
     np.right_shift(scratch, np.uint32(_REST_BITS), out=noise)
     np.copyto(index, noise, casting="same_kind")
     np.bitwise_and(scratch, np.uint32((1 << _REST_BITS) - 1), out=scratch)
     rest, rises = scratch.view(np.int32), noise.view(np.int32)
-    # Every index is in range by construction; "wrap" is the mode of np.take that writes to `out` without a copy.
+    # Every index is in range by construction; with mode "wrap", np.take writes to `out` without a copy.
     np.take(rise, index, out=rises, mode="wrap")
     np.multiply(rest, rises, out=rest)
     np.right_shift(rest, np.int32(_REST_BITS), out=rest)

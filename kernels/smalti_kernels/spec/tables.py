@@ -1,4 +1,4 @@
-"""Integer exponentials and logarithms, and every table of the specification packed for the kernel.
+"""Integer exponentials and logarithms, and all tables of the specification packed for the kernel.
 
 Confidences are compared between samples and devices, so they are integers too: exp and log are read from small tables
 and interpolated in integer arithmetic. With d = a distance below the row's greatest score, in units of 2^-16 nats:
@@ -8,7 +8,7 @@ and interpolated in integer arithmetic. With d = a distance below the row's grea
     log(s)  : u = bits of float32(s); octave = (u >> 23) - 127; part = the next 7 bits; rest = the last 16 bits
               ((2907270 * octave) >> 6) + LN[part] + ((RISE[part] * rest) >> 16), in units of 2^-16 nats
 
-A weight of 65535 * 65536 stands for 1. Everything fits 32 bits unsigned, but for sums of weights, which take 64.
+A weight of 65535 * 65536 stands for 1. Everything fits 32 bits unsigned, except sums of weights, which need 64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from smalti_kernels.spec.noise import gumbel_table
 
 FAR: Final = 1_453_000
-"""Distances from here on weigh nothing: 22.17 nats, just under 32 octaves, where all products still fit 32 bits."""
+"""Distances from here on have weight 0: 22.17 nats, just under 32 octaves. All products still fit 32 bits."""
 WEIGHT_ONE: Final = 65535 * 65536
 """The weight of distance 0."""
 
@@ -33,9 +33,9 @@ LN_OCTAVE: Final = 2_907_270
 
 GUMBEL_WORDS: Final = 2 * 32 * 64
 EXP2_AT: Final = GUMBEL_WORDS
-"""Where the packed table of exponentials starts."""
+"""Index of the table of exponentials in the packed tables."""
 LN_AT: Final = EXP2_AT + EXP2_CELLS
-"""Where the packed table of logarithms starts."""
+"""Index of the table of logarithms in the packed tables."""
 TABLE_WORDS: Final = LN_AT + LN_CELLS
 GUMBEL_BIAS: Final = 1 << 18
 """Added to a Gumbel level so that it is positive and fits 21 bits."""
@@ -55,7 +55,7 @@ def exact_ln() -> NDArray[np.float64]:
 
 @cache
 def _mantissas() -> NDArray[np.uint32]:
-    """The weight's mantissa for every fraction of an octave, uint32 [65536]: the formula above, computed once."""
+    """The weight's mantissa for every fraction of an octave, uint32 [65536], by the formula of this module."""
     fraction = np.arange(1 << 16, dtype=np.uint32)
     cell = np.rint(exact_exp2()).astype(np.uint32)[fraction >> np.uint32(10)]
     mantissas = cell * (np.uint32(65536) - ((np.uint32(706) * (fraction & np.uint32(1023))) >> np.uint32(10)))
@@ -70,8 +70,8 @@ def weights(distance: NDArray[np.uint32]) -> NDArray[np.uint32]:
         distance: uint32 of any shape, in units of 2^-16 nats; every value is allowed.
 
     Returns:
-        uint32 of that shape, within 5e-5 of the exact exponential relative to it, plus one unit. Neighbouring distances
-        may be out of order by as much.
+        uint32 of that shape. The error is at most one unit plus 5e-5 of the exact value; weights of neighbouring
+        distances may be out of order by as much.
     """
     d = np.minimum(distance, np.uint32(FAR))
     octaves = np.uint32(939) * d
@@ -118,8 +118,9 @@ LN_ONE: Final = int(_ln(np.array(WEIGHT_ONE, np.uint64)))
 def packed_tables() -> NDArray[np.int32]:
     """All tables as the kernel reads them, int32 [TABLE_WORDS], read-only.
 
-    Word [sign, octave, part] of the Gumbel holds (level + GUMBEL_BIAS) << 11 | |rise| (the rise is negative for sign 0,
-    positive for sign 1), then come the 64 exponentials, then LN << 16 | rise. All are uint32 words seen as int32.
+    First come the Gumbel words [sign, octave, part]: (level + GUMBEL_BIAS) << 11 | |rise|, where the rise is negative
+    for sign 0 and positive for sign 1. Then come the 64 exponentials, then LN << 16 | rise. All are uint32 words viewed
+    as int32.
     """
     gumbel = gumbel_table()
     level = (gumbel.level.astype(np.int64) + GUMBEL_BIAS).ravel()

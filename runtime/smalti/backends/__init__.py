@@ -1,1 +1,1 @@
-"""What runs the graphs of a bundle."""
+"""Backends that run a bundle's graphs."""

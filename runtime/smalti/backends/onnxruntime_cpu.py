@@ -1,6 +1,6 @@
-"""Where graphs run: ONNX Runtime, and the report of what was asked for, what runs, and why.
+"""Run graphs on ONNX Runtime, and report which provider and precision was requested, which is used, and why.
 
-This is the only file of the runtime that knows ONNX Runtime.
+This is the only file of the runtime that uses ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RequestedPrecision = Literal["auto", "fp32", "fp16", "int8"]
 
 _LATER = ("cuda", "tensorrt", "rtx")
 LIBRARY = "onnxruntime"
-"""What runs graphs here."""
+"""Name of the inference library."""
 INSTALL_CPU = 'pip install "smalti[cpu]"'
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -35,13 +35,13 @@ class Session(Protocol):
     """One graph, ready to run."""
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Outputs, in the graph's order, for named inputs."""
+        """Run the graph on named inputs; return its outputs in the graph's order."""
         ...
 
 
 @dataclass(frozen=True)
 class ProviderReport:
-    """What was asked for, what runs, and why."""
+    """The requested provider and precision, those in use, and the reason."""
 
     requested: str
     actual: Provider
@@ -54,12 +54,15 @@ class ProviderReport:
     threads: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         return asdict(self)
 
 
 def resolve_provider(requested: str) -> tuple[Provider, str]:
-    """Say which provider runs for a request, and why; raises ProviderUnavailable or UsageError."""
+    """The provider to use for a request, and the reason.
+
+    Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
+    """
     if requested not in ("auto", "cpu", *_LATER):
         raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
     if requested in _LATER:
@@ -71,11 +74,12 @@ def resolve_provider(requested: str) -> tuple[Provider, str]:
 
 
 def resolve_precision(bundle: Bundle, requested: str) -> tuple[dict[str, Precision], str]:
-    """Choose each component's precision on a CPU: for ``auto``, int8 where the bundle holds it, fp32 elsewhere.
+    """Choose each component's precision on a CPU, and say why; ``auto`` means int8 where the bundle has it, else fp32.
 
-    A bundle only holds variants that met their tolerance when it was exported, so being there is being certified. A
-    component that does not come in the precision asked for runs in fp32, and the reason is returned; a precision in
-    which neither the prior nor the decoder comes is a UsageError.
+    Every variant in a bundle met its tolerance when it was exported, so all of them are certified. A component without
+    the requested precision runs in fp32.
+
+    Raises UsageError when the precision is unknown, or when neither the prior nor the decoder comes in it.
     """
     if requested not in get_args(RequestedPrecision):
         raise UsageError(f"precision {requested!r}: allowed are {', '.join(get_args(RequestedPrecision))}")
@@ -92,7 +96,7 @@ def resolve_precision(bundle: Bundle, requested: str) -> tuple[dict[str, Precisi
 
 
 def default_threads() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -109,9 +113,12 @@ def runtime_version() -> str:
 
 
 def _onnxruntime() -> Any:
-    """Import ONNX Runtime (which has no type stubs) when it is first needed, or raise ProviderUnavailable."""
-    # 1.31 keeps a device identifier and a telemetry store in the user's cache unless this is set; a program that embeds
-    # a picture generator did not ask for that. A value that the user has set stays.
+    """Import ONNX Runtime (which has no type stubs) when it is first needed.
+
+    Raises ProviderUnavailable when it cannot be imported.
+    """
+    # Otherwise ONNX Runtime 1.31 stores a device identifier and telemetry in the user's cache. A value set by the user
+    # stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(LIBRARY)
@@ -133,7 +140,10 @@ class OnnxSession:
     def __init__(
         self, bundle: Bundle, role: Role, precision: Precision, threads: int, *, optimise: bool = True
     ) -> None:
-        """Load a graph; where only its signature counts, not to ``optimise`` it spares the work of its constants."""
+        """Load a graph; ``optimise=False`` skips constant folding, for when only the signature is needed.
+
+        Raises BundleError when ONNX Runtime refuses the graph.
+        """
         ort = _onnxruntime()
         variant = bundle.variant(role, precision)
         graph = bundle.read(variant.graph.file)
@@ -144,9 +154,9 @@ class OnnxSession:
         options.log_severity_level = 3
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Spinning workers would take the cores from the host's part of each step, and from the user's own work.
+        # Spinning workers would take cores from the host's part of each step and from other programs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Weights that the variant does not declare would be looked for in the process's own folder.
+        # Otherwise weights that the variant does not declare would be read from the working directory.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if weights:
             options.add_external_initializers_from_files_in_memory(
@@ -155,7 +165,7 @@ class OnnxSession:
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            # ONNX Runtime's own exceptions share no public base; whatever it says, the graph is not usable.
+            # ONNX Runtime's exceptions have no public base class; with any of them the graph is unusable.
             raise BundleError(f"{bundle.path}: ONNX Runtime refuses {variant.graph.file}: {error}") from error
         self._where = f"{bundle.path}: {variant.graph.file}"
         self._names: set[str] = {node.name for node in self._session.get_inputs()}
@@ -164,11 +174,14 @@ class OnnxSession:
         bundle.forget()
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the graph; inputs it does not have (a label, say) are left out. BundleError for one that cannot run."""
+        """Run the graph; inputs that it does not have, such as a label, are ignored.
+
+        Raises BundleError when it cannot run.
+        """
         feed = {name: np.ascontiguousarray(value) for name, value in inputs.items() if name in self._names}
         try:
             return self._session.run(None, feed)
         except Exception as error:
-            # ONNX Runtime's own exceptions share no public base. What a caller gives was checked before; what is left
-            # is a graph, or stored inputs, that the manifest does not tell the truth about, or too little memory.
+            # ONNX Runtime's exceptions have no public base class. The caller's inputs were checked before, so the graph
+            # or stored inputs do not match the manifest, or memory is short.
             raise BundleError(f"{self._where}: ONNX Runtime cannot run it on these inputs: {error}") from error

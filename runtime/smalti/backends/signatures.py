@@ -1,4 +1,4 @@
-"""A graph's own inputs and outputs, and how they differ from what the manifest says of them."""
+"""A graph's inputs and outputs, and how they differ from the manifest's."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from smalti.bundle.reader import Bundle
 
 
 class Signature(NamedTuple):
-    """An input or output as a graph itself declares it."""
+    """An input or output as the graph declares it."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-    """None where a side is free."""
+    """Sizes of the sides; None for free ones."""
 
 
 def mismatches(
     bundle: Bundle, role: Role, precision: Precision, inputs: Sequence[Signature], outputs: Sequence[Signature]
 ) -> list[str]:
-    """What does not fit between a graph's ``inputs`` and ``outputs`` and the manifest: a line each, none when all does.
+    """Differences between a graph's ``inputs`` and ``outputs`` and the manifest, one line each; empty when all fit.
 
-    Names, dtypes and fixed sides are those of the component's record; a prior predicts ``latent.codes`` codes, and a
-    denoiser reads the tokens of ``latent.grid``.
+    Names, dtypes and fixed sides must be those of the component's record. A prior must predict ``latent.codes`` codes,
+    and a denoiser must read the tokens of ``latent.grid``.
     """
     component, latent = bundle.manifest.components[role], bundle.manifest.latent
     lines = [
@@ -45,7 +45,7 @@ def mismatches(
 
 
 def _differences(kind: str, declared: Sequence[TensorSpec], found: Sequence[Signature]) -> Iterator[str]:
-    """How a graph's own inputs or outputs differ from the manifest's, which may have some more."""
+    """Yield how a graph's inputs or outputs differ from the manifest's, which may list more of them."""
     specs = {spec.name: spec for spec in declared}
     for name, dtype, shape in found:
         spec = specs.get(name)

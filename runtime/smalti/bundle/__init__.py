@@ -1,1 +1,1 @@
-"""What a bundle is: its manifest, its files, its engines."""
+"""The parts of a bundle: its manifest, its files, its engines."""

@@ -1,7 +1,7 @@
-"""``engines.json``: which engines lie in a folder, of which bundle they are, and on which GPUs they run.
+"""``engines.json``: the engines in a folder, the bundle they belong to, and the GPUs they run on.
 
-It stands beside the engines, in ``engines/`` of the bundle they belong to or anywhere else, and names the bundle by its
-digest: engines come and go, and the bundle stays what it is.
+The file lies beside the engines, in the bundle's folder ``engines/`` or elsewhere, and names the bundle by its digest.
+So engines can be added and removed without changing the bundle.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _Size = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sizes of one input that an engine takes in one of its optimisation profiles."""
+    """Sizes of one input that an engine accepts in one of its optimisation profiles."""
 
     least: tuple[_Size, ...]
     best: tuple[_Size, ...]
-    """The one it is fastest at."""
+    """Sizes that it is fastest at."""
     most: tuple[_Size, ...]
 
 
@@ -36,14 +36,14 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     precision: Precision
     runtime: Runtime
     version: str
-    """Of the runtime that built it; an engine runs in that one only."""
+    """Version of the runtime that built it; the engine runs only in that version."""
     targets: tuple[Target, ...]
-    """Compute capabilities."""
+    """Compute capabilities of the GPUs it runs on."""
     engine: FileRecord
     source_sha256: Sha256
-    """Of the graph it was built from."""
+    """sha256 of the graph it was built from."""
     profiles: tuple[dict[str, Profile], ...]
-    """Sizes of the inputs, by name."""
+    """Accepted sizes of the inputs, by input name, for each profile."""
 
 
 class Engines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,9 +51,9 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     schema_version: int
     bundle: str
-    """Its name."""
+    """Name of the bundle."""
     bundle_digest: Sha256
-    """sha256 of the manifest."""
+    """sha256 of the bundle's manifest."""
     engines: tuple[EngineRecord, ...]
 
 
@@ -62,12 +62,12 @@ class _Version(msgspec.Struct):
 
 
 def encode(engines: Engines) -> bytes:
-    """Readable JSON, the same bytes for the same engines."""
+    """Encode as readable JSON; equal engines give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(engines, order="deterministic"), indent=2) + b"\n"
 
 
 def decode(raw: bytes, where: str) -> Engines:
-    """Read and check the list; BundleError says what is wrong with it and ``where``."""
+    """Read and check the list. Raises BundleError with the reason and ``where``."""
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
         if version != SCHEMA_VERSION:

@@ -1,6 +1,6 @@
 """``manifest.json``: what a bundle is, which files it has, and what was measured when it was made.
 
-Typed, validated where it is read, and refused with the field's name when it does not fit.
+Records are typed and validated on reading; an error names the field that does not fit.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import msgspec
 from smalti.errors import BundleError
 
 SCHEMA_VERSION = 1
-"""Raised when a reader of the old layout would misread the new one."""
+"""Increased when a reader of the old layout would misread the new one."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["denoiser", "predictor", "decoder", "encoder", "preview"]
-"""``preview`` shows roughly what the decoder would make, of unfinished grids too. Bundles may lack the last two."""
+"""``preview`` roughly shows what the decoder would make, also of unfinished grids. Bundles may lack the last two."""
 Family = Literal["absorbing", "autoregressive", "sundae", "multinomial"]
 PRIORS: dict[Family, Role] = {
     "absorbing": "denoiser",
@@ -27,13 +27,13 @@ PRIORS: dict[Family, Role] = {
     "sundae": "denoiser",
     "multinomial": "denoiser",
 }
-"""The component that draws the tokens, by how they are drawn: many at a time, or one after the other."""
+"""The component that draws the tokens of each family: many at a time, or one after the other."""
 CODECS: set[Role] = {"encoder", "decoder", "preview"}
-"""Components that are made of an autoencoder."""
+"""Components that are parts of an autoencoder."""
 NoiseKind = Literal["released", "printed"]
 """Cosine schedules of multinomial diffusion: see :func:`smalti.families.multinomial.sampler.cosine_alphas`."""
 LARGEST_FILE = 2**34
-"""Bytes. A graph has at most 2^31, and weights are not much more than one graph's."""
+"""Most bytes of a file. A graph has at most 2^31 bytes, and weights are not much larger."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=2**12)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -42,11 +42,11 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all records: read-only, named fields only, and nothing unknown."""
+    """Base of all records: read-only, named fields only, no unknown fields."""
 
 
 class FileRecord(_Record, frozen=True, kw_only=True):
-    """A file of the bundle and what its bytes must be."""
+    """A file of the bundle: its name, size and hash."""
 
     file: str
     """Name relative to the bundle, with forward slashes, without ``..``."""
@@ -74,7 +74,7 @@ class TensorSpec(_Record, frozen=True, kw_only=True):
 
 
 class Component(_Record, frozen=True, kw_only=True):
-    """A part of the model: same inputs and outputs in every precision."""
+    """A part of the model, with the same inputs and outputs in every precision."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -85,24 +85,24 @@ class Latent(_Record, frozen=True, kw_only=True):
     """The token grid between autoencoder and prior."""
 
     grid: tuple[Side, Side]
-    """Rows and columns the prior was trained on."""
+    """Rows and columns that the prior was trained on."""
     codes: Count
-    """K: tokens are 0 .. K - 1; K itself is the mask, or what a predictor reads before the first token. A prior of the
-    families sundae and multinomial knows no other token."""
+    """K: tokens are 0 .. K - 1. K itself is the mask, or a predictor's input before the first token; the families
+    sundae and multinomial do not use it."""
     factor: Side
     """Pixels per token along each axis."""
     halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None
-    """Tokens around a tile that its decoded pixels can depend on; None: on the whole canvas (norms or attention that
-    span the image), which is then decoded in one piece."""
+    """How many tokens away a pixel's value can come from. None: from the whole canvas, because norms or attention span
+    the image; such a canvas is decoded in one piece."""
     pixels: Literal["grey"] | None = None
-    """"grey": a token is the grey level of one pixel (:mod:`smalti.codec.grey`), and the bundle has neither decoder nor
-    encoder; None: those two components stand between tokens and pixels."""
+    """"grey": a token is the grey level of one pixel (:mod:`smalti.codec.grey`), and the bundle has no decoder or
+    encoder. None: those two components convert between tokens and pixels."""
     preview_halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None = None
     """The halo of the component ``preview``; None where there is none."""
 
 
 class Noise(_Record, frozen=True, kw_only=True):
-    """What a prior of the family multinomial takes away, by which its graph's input ``times`` counts."""
+    """Noise of a prior of the family multinomial; the graph's input ``times`` counts its steps."""
 
     steps: Count
     """T: times are 0 (the least noise) .. T - 1; no run has more steps."""
@@ -113,31 +113,31 @@ class SamplerDefaults(_Record, frozen=True, kw_only=True):
     """How samples are drawn unless the caller says otherwise."""
 
     steps: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
-    """Of bundles that draw many tokens at a time; schedule, order, choice_temperature and remask are of absorbing ones
-    only, and final_temperature, proportion and min_steps of those of the family sundae."""
+    """Steps of families that draw many tokens at a time. Only absorbing bundles read schedule, order,
+    choice_temperature and remask; only sundae bundles read final_temperature, proportion and min_steps."""
     temperature: Temperature
-    """Of the first step, where it changes."""
+    """Temperature; that of the first step where it changes."""
     guidance: Annotated[float, msgspec.Meta(ge=0, le=100)] = 1.0
     schedule: Literal["exact", "cosine", "binomial"] = "exact"
     order: Literal["random", "halton", "confidence"] = "random"
     choice_temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 4.5
     """Read with order "confidence"; 4.5 as published."""
     remask: Annotated[float, msgspec.Meta(ge=0, le=1)] | Literal["mlm"] = 0.0
-    """0: nothing that was drawn is masked again."""
+    """0: drawn tokens are never masked again."""
     top_k: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
-    """0: from all tokens."""
+    """0: draw from all tokens."""
     top_p: Share = 1.0
-    """1: from all tokens."""
+    """1: draw from all tokens."""
     final_temperature: Temperature = 0.7
-    """Of the last step."""
+    """Temperature of the last step."""
     proportion: tuple[Share, Share] = (0.5, 0.5)
-    """Chance of each token to be drawn anew, at the first step and at the last."""
+    """Probability of each token to be redrawn, at the first step and at the last."""
     min_steps: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 10
-    """Steps before the first at which an unchanged sample is frozen."""
+    """Steps before an unchanged sample may be frozen."""
 
 
 class LicenceRecord(_Record, frozen=True, kw_only=True):
-    """Terms of a part of the training data."""
+    """Licence of a part of the training data."""
 
     name: str
     licence: str
@@ -157,16 +157,16 @@ class Provenance(_Record, frozen=True, kw_only=True):
 
 
 class Measure(_Record, frozen=True, kw_only=True):
-    """What one variant was measured to be, against the torch model in fp32."""
+    """Measurements of one variant, compared with the torch model in fp32."""
 
     component: Role
     precision: Precision
     provider: str
     figures: dict[str, float]
-    """Such as ``logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``; of an fp16
-    graph also ``rounded_psnr`` and the like, of when every tensor is rounded to fp16, as a GPU does."""
+    """Such as ``logit_error``, ``draw_agreement``, ``grid_agreement``, ``psnr`` (dB), ``token_agreement``. An fp16
+    graph also has ``rounded_psnr`` and the like, measured with every tensor rounded to fp16, as on a GPU."""
     tolerances: dict[str, float]
-    """The bound of each gated figure: an upper one for errors, a lower one for agreements and PSNR."""
+    """The bound of each gated figure: an upper bound for errors, a lower bound for agreements and PSNR."""
 
 
 class Manifest(_Record, frozen=True, kw_only=True):
@@ -187,27 +187,27 @@ class Manifest(_Record, frozen=True, kw_only=True):
     weights: tuple[FileRecord, ...]
     certificate: tuple[Measure, ...]
     noise: Noise | None = None
-    """Of bundles of the family multinomial, and of no others."""
+    """Noise of the family multinomial; None for other families."""
     golden: FileRecord | None = None
-    """Inputs, and what the torch model made of them (:mod:`smalti.verification.golden`); a bundle may have none."""
+    """Inputs with the torch model's answers (:mod:`smalti.verification.golden`); a bundle may have none."""
 
     def files(self) -> tuple[FileRecord, ...]:
-        """Every file the bundle has besides the manifest."""
+        """All files of the bundle except the manifest."""
         graphs = (variant.graph for component in self.components.values() for variant in component.variants)
         return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
 
 
 ROUNDED = "rounded_"
-"""Begins the names of figures of an fp16 graph as a GPU computes it; a CPU keeps most of its tensors in fp32."""
+"""Prefix of figures of an fp16 graph as a GPU computes it; a CPU keeps most of its tensors in fp32."""
 
 
 def allowed(name: str, bound: float) -> str:
-    """The bound of a figure in words: an upper one for ``*_error``, a lower one for the others."""
+    """The bound of a figure as text: an upper bound for ``*_error``, a lower bound for the others."""
     return f"at {'most' if name.endswith('_error') else 'least'} {bound:g}"
 
 
 def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
-    """List the figures out of tolerance, as text; one that is not a number always is, one that is not there never.
+    """List the figures out of tolerance, as text; NaN is always out of tolerance, and missing figures are skipped.
 
     Bounds are upper ones for ``*_error``, lower ones for the others.
     """
@@ -222,12 +222,12 @@ def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> lis
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Readable JSON, the same bytes for the same manifest."""
+    """Encode as readable JSON; equal manifests give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
 
 
 def decode(raw: bytes, where: str) -> Manifest:
-    """Read and check a manifest; BundleError says what is wrong with it and ``where``."""
+    """Read and check a manifest. Raises BundleError with the reason and ``where``."""
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
     except _UNREADABLE as error:
@@ -246,9 +246,9 @@ def decode(raw: bytes, where: str) -> Manifest:
 
 
 AGAIN = "Get the bundle again, or export it again"
-"""What to do about a bundle that is not what it was."""
+"""Advice for a bundle that was changed or damaged."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are not the JSON expected, or are nested without end."""
+"""Errors of msgspec for bytes that are not the expected JSON, or are nested too deeply."""
 
 
 class _Version(msgspec.Struct):
@@ -264,7 +264,7 @@ def _check(manifest: Manifest, where: str) -> None:
                 f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle, of letters, "
                 "digits and ._-"
             )
-        if record.file.casefold() in seen:  # which some file systems take for the same
+        if record.file.casefold() in seen:  # some file systems ignore case
             raise BundleError(f"{where}: manifest.json names {record.file!r} twice; every file is listed once")
         seen.add(record.file.casefold())
     for role, component in manifest.components.items():
@@ -292,7 +292,7 @@ def _check(manifest: Manifest, where: str) -> None:
 
 
 def _check_sizes(manifest: Manifest, where: str) -> None:
-    """Raise BundleError unless an autoencoder's parts are for as many pixels per token as ``latent`` says."""
+    """Raise BundleError unless the autoencoder's components have ``latent.factor`` pixels per token."""
     factor = manifest.latent.factor
     shapes = {"tokens": ("n", "h", "w"), "images": ("n", f"{factor}*h", f"{factor}*w", 3)}
     for role, component in manifest.components.items():
@@ -305,7 +305,7 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
 
 
 def _check_certificate(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for a variant that no measure says to be within tolerance."""
+    """Raise BundleError for a variant without a measure that shows it to be within tolerance."""
     good = {
         (measure.component, measure.precision)
         for measure in manifest.certificate
@@ -323,9 +323,9 @@ def _check_certificate(manifest: Manifest, where: str) -> None:
 
 
 def is_plain(file: str) -> bool:
-    """Whether a name is one that a bundle may declare: it means the same on every system and in every shell.
+    """Whether a bundle may declare this file name: it means the same on every system and in every shell.
 
-    Parts between slashes are of ASCII letters, digits and ``._-``, and begin with a letter, a digit or ``_``.
+    Parts between slashes consist of ASCII letters, digits and ``._-``, and begin with a letter, a digit or ``_``.
     """
     return (
         len(file) <= 200
@@ -334,7 +334,7 @@ def is_plain(file: str) -> bool:
 
 
 def is_inside(file: str) -> bool:
-    """Whether a name is that of a file inside the bundle, on every system: no ``..``, no drive, nothing unprintable."""
+    """Whether a name stays inside the bundle on every system: no ``..``, no drive, only printable characters."""
     path = PurePosixPath(file)
     odd = any(char in file for char in "\\:") or not file.isprintable()
     return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or odd or len(file) > 200)

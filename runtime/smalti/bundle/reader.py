@@ -1,4 +1,4 @@
-"""Bundles: a directory, or the same in one uncompressed ``.zip``, whose every file is checked before it is used."""
+"""Read bundles: a directory or an uncompressed ``.zip`` of it; every file is checked before use."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from smalti.errors import BundleError
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars-256"
-"""The bundle inside the package, used when none is named."""
+"""The bundle inside the package, the default."""
 ENGINES_FOLDER = "engines"
 REMEDY = "get the bundle again"
 LARGEST_MANIFEST = 2**24
-"""Bytes. Manifests have some ten thousand."""
+"""Most bytes of a manifest; usually it has about ten thousand."""
 CHUNK = 2**24
-"""Bytes that are read at once where a file is only looked at."""
+"""Bytes read at a time when a file is only checked."""
 LARGEST_RATIO = 100
-"""How many times its size in a zip a file may have when it is unpacked; weights and graphs have at most a few."""
+"""Greatest allowed compression ratio of a file in a zip; for weights and graphs it is at most a few."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle. Files are read, and their size and hash checked, when they are first asked for."""
+    """An open bundle. Files are read, and their size and hash checked, on first use."""
 
     path: Path
     manifest: Manifest
     digest: str
-    """sha256 of the manifest, which names the sha256 of every other file: the bundle's identity."""
+    """sha256 of the manifest, which contains the sha256 of every other file: the bundle's identity."""
     _checked: dict[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a declared file; BundleError names a file that is missing or damaged."""
+        """Return the bytes of a declared file. Raises BundleError when it is missing or damaged."""
         content = self._checked.get(name)
         if content is None:
             record = next((record for record in self.manifest.files() if record.file == name), None)
             if record is None:
                 raise BundleError(f"{self.path}: {name!r} is not among the bundle's files")
-            # Another thread may forget it at any time, so it is not read back from there.
+            # Do not read it back from there: another thread may call `forget` at any time.
             content = self._checked[name] = read_checked(self.path, record)
         return content
 
     def forget(self) -> None:
-        """Let go of the bytes read so far (a session has its own copy)."""
+        """Free the bytes read so far; a session has its own copy."""
         self._checked.clear()
 
     def precisions(self, role: Role) -> tuple[Precision, ...]:
-        """Precisions a component comes in; empty when the bundle has no such component."""
+        """Precisions of a component; empty when the bundle does not have the component."""
         component = self.manifest.components.get(role)
         return tuple(variant.precision for variant in component.variants) if component else ()
 
     def variant(self, role: Role, precision: Precision) -> Variant:
-        """Return the component's variant; BundleError says which precisions there are."""
+        """Return a component's variant. Raises BundleError when there is none; the message lists the others."""
         component = self.manifest.components.get(role)
         if component is None:
             raise BundleError(f"{self.path}: the bundle has no {role}")
@@ -73,10 +73,10 @@ class Bundle:
 
 
 def open_bundle(source: str | Path | None = None) -> Bundle:
-    """Open a bundle by path, or by name among the embedded ones; None opens the default one.
+    """Open a bundle by path, or by the name of an embedded one; None opens the default.
 
-    Raises BundleError when there is none, when its manifest is missing or does not fit, or when a zip holds a file
-    whose name leads out of it.
+    Raises BundleError when there is no bundle, when its manifest is missing or invalid, or when a zip contains a file
+    name that leads outside.
     """
     path = _locate(source)
     try:
@@ -88,14 +88,14 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from None
     except _UNREADABLE as error:
         raise BundleError(f"{path} cannot be read as a bundle: {_reason(error)}. {AGAIN}") from None
-    # Nothing is ever unpacked, but other tools that meet the same archive may.
+    # smalti never unpacks archives, but other tools may.
     if path.is_file() and (odd := next((name for name in listing(path) if not is_inside(name)), None)) is not None:
         raise BundleError(f"{path}: {odd!r} is not the name of a file inside the bundle; {REMEDY}")
     return Bundle(path, decode(raw, str(path)), hashlib.sha256(raw).hexdigest())
 
 
 def embedded_bundles() -> dict[str, Path]:
-    """Bundles that ship inside the package, by name."""
+    """Bundles inside the package, by name."""
     root = Path(__file__).parents[1] / "embedded"
     return {path.name: path for path in sorted(root.glob("*")) if (path / MANIFEST).is_file()}
 
@@ -113,7 +113,7 @@ def _locate(source: str | Path | None) -> Path:
     path = Path(source)
     try:
         there = path.exists()
-    except OSError as error:  # a name that is too long, say
+    except OSError as error:  # for example, the name is too long
         raise BundleError(f"no bundle at {path}: {error.strerror or error}") from None
     if not there:
         raise BundleError(
@@ -123,21 +123,21 @@ def _locate(source: str | Path | None) -> Path:
 
 
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What zipfile raises for archives that are damaged, cut short, encrypted or of a kind it does not know."""
+"""Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown kind."""
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
-    return str(error) or "it ends too early"  # EOFError says nothing.
+    return str(error) or "it ends too early"  # EOFError has no message.
 
 
 @contextlib.contextmanager
 def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, None]:
-    """Open a file of the bundle and say how many bytes it has, before any is read."""
+    """Open a file of the bundle; yield its handle and its size, before anything is read."""
     if path.is_dir():
         file = path / name
-        if not stat.S_ISREG(file.stat().st_mode):  # A pipe would be waited for without end.
+        if not stat.S_ISREG(file.stat().st_mode):  # Reading a pipe could block forever.
             raise OSError(f"{name} is not a plain file")
         if not file.resolve().is_relative_to(path.resolve()):
             raise OSError(f"{name} is a link that leads out of the bundle; put the file itself in its place")
@@ -146,7 +146,7 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
         return
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name)
-        if sum(other.compress_size for other in archive.infolist()) > path.stat().st_size:  # on which the next relies
+        if sum(other.compress_size for other in archive.infolist()) > path.stat().st_size:  # needed for the ratio below
             raise zipfile.BadZipFile("its files are said to take more than the archive has")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile(f"{name} is compressed in an unusual way; zip the folder without compression")
@@ -160,7 +160,7 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
 
 
 def _read_list(path: Path, name: str) -> bytes:
-    """The bytes of a JSON file that says what other files there are."""
+    """The bytes of a JSON file that lists other files."""
     with _member(path, name) as (handle, size):
         if size > LARGEST_MANIFEST:
             raise OSError(f"{name} has {size} bytes, and at most {LARGEST_MANIFEST} are read")
@@ -168,7 +168,10 @@ def _read_list(path: Path, name: str) -> bytes:
 
 
 def listing(path: Path) -> list[str]:
-    """Names of all files in a folder or zip, sorted, with forward slashes; BundleError when it cannot be read."""
+    """Sorted names of all files in a folder or zip, with forward slashes.
+
+    Raises BundleError when it cannot be read.
+    """
     try:
         if path.is_dir():
             return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
@@ -179,7 +182,10 @@ def listing(path: Path) -> list[str]:
 
 
 def read_engines(path: Path) -> engine_records.Engines | None:
-    """The engines that lie in the folder ``engines`` of a bundle, None where there are none; BundleError for damage."""
+    """The engines in a bundle's folder ``engines``; None if there are none.
+
+    Raises BundleError when their list is damaged.
+    """
     try:
         raw = _read_list(path, f"{ENGINES_FOLDER}/{engine_records.ENGINES}")
     except (KeyError, FileNotFoundError, NotADirectoryError):
@@ -190,14 +196,15 @@ def read_engines(path: Path) -> engine_records.Engines | None:
 
 
 def read_checked(path: Path, record: FileRecord) -> bytes:
-    """The bytes of a file in a folder or zip; BundleError names one that is missing or not what ``record`` says."""
+    """The bytes of a file in a folder or zip. Raises BundleError when it is missing or differs from ``record``."""
     return b"".join(_checked_parts(path, record, whole=True))
 
 
 def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY) -> None:
-    """Raise what :func:`read_checked` does, and keep nothing: a file that says to be large may not be.
+    """Check a file like :func:`read_checked`, but in chunks, so that a large file does not fill the memory.
 
-    ``listed`` is the file that ``record`` is of; ``remedy`` ends the message.
+    ``listed`` is the file that contains ``record``; ``remedy`` ends the error message. Raises BundleError as
+    :func:`read_checked` does.
     """
     for _ in _checked_parts(path, record, listed, remedy, whole=False):
         pass
@@ -206,11 +213,11 @@ def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: s
 def _checked_parts(
     path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY, *, whole: bool
 ) -> Iterator[bytes]:
-    """The bytes of a file, in one piece or in several; BundleError after the last if they are not the right ones."""
+    """Yield a file's bytes, whole or in chunks. Raises BundleError at the end when they do not match ``record``."""
     digest, total = hashlib.sha256(), 0
     try:
         with _member(path, record.file) as (handle, size):
-            # What is too long is not even read; what grows meanwhile is noticed.
+            # A file of the wrong size is not read; a file that grows meanwhile is detected.
             while size == record.bytes >= total and (part := handle.read(size + 1 if whole else CHUNK)):
                 digest.update(part)
                 total += len(part)

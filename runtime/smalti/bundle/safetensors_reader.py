@@ -1,4 +1,4 @@
-"""Arrays in a safetensors file: a JSON header and plain bytes, nothing that is executed or unpacked."""
+"""Read arrays from a safetensors file: a JSON header and plain bytes; nothing is executed or unpacked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smalti.errors import BundleError
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I32": np.dtype("<i4"), "U8": np.dtype("u1")}
-"""Types that bundles hold."""
+"""Types of arrays in bundles."""
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -23,7 +23,10 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_tensors(content: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """Arrays (read-only, of the types in ``DTYPES``) by their names; BundleError says what is wrong and ``where``."""
+    """Arrays by name, read-only, of the types in ``DTYPES``.
+
+    Raises BundleError with the reason and ``where`` when the content is invalid.
+    """
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise BundleError(f"{where} is no safetensors file: it ends inside its header")
@@ -48,5 +51,5 @@ def _array(name: str, entry: _Entry, data: memoryview, where: str) -> NDArray[An
         )
     try:
         return np.frombuffer(data[begin:end], dtype).reshape(entry.shape)
-    except ValueError as error:  # sides that are too large for NumPy, beside one of 0
+    except ValueError as error:  # one side is 0 and another too large for NumPy
         raise BundleError(f"{where}: {name} cannot be of shape {list(entry.shape)}: {error}") from None

@@ -1,1 +1,1 @@
-"""Images to tokens and back."""
+"""Convert images to tokens and back."""

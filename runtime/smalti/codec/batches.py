@@ -1,4 +1,4 @@
-"""Images to tokens and back, in bounded memory: what stands around a bundle's encoder and decoder."""
+"""Run a bundle's encoder and decoder on many images in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Encode = Callable[[NDArray[np.uint8]], Int32]
 Number = TypeVar("Number", np.int32, np.float32)
 
 DECODE_TOKENS = 4096
-"""Tokens decoded in one call of the decoder, which bounds its memory; sixteen images of 256x256 at f=16."""
+"""Most tokens per call of the decoder, to bound its memory: sixteen images of 256x256 at f=16."""
 
 
 def over_images(
@@ -27,9 +27,9 @@ def over_images(
     images: Sequence[Image.Image | NDArray[np.uint8]],
     latent: Latent,
 ) -> NDArray[Number]:
-    """What a ``graph`` of pixels uint8 [n, H, W, 3] gives for images of one size, a row for each.
+    """Apply ``graph``, which takes pixels uint8 [n, H, W, 3], to images of one size; return one row per image.
 
-    Raises UsageError for sizes that do not fit.
+    Raises UsageError when there are no images, their sizes differ, or sides are not multiples of the bundle's factor.
     """
     if isinstance(images, Image.Image):
         raise UsageError("a list of images is needed; put the one in brackets")
@@ -48,7 +48,7 @@ def over_images(
 
 
 def decode_images(decode: Decode, tokens: Int32, latent: Latent) -> list[Image.Image]:
-    """Images of tokens int32 [N, h, w], by a ``decode`` that takes any h and w."""
+    """Decode tokens int32 [N, h, w] to images; ``decode`` takes any h and w."""
     each = _at_once(latent, tokens.shape[1] * tokens.shape[2])
     batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
     return [
@@ -57,7 +57,10 @@ def decode_images(decode: Decode, tokens: Int32, latent: Latent) -> list[Image.I
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], codes: int) -> Int32:
-    """Tokens (integers [N, h, w] or [h, w]) as int32 [N, h, w]; UsageError unless all are 0 .. codes - 1."""
+    """Convert tokens (integers [N, h, w] or [h, w]) to int32 [N, h, w].
+
+    Raises UsageError unless all are 0 .. codes - 1.
+    """
     grids = np.asarray(tokens)
     grids = grids[None] if grids.ndim == 2 else grids
     if grids.ndim != 3 or grids.dtype.kind not in "iu" or not grids.size:
@@ -68,5 +71,5 @@ def check_tokens(tokens: NDArray[np.integer[Any]], codes: int) -> Int32:
 
 
 def _at_once(latent: Latent, tokens: int) -> int:
-    """Images of so many tokens for one call: one at a time where canvases are taken whole, as by large decoders."""
+    """Images of this many tokens per call; only one when the whole canvas is decoded in one piece."""
     return 1 if latent.halo is None else max(1, DECODE_TOKENS // tokens)

@@ -1,4 +1,4 @@
-"""Pixels as tokens (paper 003, section 4.2): each grey level is a code, so that no graph stands between the two.
+"""Pixels as tokens (McKinney and Willcocks 2022, section 4.2): each grey level is a code, and no graph is needed.
 
 Of K codes, token t is the grey value round(255 t / (K - 1)); with K = 256 it is the value itself.
 """
@@ -14,18 +14,18 @@ Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 
 LUMINANCE = (19595, 38470, 7471)
-"""Weights of red, green and blue in units of 2^-16 (ITU-R BT.601, as Pillow has them): they add up to 2^16."""
+"""Weights of red, green and blue in units of 2^-16 (ITU-R BT.601, as in Pillow); their sum is 2^16."""
 
 
 def to_pixels(tokens: Int32, codes: int) -> Pixels:
-    """Grey pixels (uint8 [N, h, w, 3], the three values equal) of tokens int32 [N, h, w], 0 .. codes - 1."""
+    """Grey pixels (uint8 [N, h, w, 3], three equal values) of tokens int32 [N, h, w], 0 .. codes - 1."""
     return np.repeat(_levels(codes)[tokens][..., None], 3, axis=3)
 
 
 def to_tokens(pixels: Pixels, codes: int) -> Int32:
     """Tokens (int32 [N, H, W], 0 .. codes - 1) of pixels uint8 [N, H, W, 3]: the level nearest to their luminance.
 
-    The darker of two levels that are equally near. What :func:`to_pixels` made comes back as it was.
+    Of two equally near levels, it is the darker. Pixels from :func:`to_pixels` give their tokens back.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) * weight for channel, weight in enumerate(LUMINANCE))
     return _nearest(codes)[(red + green + blue + (1 << 15)) >> 16]

@@ -1,4 +1,4 @@
-"""Repainting a part of an image: which tokens that touches, and how the rest keeps its pixels."""
+"""Repaint a part of an image: find the tokens to redraw, and keep all other pixels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ Picture: TypeAlias = Image.Image | NDArray[Any]
 
 
 def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Pixels (uint8 [H, W, 3]) and what to repaint of them (bool [H, W]).
+    """Check an image and its mask; return pixels (uint8 [H, W, 3]) and where to repaint them (bool [H, W]).
 
-    A PIL mask repaints where it is brighter than middle grey, an array where it is True. Raises UsageError for sides
-    that are not multiples of the bundle's factor, a mask of another size or kind, or one that repaints nothing.
+    A PIL mask repaints where it is brighter than middle grey, an array where it is True.
+
+    Raises UsageError when sides are not multiples of the bundle's factor, or when the mask has another size, is of the
+    wrong kind or repaints nothing.
     """
     pixels = to_array(image)
     if isinstance(mask, Image.Image):
@@ -40,11 +42,11 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
 
 
 def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
-    """Tokens (bool [h, w]) of which any pixel (bool [h*factor, w*factor]) is to be repainted."""
+    """Tokens (bool [h, w]) with at least one pixel (bool [h*factor, w*factor]) to repaint."""
     height, width = repaint.shape
     return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
 
 
 def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:
-    """Take what is repainted from ``drawn`` and everything else from ``pixels``."""
+    """Combine repainted pixels of ``drawn`` with all other pixels of ``pixels``."""
     return Image.fromarray(np.where(repaint[..., None], np.asarray(drawn), pixels))

@@ -1,7 +1,6 @@
-"""Decode any canvas in bounded memory: tile by tile, each with a halo of the tokens its pixels depend on.
+"""Decode any canvas in bounded memory: tile by tile, each with a halo of the tokens that its pixels depend on.
 
-Decoders whose pixels depend on the whole canvas cannot be cut; those decode it in one piece, in memory that grows with
-it.
+When pixels depend on the whole canvas, it cannot be cut. It is then decoded in one piece, in memory that grows with it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 
 
 def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int]]:
-    """Cut ``length`` tokens into tiles: each tile, the same with its halo (clipped), and where it begins in that."""
+    """Cut ``length`` tokens into tiles; yield each tile, the tile with its halo (clipped), and its start in that."""
     for first in range(0, length, tile):
         last = min(first + tile, length)
         low, high = max(0, first - halo), min(length, last + halo)
@@ -30,10 +29,10 @@ def decode_tiled(
 ) -> NDArray[np.uint8]:
     """Decode tokens (int32 [N, h, w]) to pixels (uint8 [N, h*factor, w*factor, 3]), one tile at a time.
 
-    ``halo`` is how many tokens away a pixel's value can come from. A tile that carries at least so many neighbours
-    decodes to the pixels of the whole, because the decoder uses no statistics of the image (only rounding in the last
-    float digit can differ); the canvas' own edge is padded by the decoder in both cases. With ``halo`` None every pixel
-    can depend on every token, so the canvas is decoded whole.
+    ``halo`` is how many tokens away a pixel's value can come from. A tile with that many neighbours decodes to the same
+    pixels as the whole canvas, because the decoder uses no statistics of the image; only rounding in the last float
+    digit can differ. The decoder pads the canvas's own edge in both cases. With ``halo`` None, every pixel can depend
+    on every token, so the canvas is decoded whole.
     """
     count, height, width = tokens.shape
     if halo is None:

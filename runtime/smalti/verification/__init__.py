@@ -1,1 +1,1 @@
-"""Whether a bundle is whole, and computes what its certificate says."""
+"""Check that a bundle is complete and computes what its certificate says."""

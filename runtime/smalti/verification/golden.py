@@ -1,15 +1,16 @@
-"""Golden inputs: what a component was asked when the bundle was made, and what the torch model answered.
+"""Golden inputs: inputs of each component, with the torch model's answers at export.
 
-They stand in one safetensors file. ``ROLE.I.in.NAME`` is an input of case I, ``ROLE.I.out.NAME`` the answer in fp32:
+They are stored in one safetensors file. ``ROLE.I.in.NAME`` is an input of case I, ``ROLE.I.out.NAME`` an answer in
+fp32:
 
 * ``out.images`` (uint8 [n, H, W, 3]) of decoders and previews; ``out.tokens`` (int32 [n, h, w]) and
   ``out.embedding`` (float32 [n, D]) of encoders;
 * ``out.logits`` of priors: float32 [n, r, K] at the first r ``rows`` of a denoiser, [n, K] of a predictor;
-* ``out.draws`` of priors, the tokens drawn from all logits at the noise of :func:`draw`: int32 [n, R] of a denoiser,
-  -1 where nothing is to be drawn, and int32 [n, EACH] of a predictor;
-* ``runs`` (int32 [N, h, w]): whole runs by the bundle's own defaults, image i with seed i and label i, in turn.
+* ``out.draws`` of priors, the tokens drawn from all logits with the noise of :func:`draw`: int32 [n, R] of a denoiser,
+  -1 where no token is drawn, and int32 [n, EACH] of a predictor;
+* ``runs`` (int32 [N, h, w]): whole runs with the bundle's defaults; image i has seed i, and labels cycle.
 
-With them the figures of the parity certificate are measured again, on any machine.
+They allow any machine to measure the figures of the parity certificate again.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ Int32 = NDArray[np.int32]
 Graph = Callable[[Mapping[str, Array]], Sequence[Array]]
 
 EACH = 16
-"""Draws from each distribution that a predictor gives: there is one per question, and one draw would tell little."""
+"""Draws from each of a predictor's distributions; one draw from its few distributions would tell little."""
 RUNS = "runs"
 GREATEST = float(np.finfo(np.float32).max)
-"""The error of an answer that is not a number."""
+"""Error assigned to an answer that is not a number."""
 NAME = re.compile(r"([a-z]+)\.([0-9]{1,4})\.(in|out)\.([a-z]+)")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question to a component's graph, and its answer."""
+    """Inputs of a component's graph, with the expected answers."""
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
@@ -58,7 +59,7 @@ class Golden:
 
 
 def read_golden(bundle: Bundle) -> Golden | None:
-    """Golden inputs of a bundle, None where it has none; BundleError for a file that does not fit."""
+    """Golden inputs of a bundle; None where it has none. Raises BundleError when the file does not fit the bundle."""
     record = bundle.manifest.golden
     if record is None:
         return None
@@ -96,11 +97,11 @@ ANSWERS: dict[Role, str] = {
     "preview": "images",
     "encoder": "tokens",
 }
-"""What is stored of every case, by which a component is judged."""
+"""The answer that every case must contain."""
 
 
 def _check_case(component: Component, role: Role, case: Case, where: str) -> None:
-    """Raise BundleError unless a case has its component's inputs and an answer, each of its dtype and axes."""
+    """Raise BundleError unless a case has its component's inputs and answer, with the right dtypes and axes."""
     draws = TensorSpec(name="draws", dtype="int32", shape=("n", "r"))
     kinds = {
         "in": (case.inputs, component.inputs),
@@ -121,10 +122,10 @@ def _check_case(component: Component, role: Role, case: Case, where: str) -> Non
 
 
 def draw(logits: NDArray[np.float32], places: Int32, width: int, length: int, temperature: float, case: int) -> Int32:
-    """Tokens int32 [n, r] drawn from logits [n, r, K] at raster ``places`` [n, r] of grids of ``length`` tokens.
+    """Draw tokens int32 [n, r] from logits [n, r, K] at raster ``places`` [n, r] of grids of ``length`` tokens.
 
-    From all tokens (near the edge of top-k the least error of one logit would change many draws), at step 0, sample j
-    with seed j + 1000 * ``case``.
+    Truncation is off, because near the edge of top-k a tiny error of one logit would change many draws. The step is 0,
+    and sample j has seed j + 1000 * ``case``.
     """
     count, each = places.shape
     samples: NDArray[np.int64] = np.arange(count, dtype=np.int64)
@@ -143,17 +144,19 @@ def draw(logits: NDArray[np.float32], places: Int32, width: int, length: int, te
 
 
 def draw_next(logits: NDArray[np.float32], temperature: float, case: int) -> Int32:
-    """``EACH`` tokens from every row of a predictor's logits [n, K]: int32 [n, EACH]."""
+    """Draw ``EACH`` tokens from every row of a predictor's logits [n, K]: int32 [n, EACH]."""
     places = np.tile(np.arange(EACH, dtype=np.int32), (len(logits), 1))
     return draw(np.repeat(logits[:, None], EACH, axis=1), places, EACH, EACH, temperature, case)
 
 
 def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> dict[str, float]:
-    """Figures of a component's ``graph`` on golden cases, by the names of the parity certificate.
+    """Figures of a component's ``graph`` on golden cases, named as in the parity certificate.
 
-    ``logit_error`` (greatest difference over the spread of the answers), ``draw_agreement`` and ``draws``; ``psnr``
-    (dB) and ``greatest_difference`` (of 255); ``token_agreement`` and the least ``cosine`` of embeddings. Raises
-    BundleError for cases that do not fit.
+    Priors have ``logit_error`` (greatest difference over the spread of the answers), ``draw_agreement`` and ``draws``;
+    decoders ``psnr`` (dB) and ``greatest_difference`` (of 255); encoders ``token_agreement`` and the least ``cosine``
+    of embeddings.
+
+    Raises BundleError when cases do not fit.
     """
     where = f"{bundle.path}: the golden inputs of the {role}"
     errors: list[float] = []
@@ -194,7 +197,7 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
     if same:
         figures["token_agreement"] = float(np.mean([part.mean() for part in same]))
     if cosines:
-        figures["cosine"] = float(np.min(cosines))  # which is no number where one of them is none
+        figures["cosine"] = float(np.min(cosines))  # NaN if one of them is NaN
     if squares:
         figures["psnr"] = float(10 * np.log10(255.0**2 / max(float(np.mean(squares)), 1e-6)))
         figures["greatest_difference"] = max(errors)
@@ -202,7 +205,7 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
 
 
 def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) -> Int32:
-    """What a prior's logits give at the noise of case ``index``; -2 where they are not numbers, as none is drawn."""
+    """Tokens drawn from a prior's logits with the noise of case ``index``; -2, no token, if any logit is not finite."""
     temperature = bundle.manifest.sampler.temperature
     if not np.isfinite(logits).all():
         return np.full(case.outputs["draws"].shape, -2, np.int32)
@@ -216,7 +219,7 @@ def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) ->
 
 
 def likeness(found: Array, known: Array) -> float:
-    """The least cosine of two rows, of vectors of length 1; less where ``found`` has another length."""
+    """The least cosine of two arrays of vectors of length 1; less where vectors in ``found`` have another length."""
     return float((1 - np.square(found - known).sum(-1) / 2).min())
 
 

@@ -1,9 +1,9 @@
-"""A bundle's graphs and golden inputs as Polygraphy reads them: for each component a loader script and stored outputs.
+"""Write a bundle's graphs and golden inputs for Polygraphy: for each component a loader script and stored outputs.
 
     polygraphy run denoiser.fp16.onnx --onnxrt --data-loader-script denoiser_inputs.py --load-outputs denoiser.json ...
 
-runs a graph on ONNX Runtime and compares it with what the torch model answered; ``--trt`` in the place of ``--onnxrt``
-does so on TensorRT.
+runs a graph on ONNX Runtime and compares it with the torch model's answers; ``--trt`` instead of ``--onnxrt`` runs it
+on TensorRT.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ def load_data():
 
 
 def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
-    """Write graphs, weights, loaders and outputs to the new folder ``output``; returns a command for each graph.
+    """Write graphs, weights, loaders and outputs to the new folder ``output``; return a command for each graph.
 
-    Of the precisions fp32 and fp16: int8 graphs are for CPUs. The bounds in the commands are the certificate's for
-    logits, pixels and embeddings; of tokens as large a share must be the same, in every case instead of on average.
-    Raises UsageError for a bundle without golden inputs or an output that exists, BundleError for a damaged file,
-    OutputError when writing fails; the folder is then not there.
+    Only fp32 and fp16 graphs are written, because int8 graphs are for CPUs. The commands use the certificate's bounds
+    for logits, pixels and embeddings. For tokens they require the certified share of equal tokens in every case, not on
+    average.
+
+    Raises UsageError when the bundle has no golden inputs or ``output`` exists, BundleError when a file is damaged,
+    OutputError when writing fails; the folder is then not created.
     """
     check_new(output)
     golden = read_golden(bundle)
@@ -71,7 +73,7 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
                 graphs |= {file: bundle.read(file) for file in (variant.graph.file, *variant.weights)}
                 commands.append(_command(measure, variant.graph.file, asked))
     bundle.forget()
-    if same := {file.casefold() for file in files} & {file.casefold() for file in graphs}:  # scripts above all
+    if same := {file.casefold() for file in files} & {file.casefold() for file in graphs}:  # scripts in particular
         raise BundleError(f"{bundle.path}: a file of a bundle cannot be called {min(same)}, as others here are")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
@@ -88,13 +90,13 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
 
 
 def check_new(output: Path) -> None:
-    """Raise UsageError where ``output`` exists already."""
+    """Raise UsageError when ``output`` already exists."""
     if output.exists():
         raise UsageError(f"{output} exists; name a folder that does not exist yet")
 
 
 def _answered(case: Case) -> Case:
-    """The case as it is compared here: a denoiser is asked for those rows alone whose logits are stored."""
+    """The case for Polygraphy: a denoiser's inputs keep only rows whose logits are stored."""
     outputs = {name: value for name, value in case.outputs.items() if name != "draws"}
     if "rows" in case.inputs and "logits" in outputs:
         return Case({**case.inputs, "rows": case.inputs["rows"][:, : outputs["logits"].shape[1]]}, outputs)
@@ -126,14 +128,14 @@ def _array(value: NDArray[Any]) -> dict[str, Any]:
 
 
 def _command(measure: Measure, graph: str, cases: list[Case]) -> str:
-    """What to type in the folder, with the certificate's tolerance in Polygraphy's terms."""
+    """The command to run in the folder, with the certificate's tolerances in Polygraphy's terms."""
     role, bounds = measure.component, measure.tolerances
     if "psnr" in bounds:
         compare = f"--compare psnr --psnr-threshold {bounds['psnr']:g}"
     elif "logit_error" in bounds:
         spread = max((float(case.outputs["logits"].std()) for case in cases if "logits" in case.outputs), default=0.0)
         compare = f"--rtol 0 --atol {bounds['logit_error'] * spread:.3g} --check-error-stat max"
-    else:  # tokens: most of them are the same; two vectors of length 1 differ nowhere by more than they do in length
+    else:  # for vectors of length 1, no element differs by more than the length of the difference
         bounded, judged = ["tokens:0"], ["tokens:quantile"]
         if "cosine" in bounds:
             bounded.append(f"embedding:{math.sqrt(max(0.0, 2 - 2 * bounds['cosine'])):.3g}")

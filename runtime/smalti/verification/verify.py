@@ -1,4 +1,4 @@
-"""Is a bundle what it says it is: each file, each graph's signature, and on request each figure of its certificate."""
+"""Verify a bundle: its files, its graphs' signatures and, on request, the figures of its certificate."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify` found."""
+    """Result of :func:`verify`."""
 
     files: int
     bytes: int
     graphs: int
-    """Graphs that were loaded and compared with what the manifest says of them."""
+    """Number of graphs that were loaded and compared with the manifest."""
     golden: bool
-    """Whether there are golden inputs, with which the certificate can be measured again."""
+    """Whether there are golden inputs, which allow the certificate to be measured again."""
     engines: int
     undeclared: tuple[str, ...]
-    """Files that lie there and belong to nothing; they are never read."""
+    """Files in the bundle that nothing declares; they are never read."""
     problems: tuple[str, ...]
-    """Everything that is wrong, each with the file's name; empty for a good bundle."""
+    """All problems, each with the file's name; empty for a good bundle."""
 
 
 def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
     """Check every file's size and sha256, every graph's inputs and outputs, the golden inputs and the engines.
 
-    Nothing is run, no constants are folded and no connection is opened. Raises ProviderUnavailable without ONNX
-    Runtime, which reads the graphs.
+    No graph is run, no constants are folded and no connection is opened. Raises ProviderUnavailable when ONNX Runtime,
+    which reads the graphs, is missing.
     """
     problems = _raised(lambda: check_defaults(bundle.manifest, str(bundle.path)))
     sound: set[str] = set()
@@ -87,7 +87,7 @@ def _raised(check: Callable[[], object]) -> list[str]:
 
 
 def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[str]:
-    """What is wrong with one graph, each line with its file's name."""
+    """Problems of one graph, each with its file's name."""
     try:
         session = OnnxSession(bundle, role, precision, 1, optimise=False)
     except BundleError as error:
@@ -96,7 +96,7 @@ def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[st
 
 
 def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
-    """Engines that ship with the bundle: how many, which files they are, and what is wrong with them."""
+    """Engines in the bundle: their number, their files, and their problems."""
     try:
         engines = read_engines(bundle.path)
     except BundleError as error:
@@ -126,7 +126,7 @@ def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
 
 @dataclass(frozen=True)
 class Remeasured:
-    """Figures of one variant on this machine, beside those of its certificate."""
+    """Figures of one variant on this machine, with those of its certificate."""
 
     component: Role
     precision: Precision
@@ -135,16 +135,16 @@ class Remeasured:
     certified: dict[str, float]
     tolerances: dict[str, float]
     missed: tuple[str, ...]
-    """Figures out of tolerance, as text; empty when all is well."""
+    """Figures out of tolerance, as text; empty when all are within."""
 
 
 def remeasure(
     bundle: Bundle, provider: str = "auto", threads: int | None = None, say: Say = lambda line: None
 ) -> list[Remeasured]:
-    """Measure the certificate's figures again, on this machine and with the bundle's golden inputs.
+    """Measure the certificate's figures again on this machine, with the bundle's golden inputs.
 
-    Raises UsageError for a bundle without them, ProviderUnavailable for a provider that cannot run here, BundleError
-    for a file that is damaged or does not fit.
+    Raises UsageError when the bundle has none, ProviderUnavailable when the provider cannot run here, BundleError when
+    a file is damaged or does not fit.
     """
     golden = read_golden(bundle)
     if golden is None:
@@ -196,7 +196,7 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, provider: str, th
         try:
             *_, last = generator.stream(seeds=range(count), label=labels)
             same = float((last.tokens == golden.runs).mean())
-        except SamplingError:  # the logits are not numbers
+        except SamplingError:  # invalid logits, such as NaN
             same = 0.0
         figures |= {"grid_agreement": same, "grids": float(count)}
     return figures

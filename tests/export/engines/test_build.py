@@ -1,4 +1,4 @@
-"""Engines: TensorRT-RTX really builds those of the embedded bundle, and no interrupt leaves a folder half-written."""
+"""Engines: TensorRT-RTX builds the embedded bundle's engines, and no interrupt leaves a folder half-written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from smalti_export.engines.toolkit import PORTABLE, PortableToolkit
 
 
 class FixedProfiles:
-    """The table bundle's codec has sides that no profile knows; here any will do."""
+    """Build with arbitrary profiles: the table bundle's codec has sides that no profile covers."""
 
     def __call__(self, role: Role, component: Component, latent: object) -> tuple[dict[str, Profile], ...]:
         return ({spec.name: Profile(least=(1,), best=(1,), most=(1,)) for spec in component.inputs},)
@@ -214,7 +214,7 @@ def test_killed_at_any_moment_the_list_and_its_files_are_the_old_ones_or_the_new
     assert 8 < len(killed) < 40
     assert states == sorted(states, reverse=True)
     assert {"old", "new"} == set(states)
-    # The last one came to its end.
+    # The last process ran to its end.
     assert set(contents(killed[-1])) == {"engines.json", *(record.engine.file for record in new.engines)}
 
 

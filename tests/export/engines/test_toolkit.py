@@ -1,4 +1,4 @@
-"""The two builders behind one adapter, what they ask for, and how they refuse; TensorRT itself is not needed."""
+"""The two builders behind one adapter: their requests and their refusals. TensorRT itself is not needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(grap
     tools = PortableToolkit(["sm_120", "sm_75", "sm_75"], trt)
     assert tools.targets == ("sm_75", "sm_120")
     assert tools.build(graph, [SIZES, SIZES]).startswith(b"vtrt")
-    # A size of an input that the graph does not have is left out.
+    # Sizes of inputs that the graph does not have are ignored.
     profile = ("profile", {"tokens": ((1, 4), (1, 4), (16, 4))})
     assert trt.calls == [
         ("flags", 2),

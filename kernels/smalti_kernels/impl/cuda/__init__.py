@@ -1,1 +1,1 @@
-"""The draw by prebuilt kernels, on an NVIDIA GPU whose driver is all that is needed."""
+"""The draw by prebuilt kernels on an NVIDIA GPU; it needs only the driver."""

@@ -1,6 +1,6 @@
-"""`sample(..., impl="cuda")`: NumPy arrays in, or logits on a GPU; the prebuilt kernel; NumPy arrays out.
+"""`sample(..., impl="cuda")`: draw from NumPy arrays, or from logits on a GPU, with the prebuilt kernel.
 
-The plain path: allocate, copy, launch, copy back, wait. A loop that keeps all of its data on the device uses `launch`.
+Each draw allocates, copies, launches, copies back and waits. A loop whose data is all on the device uses `launch`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,21 @@ from smalti_kernels.impl.cuda.launch import Kernels, Pointers, Shape, load_kerne
 from smalti_kernels.impl.reference import explain
 
 _OUTPUTS: Final = ("tokens", "changed", "errors", "logprob")
-# What cuMemAlloc aligns to; every array starts on such a boundary of one allocation.
+# Alignment of cuMemAlloc. All arrays share one allocation, and each starts on such a boundary.
 _BOUNDARY: Final = 256
 _HOST_TYPES: Final = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 
 
 def draw(request: Request, kernels: Kernels | None = None) -> Draw:
-    """Draw on a GPU: where `DeviceLogits` lie, else in the calling thread's CUDA context, or on device 0 without one.
+    """Draw on a GPU: on the device of `DeviceLogits`, else in the calling thread's CUDA context, else on device 0.
 
     Args:
-        request: checked arguments: tokens in a NumPy array; logits in a NumPy array or as `DeviceLogits`, and uncond
-            alike.
-        kernels: draw in another context.
+        request: checked arguments: tokens in a NumPy array; logits and uncond in NumPy arrays or as `DeviceLogits`.
+        kernels: the kernels of another context to draw in.
 
-    Raises:
-        SamplingError: a tensor instead of a NumPy array, a stride or address of `DeviceLogits` that has no meaning, or
-            a row with no answer, in the reference's words.
-        DriverUnavailable: there is no driver or no device.
-        NoMatchingKernel: nothing was built for this device or for that many tokens.
-        DriverError: the driver refuses something; out of memory, for one.
+    Raises SamplingError when given a tensor, when the stride or address of `DeviceLogits` is invalid, or when a row has
+    no answer (with the reference's message); DriverUnavailable when there is no driver or device; NoMatchingKernel when
+    nothing was built for this device or that many tokens; DriverError when the driver fails, for example out of memory.
     """
     _check_places(request)
     there: DeviceLogits | None = request.logits if isinstance(request.logits, DeviceLogits) else None
@@ -57,7 +53,7 @@ def draw(request: Request, kernels: Kernels | None = None) -> Draw:
 
 
 def _check_places(request: Request) -> None:
-    """Refuse what does not lie where this file can draw from it."""
+    """Raise SamplingError for arrays that are not where this implementation can read them."""
     if not isinstance(request.tokens, np.ndarray):
         raise SamplingError(
             f'tokens must be a NumPy array for impl="cuda"; got {type(request.tokens).__name__}: '
@@ -83,10 +79,10 @@ def _check_places(request: Request) -> None:
 
 
 def host_arrays(request: Request) -> tuple[dict[str, NDArray[Any]], Shape, int]:
-    """The kernel's arrays in host memory, by the names of `launch.Pointers`, with their shape and flags.
+    """The kernel's arrays in host memory, by their names in `launch.Pointers`, with their shape and flags.
 
-    Arrays that the flags leave unread are absent, and so are `DeviceLogits`. What is written is new; the request's own
-    arrays stay as they are.
+    Arrays that the flags leave unread are absent, and so are `DeviceLogits`. Arrays that the kernel writes are new;
+    those of the request are not modified.
     """
     rows, vocabulary = request.logits.shape
     count, length = request.tokens.shape
@@ -118,21 +114,21 @@ def host_arrays(request: Request) -> tuple[dict[str, NDArray[Any]], Shape, int]:
 
 
 def padded(logits: NDArray[Any]) -> NDArray[Any]:
-    """Rows whose length is a multiple of 16, filled up with -inf, contiguous; a copy only where it must be one."""
+    """Contiguous rows padded with -inf to a multiple of 16 elements; copied only when necessary."""
     rows, vocabulary = logits.shape
     stride = -(-vocabulary // ALIGNMENT) * ALIGNMENT
     if stride == vocabulary:
         return np.ascontiguousarray(logits)
-    # The kernel reads whole groups of 16: what rounds up the last must be -inf (as bits for bfloat16).
+    # The kernel reads whole groups of 16, so the padding must be -inf (as bits for bfloat16).
     wide = np.full((rows, stride), 0xFF80 if logits.dtype == np.uint16 else -np.inf, logits.dtype)
     wide[:, :vocabulary] = logits
     return wide
 
 
 def _run(kernels: Kernels, request: Request, arrays: Mapping[str, NDArray[Any]], shape: Shape, flags: int) -> None:
-    """Copy to the device, launch, copy back, wait: all on one stream.
+    """Copy to the device, launch, copy back and wait, all on one stream.
 
-    It is the stream of `DeviceLogits`, or else one of its own, so that threads do not wait in turn.
+    This is the stream of `DeviceLogits`, or a new one, so that threads do not wait for each other.
     """
     driver = kernels.driver
     offsets: dict[str, int] = {}
@@ -158,7 +154,7 @@ def _run(kernels: Kernels, request: Request, arrays: Mapping[str, NDArray[Any]],
 
 
 def _host_row(kernels: Kernels, request: Request, name: str, row: int) -> NDArray[Any] | None:
-    """One row of logits or uncond as the reference reads it, [V], fetched from the device if it lies there."""
+    """One row of logits or uncond, [V], as the reference reads it; fetched from the device if it lies there."""
     given = getattr(request, name)
     if not isinstance(given, DeviceLogits):
         return None if given is None else given[row]

@@ -1,7 +1,7 @@
-"""The NVIDIA driver's own library through ctypes: the few functions that a launch needs, typed, with typed errors.
+"""The NVIDIA driver's library through ctypes: the few functions that a launch needs, with types and typed errors.
 
-Nothing is loaded at import. Device memory, streams, modules and contexts are raw integers, because they come from
-and go to other libraries (ONNX Runtime, torch) that hand them out as such. Nothing here needs a CUDA toolkit.
+Importing this file loads nothing. Device memory, streams, modules and contexts are raw integers, because they are
+exchanged with other libraries (ONNX Runtime, torch) that use raw integers. No CUDA toolkit is needed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from smalti_kernels.impl.cuda.driver_calls import (
 )
 
 OLDEST_CUDA: Final = (12, 0)
-"""Oldest CUDA version of a driver that the prebuilt kernels load into (525 and newer)."""
+"""Oldest CUDA version of a driver that can load the prebuilt kernels (driver 525 and newer)."""
 
 LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
-"""Names the driver's library has on this system, first choice first."""
+"""Names of the driver's library on this system, first choice first."""
 
 _INSTALL: Final = 'install a current NVIDIA driver, or draw with impl="numpy"'
 
@@ -41,7 +41,7 @@ class Device:
     """One CUDA device, as the driver describes it."""
 
     ordinal: int
-    """Its number; CUDA_VISIBLE_DEVICES has been applied."""
+    """Its number after CUDA_VISIBLE_DEVICES is applied."""
     name: str
     capability: int
     """Compute capability as one number: 75 is 7.5, 120 is 12.0."""
@@ -51,25 +51,25 @@ class Device:
 class Driver:
     """An initialised driver.
 
-    Every method raises `DriverError` when the driver says no. Errors of work queued earlier on a device may surface in
-    any later call, as they do everywhere in CUDA.
+    Every method raises `DriverError` when the driver reports an error. As always in CUDA, errors of work queued earlier
+    on a device may appear in any later call.
     """
 
     version: tuple[int, int]
     """Newest CUDA version the driver supports."""
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
-        """Resolve the functions and initialise; `name` is what messages call the library.
+        """Look up the functions and initialise the driver; `name` is the library's name in messages.
 
-        Raises:
-            DriverUnavailable: a function is missing, the driver is too old or refuses to initialise, or has no device.
+        Raises DriverUnavailable when a function is missing, when the driver is too old or cannot be initialised, or
+        when it has no device.
         """
         self._functions: dict[str, Any] = {}
         for symbol, arguments in SIGNATURES.items():
             try:
                 function = getattr(library, symbol)
             except AttributeError:
-                # cuCtxGetId is the newest of them: a driver before CUDA 12 ends here.
+                # cuCtxGetId is the newest function; drivers before CUDA 12 lack it.
                 raise DriverUnavailable(f"the NVIDIA driver ({name}) has no {symbol}", _INSTALL) from None
             function.argtypes = arguments
             function.restype = c_int
@@ -97,7 +97,7 @@ class Driver:
         self.device_count = count
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Call one of the driver's functions; any result but CUDA_SUCCESS is raised as `DriverError`."""
+        """Call one of the driver's functions. Raises DriverError for any result but CUDA_SUCCESS."""
         code = int(self._functions[function](*arguments))
         if code == 0:
             return
@@ -129,8 +129,7 @@ class Driver:
     def device(self, ordinal: int) -> Device:
         """Describe a device.
 
-        Raises:
-            DriverUnavailable: there is no device of that number.
+        Raises DriverUnavailable when there is no device of that number.
         """
         if not 0 <= ordinal < self.device_count:
             raise DriverUnavailable(
@@ -148,9 +147,9 @@ class Driver:
         return Device(ordinal, name.value.decode(errors="replace"), major * 10 + minor, count)
 
     def primary_context(self, ordinal: int) -> int:
-        """The device's primary context: the one that ONNX Runtime, torch and every CUDA runtime program share.
+        """The device's primary context, which ONNX Runtime, torch and all programs of the CUDA runtime share.
 
-        Each call takes one reference, which is never given back: a context must outlive the modules kept for it.
+        Each call takes a reference that is never released, because a context must outlive the modules loaded into it.
         """
         return self._handle("cuDevicePrimaryCtxRetain", self._integer("cuDeviceGet", ordinal))
 
@@ -159,41 +158,47 @@ class Driver:
         return self._handle("cuCtxGetCurrent")
 
     def context_id(self, context: int) -> int:
-        """A number that no other context of this process ever has; addresses are used again, this is not."""
+        """A number unique to this context for the life of the process; addresses may be reused."""
         value = ctypes.c_uint64()
         self.call("cuCtxGetId", context, byref(value))
         return value.value
 
     def context_device(self) -> Device:
-        """The device that the calling thread's context belongs to."""
+        """The device of the calling thread's context."""
         handle = self._integer("cuCtxGetDevice")
         handles = [self._integer("cuDeviceGet", ordinal) for ordinal in range(self.device_count)]
         return self._describe(handles.index(handle), handle)
 
     @contextlib.contextmanager
     def entered(self, context: int) -> Generator[None, None, None]:
-        """Make `context` the calling thread's own for a while; whatever was current is so again afterwards."""
+        """Make `context` current for the calling thread, and restore the previous one afterwards."""
         self.call("cuCtxPushCurrent_v2", context)
         with self._finally("cuCtxPopCurrent_v2", byref(c_void_p())):
             yield
 
     @contextlib.contextmanager
     def allocated(self, size: int) -> Generator[int, None, None]:
-        """Device memory for a while: see `allocate`."""
+        """Allocate device memory and free it on leaving; see `allocate`."""
         pointer = self.allocate(size)
         with self._finally("cuMemFree_v2", pointer):
             yield pointer
 
     @contextlib.contextmanager
     def new_stream(self) -> Generator[int, None, None]:
-        """A stream for a while: it does not wait for the default stream. Leaving does not wait for its work."""
+        """Create a stream that does not wait for the default stream, and destroy it on leaving.
+
+        Leaving does not wait for its work.
+        """
         stream = self._handle("cuStreamCreate", NON_BLOCKING)
         with self._finally("cuStreamDestroy_v2", stream):
             yield stream
 
     @contextlib.contextmanager
     def _finally(self, function: str, *arguments: Any) -> Generator[None, None, None]:
-        """Give something back. After one error in a context every call fails: only the first may be heard."""
+        """Release something on leaving.
+
+        After one error in a context every call fails, so only the first error is raised.
+        """
         try:
             yield
         except BaseException:
@@ -203,7 +208,7 @@ class Driver:
         self.call(function, *arguments)
 
     def load_module(self, image: bytes) -> int:
-        """Load a cubin, or PTX as text (a NUL is added), into the current context."""
+        """Load a cubin, or PTX as text, into the current context; a NUL is added to PTX."""
         return self._handle("cuModuleLoadData", image)
 
     def function(self, module: int, name: str) -> int:
@@ -227,30 +232,30 @@ class Driver:
         self.call("cuLaunchKernel", function, grid, 1, 1, threads, 1, 1, shared, stream or None, None, extra)
 
     def synchronize(self, stream: int) -> None:
-        """Wait until everything queued on the stream is done; errors of that work are raised here."""
+        """Wait until all queued work of the stream is done; errors of that work are raised here."""
         self.call("cuStreamSynchronize", stream or None)
 
     def allocate(self, size: int) -> int:
-        """Device memory that stays as long as the current context: `size` bytes (at least one), aligned to 256."""
+        """Allocate `size` bytes (at least one) of device memory, aligned to 256.
+
+        The memory lasts as long as the current context.
+        """
         return self._handle("cuMemAlloc_v2", max(size, 1))
 
     def upload(self, pointer: int, address: int, size: int, stream: int) -> None:
-        """Queue a copy of host memory, which must stay as it is until the stream has been waited for."""
+        """Queue a copy from host memory, which must not change until the stream has been waited for."""
         self.call("cuMemcpyHtoDAsync_v2", pointer, address, size, stream or None)
 
     def download(self, address: int, pointer: int, size: int, stream: int) -> None:
-        """Queue a copy to host memory, which may be read once the stream has been waited for."""
+        """Queue a copy to host memory, which may be read after the stream has been waited for."""
         self.call("cuMemcpyDtoHAsync_v2", address, pointer, size, stream or None)
 
 
 def open_driver(*names: str) -> Driver:
     """Load and initialise the driver from the first library that exists.
 
-    Args:
-        names: libraries to try, paths or names; by default `LIBRARIES`.
-
-    Raises:
-        DriverUnavailable: none of them can be loaded, or what was loaded cannot be used; the message says why.
+    `names` are paths or names of libraries to try, by default `LIBRARIES`. Raises DriverUnavailable when none of them
+    can be loaded or the loaded one cannot be used; the message says why.
     """
     tried: list[str] = []
     for name in names or LIBRARIES:

@@ -1,4 +1,4 @@
-"""What is called of the NVIDIA driver's library: functions with their arguments, constants, and advice on its errors.
+"""The part of the NVIDIA driver's library that is used: function signatures, constants, and advice on errors.
 
 Source: NVIDIA, "CUDA Driver API", cuda.h of CUDA 12.
 """
@@ -11,11 +11,11 @@ from typing import Any, Final
 MULTIPROCESSORS: Final = 16
 """Device attribute: multiprocessors of a device."""
 CAPABILITY_MAJOR: Final = 75
-"""Device attribute: first part of its compute capability."""
+"""Device attribute: major number of the compute capability."""
 CAPABILITY_MINOR: Final = 76
-"""Device attribute: second part of its compute capability."""
+"""Device attribute: minor number of the compute capability."""
 BUFFER_POINTER: Final = 1
-"""In cuLaunchKernel's `extra`: the address of the arguments in one buffer, instead of a pointer for each, follows."""
+"""In cuLaunchKernel's `extra`: the address of one buffer with all arguments follows."""
 BUFFER_SIZE: Final = 2
 """In cuLaunchKernel's `extra`: the address of the buffer's size follows."""
 NON_BLOCKING: Final = 1
@@ -48,7 +48,7 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
 }
-"""Arguments of each function by its name in the library; every one returns a CUresult, 0 for success."""
+"""Argument types of each function, by its name in the library; every function returns a CUresult, 0 for success."""
 
 REMEDIES: Final = {
     "CUDA_ERROR_OUT_OF_MEMORY": "draw fewer rows at once, or free memory of the GPU",
@@ -61,4 +61,4 @@ REMEDIES: Final = {
     "CUDA_ERROR_ILLEGAL_ADDRESS": "check the device pointers and sizes that were passed; restart this process",
     "CUDA_ERROR_MISALIGNED_ADDRESS": "pass device pointers aligned as documented; restart this process",
 }
-"""What a user can do about results that they can do something about, by the driver's name of them."""
+"""Advice for results that a user can do something about, by the driver's name of the result."""

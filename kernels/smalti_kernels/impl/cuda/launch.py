@@ -1,14 +1,14 @@
-"""Launches the prebuilt kernels on device memory: the cubin of this GPU, the caller's context, the caller's stream.
+"""Launch the prebuilt kernels on device memory: this GPU's cubin, in the caller's context, on the caller's stream.
 
-Pointers and streams are raw integers, so they may come from ONNX Runtime (`OrtValue.data_ptr()`, the session's
-`user_compute_stream`) or from anywhere else. A launch copies nothing and waits for nothing:
+Pointers and streams are raw integers, so they can come from ONNX Runtime (`OrtValue.data_ptr()`, the session's
+`user_compute_stream`) or any other library. A launch copies nothing and does not wait:
 
     kernels = load_kernels(0)
     pointers = Pointers(logits=logits.data_ptr(), tokens=tokens.data_ptr(), ...)
     kernels.draw(pointers, Shape("fp16", rows=64, vocabulary=1000, stride=1008, length=256, width=16), stream=stream)
 
-ONNX Runtime, torch and all programs of the CUDA runtime use the primary context of a device, as `load_kernels(0)` does.
-Where only the logits are on the device, `sample(DeviceLogits(...), ..., impl="cuda")` does the rest.
+`load_kernels(0)` uses the primary context of device 0, as ONNX Runtime, torch and all programs of the CUDA runtime do.
+When only the logits are on the device, use `sample(DeviceLogits(...), ..., impl="cuda")`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from smalti_kernels.impl.cuda.targets import TARGETS, Target, target_for
 from smalti_kernels.spec.tables import packed_tables
 
 _FORMATS: Final = {"i32": "i", "fp32": "f"}
-# Native alignment is the device's too: every argument lies at a multiple of its size. Triton's kernels take two more
-# pointers, to scratch memory that the build has checked to be none.
+# Host and device use the same alignment: every argument lies at a multiple of its size. Triton's kernels take two more
+# pointers, to scratch memory; the build checks that they need none.
 _LAYOUT: Final = struct.Struct("@" + "".join(_FORMATS.get(a.type, "Q") for a in ARGUMENTS) + "QQ")
 _OPTIONAL: Final = {"uncond": FLAG_GUIDED, "keep": FLAG_TRUNCATED, "logprob": FLAG_LOGPROB}
 _WARP: Final = 32
@@ -53,7 +53,7 @@ class Pointers(NamedTuple):
     sample: int
     """int32 [rows]."""
     position: int
-    """int32 [rows]. A (sample, position) that comes twice leaves either token; nothing here can see that."""
+    """int32 [rows]. A repeated (sample, position) keeps either token; the kernel cannot detect it."""
     step: int
     """int32 [rows], the bits of a uint32."""
     seeds: int
@@ -63,7 +63,7 @@ class Pointers(NamedTuple):
     changed: int
     """int8 [rows], written."""
     errors: int
-    """int32 [rows], written: 0, or ERROR_ bits (`abi.describe_error`). Read them before the tokens are believed."""
+    """int32 [rows], written: 0, or ERROR_ bits (`abi.describe_error`). Check them before using the tokens."""
     uncond: int = 0
     """Like logits; needed with FLAG_GUIDED."""
     keep: int = 0
@@ -73,7 +73,7 @@ class Pointers(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the pointers point at."""
+    """Sizes of the arrays that the pointers refer to."""
 
     logits: str
     """Type of the logits, one of `abi.LOGITS`."""
@@ -93,20 +93,19 @@ class _Loaded(NamedTuple):
 
 
 class Kernels:
-    """The prebuilt kernels in one context. May be used from any thread; modules are loaded when first needed."""
+    """The prebuilt kernels in one context, usable from any thread; modules are loaded on first use."""
 
     driver: Driver
     context: int
-    """What pointers and streams must belong to."""
+    """Context that pointers and streams must belong to."""
     device: Device
     target: Target
-    """Which of the built files this device runs."""
+    """The target whose files this device runs."""
 
     def __init__(self, driver: Driver, context: int, device: Device, folder: Path = FOLDER) -> None:
-        """See `load_kernels`, which keeps one object for each context.
+        """Choose the target for a device; callers use `load_kernels`, which keeps one object per context.
 
-        Raises:
-            NoMatchingKernel: nothing was built that this device runs.
+        Raises NoMatchingKernel when nothing was built that this device can run.
         """
         target = target_for(device.capability, driver.version)
         if target is None:
@@ -122,33 +121,31 @@ class Kernels:
         self._tables = 0
 
     def prepare(self, variant: Variant) -> None:
-        """Load a variant ahead of its first launch, for one inside a CUDA graph for example.
+        """Load a variant before its first launch, for example for a launch inside a CUDA graph.
 
-        Raises:
-            DamagedKernel: its file is missing or is not the one that was built.
-            DriverError: the driver does not load it.
+        Raises DamagedKernel when its file is missing or is not the one that was built, DriverError when the driver does
+        not load it.
         """
         with self.driver.entered(self.context):
             self._load(variant)
 
     def draw(self, pointers: Pointers, shape: Shape, *, guidance: float = 1.0, flags: int = 0, stream: int = 0) -> None:
-        """Queue a draw of one token for every row; returns before it is done.
+        """Queue a draw of one token for every row and return at once.
 
-        The draw is that of `impl.reference`, on arguments that were checked as `sample` checks them: nothing
-        on a device can say which of them is wrong.
+        The draw is that of `impl.reference`. Arguments must satisfy the checks of `sample`: arguments on a device are
+        not checked.
 
         Args:
             pointers: device addresses.
-            shape: what lies there; 0 rows are no launch.
+            shape: sizes of the arrays; with 0 rows nothing is launched.
             guidance: weight of guidance; read with FLAG_GUIDED.
             flags: FLAG_ bits of `abi`.
             stream: raw handle; 0 is the default stream.
 
-        Raises:
-            SamplingError: a shape or address that has no meaning.
-            NoMatchingKernel: no variant reads this type of logits or holds that many tokens.
-            DamagedKernel: the kernel's file is missing or is not the one that was built.
-            DriverError: the driver does not load or launch it; errors of earlier work on the device surface here too.
+        Raises SamplingError when a shape or address is invalid; NoMatchingKernel when no variant reads this type of
+        logits or holds that many tokens; DamagedKernel when the kernel's file is missing or is not the one that was
+        built; DriverError when the driver does not load or launch it, or reports an error of earlier work on the
+        device.
         """
         variant = _check(pointers, shape, guidance, flags)
         if shape.rows == 0:
@@ -189,7 +186,7 @@ class Kernels:
         return loaded
 
     def _load_tables(self) -> None:
-        """Put the specification's tables into the context, once; they stay as long as it does."""
+        """Copy the specification's tables into the context once; they last as long as it does."""
         if self._tables:
             return
         tables = packed_tables()
@@ -200,7 +197,7 @@ class Kernels:
 
 
 def _check(pointers: Pointers, shape: Shape, guidance: float, flags: int) -> Variant:
-    """The variant that fits, if a launch with these arguments has a meaning."""
+    """Validate the arguments of a launch and return the variant that fits."""
     try:
         variant = variant_for(shape.logits, shape.vocabulary, flags)
     except ValueError as error:
@@ -232,7 +229,7 @@ def _check(pointers: Pointers, shape: Shape, guidance: float, flags: int) -> Var
 def pack_arguments(pointers: Pointers, shape: Shape, *, guidance: float, flags: int, tables: int) -> bytes:
     """The kernel's arguments as the driver takes them, in the order of `abi.ARGUMENTS`.
 
-    Addresses that the flags leave unread are filled with others that are valid: a kernel may load before it selects.
+    Addresses that the flags leave unread are replaced by valid ones, because a kernel may load before it selects.
     """
     values: dict[str, int | float] = {
         **pointers._asdict(),
@@ -254,16 +251,14 @@ _lock: Final = threading.Lock()
 
 
 def load_kernels(device: int | None = None, *, using: Driver | None = None) -> Kernels:
-    """The kernels of a device's primary context, or of the context that the calling thread has made its own.
+    """The kernels of a device's primary context, or of the calling thread's current context.
 
     Args:
-        device: ordinal of a device. None: the calling thread's current context or, where it has none, device 0.
+        device: ordinal of a device. None: the calling thread's current context or, if it has none, device 0.
         using: another driver than the machine's own.
 
-    Raises:
-        DriverUnavailable: there is no driver, or no such device.
-        NoMatchingKernel: nothing was built that the device runs.
-        DriverError: the driver refuses its context.
+    Raises DriverUnavailable when there is no driver or no such device, NoMatchingKernel when nothing was built that the
+    device runs, DriverError when the driver refuses its context.
     """
     chosen = using or driver()
     with _lock:

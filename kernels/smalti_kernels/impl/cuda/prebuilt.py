@@ -1,10 +1,10 @@
-"""The prebuilt kernels as files: one archive per target and a manifest that says what is in them.
+"""The prebuilt kernels as files: one archive per target, and a manifest of their contents.
 
     cubins/manifest.json    compiler versions, and for every file its hash, size, figures and launch needs
     cubins/sm_75.zip        the variants of that target, `fp16_v8192.cubin` and so on
     cubins/ptx_80.zip       the same as PTX text
 
-The manifest's hashes are those of the files inside, so that another compression of the same files is the same build.
+The manifest hashes the files inside the archives, so the same files in another compression count as the same build.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, Final, NamedTuple
 from smalti_kernels.errors import DamagedKernel, NoMatchingKernel
 
 FOLDER: Final = Path(__file__).parents[2] / "cubins"
-"""Where the shipped kernels lie."""
+"""Folder of the shipped kernels."""
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = 1
 """Version of the manifest's layout."""
 
 _REMEDY: Final = "install smalti again"
-# The least date that a zip can hold: archives do not say when they were made.
+# The earliest date that a zip can hold, so that archives do not depend on when they were made.
 _DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -38,21 +38,21 @@ class Entry(NamedTuple):
     variant: str
     """Name of its variant: ``fp16_v8192``."""
     sha256: str
-    """Of the file inside the archive."""
+    """sha256 of the file inside the archive."""
     bytes: int
     """Size of that file."""
     kernel: str
     """Entry point."""
     num_warps: int
-    """A launch has 32 times as many threads per block."""
+    """Warps per block; a launch has 32 times as many threads per block."""
     shared_bytes: int
-    """Dynamic shared memory that a launch asks for."""
+    """Dynamic shared memory that a launch requests."""
     registers: int
-    """Per thread; 0 for PTX, whose registers the driver assigns."""
+    """Registers per thread; 0 for PTX, whose registers the driver assigns."""
     stack_bytes: int
-    """Local memory per thread. 0: nothing was spilled."""
+    """Local memory per thread; 0 means that nothing was spilled."""
     scratch_bytes: int
-    """Scratch memory that a launch would have to provide; 0, for the launcher provides none."""
+    """Scratch memory that a launch must provide; always 0, because the launcher provides none."""
     cuda: tuple[int, int]
     """CUDA version of the assembler, or of the PTX language's first toolkit."""
 
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What was built, with what."""
+    """The compiler and the kernels that it built."""
 
     compiler: Mapping[str, str]
     """Versions of Triton and of the assemblers in its wheel."""
@@ -75,7 +75,7 @@ def write_kernels(folder: Path, compiler: Mapping[str, str], kernels: Iterable[t
     """Write the archives and the manifest; equal input gives equal bytes.
 
     Args:
-        folder: made if need be; archives there are replaced, and those of other targets removed.
+        folder: created if missing; its archives are replaced, and those of other targets removed.
         compiler: versions, by name.
         kernels: every entry with its file.
     """
@@ -101,10 +101,9 @@ def write_kernels(folder: Path, compiler: Mapping[str, str], kernels: Iterable[t
 
 @cache
 def read_manifest(folder: Path = FOLDER) -> Manifest:
-    """Read the manifest; once per process and folder.
+    """Read the manifest, once per process and folder.
 
-    Raises:
-        DamagedKernel: it is missing or is not a manifest of this version.
+    Raises DamagedKernel when it is missing or is not a manifest of this version.
     """
     path = folder / MANIFEST
     try:
@@ -120,11 +119,9 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
 
 
 def find_entry(target: str, variant: str, folder: Path = FOLDER) -> Entry:
-    """Look a kernel up.
+    """Find a kernel in the manifest.
 
-    Raises:
-        NoMatchingKernel: it was not built.
-        DamagedKernel: see `read_manifest`.
+    Raises NoMatchingKernel when it was not built, DamagedKernel as `read_manifest` does.
     """
     entry = read_manifest(folder).entries.get((target, variant))
     if entry is None:
@@ -133,16 +130,15 @@ def find_entry(target: str, variant: str, folder: Path = FOLDER) -> Entry:
 
 
 def read_image(entry: Entry, folder: Path = FOLDER) -> bytes:
-    """Read a kernel's file and check it against its hash.
+    """Read a kernel's file and check its hash.
 
-    Raises:
-        DamagedKernel: the archive is missing or damaged, or the file is not the one that was built.
+    Raises DamagedKernel when the archive is missing or damaged, or the file is not the one that was built.
     """
     path = folder / f"{entry.target}.zip"
     try:
         with zipfile.ZipFile(path) as archive:
             image = archive.read(entry.member)
-    # A damaged archive surfaces as whatever its decompressor raises: LZMAError, EOFError, NotImplementedError, others.
+    # A damaged archive raises any error of its decompressor: LZMAError, EOFError, NotImplementedError and others.
     except Exception as error:
         raise DamagedKernel(f"{path} does not yield {entry.member}: {error!r}", _REMEDY) from error
     found = hashlib.sha256(image).hexdigest()

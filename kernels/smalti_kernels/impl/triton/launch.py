@@ -1,8 +1,8 @@
 """`sample(..., impl="triton")`: the Triton kernel on torch tensors of a CUDA device, or interpreted on NumPy arrays.
 
-Under TRITON_INTERPRET=1 (set before the first draw) the same source runs as NumPy operations. That needs no device and
-shows that both compute the same thing, but it is far slower than `impl="numpy"`. On a device everything stays there;
-the one wait is for the report of rows without an answer.
+Under TRITON_INTERPRET=1 (set before the first draw) the same source runs as NumPy operations. This needs no device and
+is used to test that both compute the same, but it is far slower than `impl="numpy"`. On a device, all data stays there;
+the only wait is for the report of rows without an answer.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ from smalti_kernels.impl.cuda.draw import host_arrays
 from smalti_kernels.impl.reference import explain
 from smalti_kernels.spec.tables import packed_tables
 
-# What the interpreter works on at a time: large, since every operation costs it some microseconds.
+# Elements that the interpreter processes at once: many, because each operation costs some microseconds.
 _INTERPRETED_ELEMENTS = 1 << 19
 
 
 def draw(request: Request) -> Draw:
     """Draw with the Triton kernel.
 
-    Args:
-        request: checked arguments whose logits and tokens are tensors on one CUDA device, or, when Triton interprets,
-            NumPy arrays.
+    `request` holds checked arguments: logits and tokens are tensors on one CUDA device or, when Triton interprets,
+    NumPy arrays.
 
-    Raises:
-        KernelError: Triton is missing, or logits and tokens are not where it can draw from them.
-        SamplingError: more tokens than the kernel draws from, or a row with no answer, in the reference's words.
+    Raises KernelError when Triton is missing or cannot read logits and tokens where they are, SamplingError when there
+    are too many tokens for the kernel or a row has no answer (with the reference's message).
     """
     try:
         interprets = bool(importlib.import_module("triton").knobs.runtime.interpret)
@@ -81,8 +79,9 @@ def interpret(request: Request, variant: Variant | None = None, programs: int = 
 
     Args:
         request: checked arguments.
-        variant: the shape in which to go through the rows; the result does not depend on it. None for a fast one.
-        programs: how many programs share the rows; the result does not depend on it.
+        variant: the shape in which the kernel goes through the rows; the result does not depend on it. None for a fast
+            one.
+        programs: number of programs that share the rows; the result does not depend on it.
     """
     arrays, shape, flags = host_arrays(request)
     if variant is None:
@@ -102,7 +101,7 @@ def interpret(request: Request, variant: Variant | None = None, programs: int = 
     }
     for argument, kind in zip(ARGUMENTS, variant.types):
         if kind.startswith("*"):
-            # What the flags leave unread gets any address.
+            # Arguments that the flags leave unread can have any address.
             values[argument.name] = _host_pointer(arrays.get(argument.name, arrays["logits"]), kind)
     kernel = importlib.import_module("smalti_kernels.impl.triton.kernel").smalti_sample
     with np.errstate(all="ignore"):
@@ -112,7 +111,7 @@ def interpret(request: Request, variant: Variant | None = None, programs: int = 
 
 
 def _host_pointer(array: NDArray[Any], kind: str) -> Any:
-    """The address of an array as a pointer in Triton's interpreter, which otherwise takes torch tensors only."""
+    """An array's address as a pointer in Triton's interpreter, which otherwise takes only torch tensors."""
     language = importlib.import_module("triton.language")
     interpreter = importlib.import_module("triton.runtime.interpreter")
     pointer = language.str_to_ty(kind, None)
@@ -120,7 +119,7 @@ def _host_pointer(array: NDArray[Any], kind: str) -> Any:
 
 
 def _refuse(request: Request, errors: NDArray[np.int32]) -> None:
-    """Raise for the first row that the kernel reports, in the reference's words."""
+    """Raise SamplingError for the first row that the kernel reports, with the reference's message."""
     broken = np.flatnonzero(errors)
     if not broken.size:
         return
@@ -132,13 +131,13 @@ def _refuse(request: Request, errors: NDArray[np.int32]) -> None:
 
 
 def _to_host(row: Any) -> NDArray[Any]:
-    """One row of logits as NumPy, float32 if it is a tensor: every type of logits fits that exactly."""
+    """One row of logits as NumPy; tensors become float32, which holds every type of logits exactly."""
     return np.asarray(row.float().cpu() if hasattr(row, "cpu") else row)
 
 
 def _on_device(request: Request) -> Draw:
     """Launch on the device and the current stream of the tensors."""
-    # The tensors' own library, found through them: this package does not depend on it.
+    # Find torch through the tensors, because this package does not depend on it.
     library: Any = sys.modules[type(request.logits).__module__.partition(".")[0]]
     count, length = request.tokens.shape
     rows, vocabulary = request.logits.shape
