@@ -46,16 +46,28 @@ SOURCES: dict[str, Source] = {
         ("first_stage_model.", "transformer."),
     ),
     "unleashing-vqgan": Source(
-        "autoencoders", "import_unleashing_vqgan", "paper 000's VQGAN", ("encoder.blocks.", "generator.blocks.")
+        "autoencoders",
+        "import_unleashing_vqgan",
+        "the VQGAN of Bond-Taylor et al. 2021",
+        ("encoder.blocks.", "generator.blocks."),
     ),
     "vqddm": Source(
-        "vqddm", "import_vqddm", "paper 004's multinomial diffusion prior", ("mid_attn.fn.g", "final_conv.1.weight")
+        "vqddm",
+        "import_vqddm",
+        "the multinomial diffusion prior of Hu et al. 2022",
+        ("mid_attn.fn.g", "final_conv.1.weight"),
     ),
     "unleashing-absorbing": Source(
-        "priors", "import_unleashing_absorbing", "paper 000's absorbing diffusion prior", ("_denoise_fn.blocks.",)
+        "priors",
+        "import_unleashing_absorbing",
+        "the absorbing diffusion prior of Bond-Taylor et al. 2021",
+        ("_denoise_fn.blocks.",),
     ),
     "unleashing-autoregressive": Source(
-        "priors", "import_unleashing_autoregressive", "paper 000's autoregressive twin", ("net.tok_emb.",)
+        "priors",
+        "import_unleashing_autoregressive",
+        "the autoregressive twin of Bond-Taylor et al. 2021",
+        ("net.tok_emb.",),
     ),
     "taming-gumbel": Source(
         "autoencoders", "import_taming_gumbel", "taming's VQGAN, Gumbel quantiser", ("decoder.up.", "quantize.proj.")
@@ -66,7 +78,7 @@ SOURCES: dict[str, Source] = {
     "sundae-hourglass": Source(
         "sundae",
         "import_sundae_hourglass",
-        "paper 003's hourglass transformer",
+        "the hourglass transformer of McKinney and Willcocks 2022",
         ("token_emb.", "valley_transformer.", "to_logits."),
     ),
 }

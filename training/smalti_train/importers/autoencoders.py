@@ -1,4 +1,7 @@
-"""Published VQGANs as our own: ``unleashing-vqgan``, ``taming-vqgan`` and ``taming-gumbel``."""
+"""Published VQGANs as our own: ``unleashing-vqgan``, ``taming-vqgan`` and ``taming-gumbel``.
+
+Unleashing is Bond-Taylor et al. 2021, taming is Esser et al. 2021.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ FIRST_STAGE = "first_stage_model."
 
 
 def import_unleashing_vqgan(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VQGAN:
-    """Paper 000's released VQGAN: ``vqgan_<step>.th`` or ``vqgan_ema_<step>.th``; images in [0, 1].
+    """Import unleashing's VQGAN, ``vqgan_<step>.th`` or ``vqgan_ema_<step>.th``; images in [0, 1].
 
     The discriminator and the perceptual network are left out. Raises UsageError for what does not fit.
     """

@@ -1,8 +1,8 @@
 """Published priors as our own: ``unleashing-absorbing``, ``unleashing-autoregressive``, that of ``taming-net2net``.
 
-Our models carry the published names, so a layout is a model's own names behind a prefix, and what files hold besides.
-Every prior answers ``logits(tokens int [B, L], labels=None, t=None) -> float32 [B, L, V]``; see each model for what its
-rows are about.
+Unleashing is Bond-Taylor et al. 2021, taming is Esser et al. 2021. Our models carry the published names, so a layout is
+a model's own names behind a prefix, and what files hold besides. Every prior answers
+``logits(tokens int [B, L], labels=None, t=None) -> float32 [B, L, V]``; each model says what its rows are about.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from smalti_train.models.meta_init import unfilled
 CONFIG_KEYS = ("heads", "grid")
 """What a user may say about a prior: heads of the attention, rows and columns of tokens."""
 HEADS = 8
-"""Of every prior that came with paper 000 (appendix A)."""
+"""Attention heads of every prior of Bond-Taylor et al. 2021 (appendix A)."""
 HISTORIES = ("Lt_history", "Lt_count", "loss_history")
 """Losses by time that the published training kept beside the absorbing prior: float [T + 1] each."""
 
@@ -39,9 +39,9 @@ Model = TypeVar("Model", AbsorbingTransformer, AutoregressiveTransformer, Net2Ne
 def import_unleashing_absorbing(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> AbsorbingTransformer:
-    """Paper 000's released prior, ``absorbing_<step>.th`` or ``absorbing_ema_<step>.th``, in eval mode.
+    """Import unleashing's absorbing prior, ``absorbing_<step>.th`` or ``absorbing_ema_<step>.th``, in eval mode.
 
-    ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). The losses by time are left out, and the
+    ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). Left out are the losses by time and the
     start token that the file shares with the autoregressive twin. Raises UsageError for what does not fit.
     """
     known, published = checked_config(config, CONFIG_KEYS), _published(state, "_denoise_fn.")
@@ -62,7 +62,7 @@ def import_unleashing_absorbing(
 def import_unleashing_autoregressive(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> AutoregressiveTransformer:
-    """Paper 000's autoregressive baseline, ``autoregressive_<step>.th``, in eval mode.
+    """Import unleashing's autoregressive baseline, ``autoregressive_<step>.th``, in eval mode.
 
     ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). Its ``logits`` prepends the start token:
     n tokens give n + 1 rows. Raises UsageError for what does not fit.

@@ -1,7 +1,7 @@
-"""Paper 003's hourglass transformer as our own: ``sundae-hourglass``.
+"""The hourglass transformer of McKinney and Willcocks 2022 as our own: ``sundae-hourglass``.
 
-Our model carries the published names. What a file has besides are the frequencies of its rotary positions, which are
-read off it and not kept as weights; what it lacks is a row for "no label", which becomes zeros.
+Our model carries the published names. A file also has the frequencies of its rotary positions; they are read off it and
+not kept as weights. It lacks a row for "no label"; that row becomes zeros.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DEEPEST = 3
 
 
 def import_sundae_hourglass(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> SundaeTransformer:
-    """Paper 003's released prior, plain, class-conditional or nested, in eval mode.
+    """Import the released prior, plain, class-conditional or nested, in eval mode.
 
-    ``config`` may hold ``grid`` [h, w], which weights do not tell (without it every square of tokens is taken, and a
-    run cannot be made of it), and ``heads``, which is then checked. Sizes are read off the weights, with the published
-    2x2 shortening. Raises UsageError for what does not fit.
+    ``config`` may hold ``grid`` [h, w], which weights do not tell (without it the model takes any square of tokens, and
+    cannot become a run), and ``heads``, which is then checked. Sizes are read off the weights, with the published 2x2
+    shortening. Raises UsageError for what does not fit.
     """
     known = checked_config(config, CONFIG_KEYS)
     prefix = "net." if any(name.startswith("net.") for name in state) else ""

@@ -1,4 +1,4 @@
-"""Unleashing's flat lists of blocks (paper 000's released code) as the levels that our VQGAN is made of.
+"""Unleashing's flat lists of blocks (Bond-Taylor et al. 2021, released code) as the levels of our VQGAN.
 
 An encoder is ``blocks.N``: a convolution; per level residual blocks, each followed by attention or none, and a
 downsampling between levels; residual, attention, residual; norm; convolution. A decoder (``generator``) is the mirror
@@ -87,7 +87,7 @@ def _kinds(published: Published, stack: str) -> list[str]:
     if missing := sorted(set(range(len(parts))) - parts.keys()):
         raise UsageError(f"lacks {stack}.{missing[0]}, though a later block of that list is there")
     if len(parts) < 6:
-        raise UsageError(f"has {len(parts)} {stack}, too few for a VQGAN of paper 000's released code")
+        raise UsageError(f"has {len(parts)} {stack}, too few for a VQGAN of Bond-Taylor et al.'s code (2021)")
     kinds: list[str] = []
     for index in range(len(parts)):
         kind = next((kind for kind, known in PARTS.items() if parts[index] & known), None)
@@ -107,7 +107,9 @@ def _levels(kinds: list[str]) -> tuple[list[int], tuple[int, ...]]:
             levels[-1].append(kind)
     counts = [level.count(RESIDUAL) for level in levels]
     if not all(counts) or any(kind == PLAIN for kind in kinds):
-        raise UsageError(f"its blocks are not in the order of a VQGAN of paper 000's released code: {', '.join(kinds)}")
+        raise UsageError(
+            f"its blocks are not in the order of a VQGAN of Bond-Taylor et al.'s code (2021): {', '.join(kinds)}"
+        )
     return counts, tuple(index for index, level in enumerate(levels) if ATTENTION in level)
 
 

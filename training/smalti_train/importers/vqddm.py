@@ -1,7 +1,7 @@
-"""Paper 004's published prior as our own: a Lightning checkpoint of VQ-DDM, its U-Net and its noise schedule.
+"""The prior of Hu et al. 2022 (VQ-DDM) as our own: U-Net and noise schedule from a Lightning checkpoint.
 
-The file holds the network twice, as ``_nn.`` and inside the diffusion as ``_denoising._denoise_fn.``, and beside it the
-schedule as buffers. Which of the two cosine schedules they are is found out by comparing all of their values.
+The file holds the network twice, as ``_nn.`` and inside the diffusion as ``_denoising._denoise_fn.``, and the schedule
+as buffers. All values of the buffers are compared to find out which of the two cosine schedules they are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HISTORIES = ("Lt_history", "Lt_count")
 
 
 def import_vqddm(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> MultinomialUNet:
-    """VQ-DDM's released prior, in eval mode.
+    """Import VQ-DDM's released prior, in eval mode.
 
     ``config`` may hold ``grid`` [h, w] (16x16 by default, as published). The steps and the schedule are read off the
     buffers; a file of the network alone is taken for one with the published ones (4000 steps, ``released``). The losses
