@@ -1,4 +1,4 @@
-"""Samples of torch priors, drawn by the runtime's own samplers; priors as the callables that those ask."""
+"""Sampling from torch priors with the runtime's samplers: adapters from models to the samplers' callables."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Int32 = NDArray[np.int32]
 
 
 def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator | None = None) -> Denoiser:
-    """Let ``smalti.families.absorbing.sampler.run`` and ``smalti.families.sundae.run`` ask a torch model, in eval mode.
+    """A torch model, in eval mode, as the denoiser of the absorbing and the SUNDAE sampler.
 
-    It computes in the accelerator's precision, or else in fp32.
+    It computes in the accelerator's precision, or in fp32 without one.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -46,7 +46,7 @@ def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator
 
 
 def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = None) -> AtTime:
-    """Let the multinomial sampler ask a torch model, in eval mode, in the accelerator's precision or fp32."""
+    """A torch model, in eval mode, as the multinomial sampler's denoiser by time; precision as above."""
     model.eval()
     device = next(model.parameters()).device
 
@@ -64,11 +64,11 @@ def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = N
 
 
 def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = None) -> NextLogits:
-    """Let the autoregressive sampler ask a torch model, in eval mode, in the accelerator's precision or fp32.
+    """A torch model, in eval mode, as the autoregressive sampler's predictor; precision as above.
 
-    Keys and values of the tokens before are kept from call to call, so that a call costs one position and not all; a
-    call that does not continue the one before starts anew. The sampler's labels (int32 [N], or [N, C]) are the twin's
-    labels and taming's conditioning. What is returned belongs to one run at a time.
+    It keeps keys and values from call to call, so that a call computes one position only; a call that does not continue
+    the one before starts anew. The sampler's labels (int32 [N], or [N, C]) are the twin's labels or taming's
+    conditioning. One predictor serves one sampling run at a time.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -107,7 +107,7 @@ def draw(
     schedule: Counts = "exact",
     order: Order = "random",
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of an absorbing prior; ``labels`` are indices, ``classes`` for none."""
+    """Draw tokens (int32 [N, h, w]) from an absorbing prior; ``labels`` are indices, ``classes`` means no label."""
     height, width = config.grid
     *_, tokens = absorbing.run(
         denoiser,
@@ -132,7 +132,7 @@ def draw_in_turn(
     temperature: float = 1.0,
     guidance: float = 1.0,
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of an autoregressive prior, one call each; ``labels`` as in :func:`draw`."""
+    """Draw tokens (int32 [N, h, w]) from an autoregressive prior, one call per token; ``labels`` as in :func:`draw`."""
     height, width = _known_grid(config.grid)
     *_, tokens = autoregressive.run(
         predictor,
@@ -162,9 +162,10 @@ def draw_sundae(
     top_p: float = 1.0,
     guidance: float = 1.0,
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of a SUNDAE prior; ``labels`` as in :func:`draw`, the rest as in ``sundae.run``.
+    """Draw tokens (int32 [N, h, w]) from a SUNDAE prior.
 
-    Raises UsageError for a prior that does not know its grid.
+    ``labels`` as in :func:`draw`, the rest as in ``smalti.families.sundae``. Raises UsageError for a prior that does
+    not know its grid.
     """
     height, width = _known_grid(config.grid)
     *_, tokens = sundae.run(
@@ -194,7 +195,7 @@ def draw_multinomial(
     top_p: float = 1.0,
     guidance: float = 1.0,
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) by multinomial diffusion; ``labels`` as in :func:`draw`.
+    """Draw tokens (int32 [N, h, w]) from a multinomial prior; ``labels`` as in :func:`draw`.
 
     Raises UsageError for more steps than the prior was trained with.
     """
