@@ -1,4 +1,4 @@
-"""What is evaluated: a bundle through the runtime, or a run's torch models, behind the same few functions."""
+"""The model under evaluation, behind one interface: a bundle in the runtime, or a run's torch models."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Subject:
     kind: str
     """``bundle``, ``prior run`` or ``autoencoder run``."""
     settings: dict[str, Any]
-    """How samples are drawn; empty where none are."""
+    """Settings of sampling; empty if nothing is drawn."""
     size: int
     """Pixels per side."""
     codes: int
@@ -72,20 +72,20 @@ class Subject:
     encode: Callable[[Pixels], Int32]
     decode: Callable[[Int32], Pixels]
     draw: Callable[[Sequence[int], Sequence[str | None]], Int32] | None = None
-    """Tokens for seeds and labels, one each."""
+    """Draws tokens, one grid for each seed and label."""
     bits: Callable[[Int32, Int32], float] | None = None
     """Negative log-likelihood of grids int32 [N, L] under label indices int32 [N], in bits per token.
 
-    Exact for a prior that draws one token after the other, else a bound; None where there is none, as for SUNDAE.
+    Exact for autoregressive priors, otherwise a bound; None for priors without a bound (SUNDAE).
     """
 
 
 def open_subject(source: str, *, precision: str = "auto", **options: Any) -> Subject:
     """Open a run's folder, or else a bundle by path or name.
 
-    ``options`` say how samples are drawn, by the names in ``SETTINGS``, with the meanings of
-    :class:`smalti.families.settings.Options`; what is left out or None is the bundle's default, and for a run 16
-    even steps in random order at temperature 1 (which falls to 0.7 in a SUNDAE run).
+    ``options`` set how samples are drawn, by the names in ``SETTINGS``, with the meanings of
+    :class:`smalti.families.settings.Options`. Options left out or None are the bundle's defaults; for a run, 16 even
+    steps in random order at temperature 1 (falling to 0.7 in a SUNDAE run).
 
     Raises UsageError for an option that does not exist or does not suit the prior.
     """
@@ -137,7 +137,7 @@ def _bundle(source: str, options: dict[str, Any], precision: str) -> Subject:
 
 
 def _shown(settings: Settings) -> dict[str, Any]:
-    """The settings that mean something to these samples."""
+    """The settings that affect these samples."""
     values = {name: getattr(settings, name) for name in SETTINGS}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -235,7 +235,7 @@ def _family(prior: Prior) -> Family:
 
 
 def _described(name: str, prior: Prior, model: Autoencoder, classes: tuple[str, ...]) -> Manifest:
-    """What a bundle of this pair would say of itself, as far as it decides how samples are drawn."""
+    """The manifest of a bundle of this pair, as far as it affects sampling."""
     if prior.config.grid is None:
         raise UsageError(
             f"the prior of {name} does not say how many rows and columns of tokens an image has: import it again with "
