@@ -1,4 +1,4 @@
-"""Paper 000's claims, repeated small: ``python bench/paper_000.py COMMAND``.
+"""The claims of Bond-Taylor et al. 2021, repeated small: ``python bench/paper_000.py COMMAND``.
 
 Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
 is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this

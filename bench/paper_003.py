@@ -1,4 +1,4 @@
-"""Paper 003's claims, repeated small: ``python bench/paper_003.py COMMAND``.
+"""The claims of McKinney and Willcocks 2022, repeated small: ``python bench/paper_003.py COMMAND``.
 
 Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
 is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
@@ -51,7 +51,9 @@ COMMANDS: commands.Commands[SundaeBench] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command, or all in order."""
     parser = commands.parser_of(__doc__, "paper-003")
-    parser.add_argument("--earlier", type=Path, default=Path("runs/paper-000"), help="folder of paper 000's trainings")
+    parser.add_argument(
+        "--earlier", type=Path, default=Path("runs/paper-000"), help="folder of bench/paper_000.py's trainings"
+    )
     parser.add_argument("--fashion-mnist", type=Path, help="folder of Fashion-MNIST's four files")
 
     def bench(options: argparse.Namespace) -> SundaeBench:

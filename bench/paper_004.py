@@ -1,4 +1,4 @@
-"""Paper 004's claims, repeated small: ``python bench/paper_004.py COMMAND``.
+"""The claims of Hu et al. 2022, repeated small: ``python bench/paper_004.py COMMAND``.
 
 Every command trains what it needs below ``--work``, writes rows of JSON and sheets into ``--results``, and skips what
 is done; killed, it goes on where it was when called again. ``report`` makes tables and plots of the rows. In this
@@ -19,9 +19,9 @@ is trained first (65 minutes).
 What is scaled down, and why: images are avatars of 64x64 on 8x8 tokens in place of faces of 256x256 on 16x16, the U-Net
 has 8 million parameters where the paper's has 118, T = 1000 steps of noise where it has 4000, and trainings have some
 hundreds of steps, all for two cores. Codebooks are starved on purpose: 70 % of their codes are made copies of one code,
-and are never picked; long trainings of large codebooks come to the same. They are those of paper 000's warm start and
-of the embedded bundle's autoencoder (256x256, 1024 codes). Distances are FID-style (EffNet-Lite0): they compare with
-each other, at equal numbers of pictures, and with nothing published.
+and are never picked; long trainings of large codebooks come to the same. They are those of the warm start (see above)
+and of the embedded bundle's autoencoder (256x256, 1024 codes). Distances are FID-style (EffNet-Lite0): they compare
+with each other, at equal numbers of pictures, and with nothing published.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ COMMANDS: commands.Commands[MultinomialBench] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command, or all in order."""
     parser = commands.parser_of(__doc__, "paper-004")
-    parser.add_argument("--earlier", type=Path, default=Path("runs/paper-000"), help="folder of paper 000's trainings")
+    parser.add_argument(
+        "--earlier", type=Path, default=Path("runs/paper-000"), help="folder of bench/paper_000.py's trainings"
+    )
 
     def bench(options: argparse.Namespace) -> MultinomialBench:
         return MultinomialBench.of(options.tiny, options.work, options.results, options.earlier)

@@ -28,14 +28,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "DiffAug": {"lambda_max": 1e4, "augment": True},
     "both": {"lambda_max": 1.0, "augment": True},
 }
-"""Table 5's rows; "both" is paper 000's VQGAN, "default" taming's."""
+"""Table 5's rows; "both" is the VQGAN of Bond-Taylor et al. 2021, "default" taming's."""
 
 
 def warm_start(bench: Bench) -> Path:
     """A VQGAN trained without its discriminator, which every variant goes on from.
 
-    Halfway its codebook is replaced by k-means of the encoder's features (as in VQ-DDM, paper 004), since in so short a
-    training most codes would never be used.
+    Halfway its codebook is replaced by k-means of the encoder's features (as in VQ-DDM, Hu et al. 2022), since in so
+    short a training most codes would never be used.
     """
     first, second = bench.work / "warm-1", bench.work / "warm-2"
     for run, steps in zip((first, second), bench.scale.warm_steps):

@@ -1,4 +1,4 @@
-"""The multinomial prior over the tokens of paper 000's VQGAN: quality by steps, and its cost beside other priors."""
+"""The multinomial prior over the tokens of ``paper_000.py``'s VQGAN: quality by steps, cost beside other priors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COST_BATCH = 16
 
 
 def prior(bench: MultinomialBench) -> Path:
-    """The run of the multinomial prior, trained unless it is there, on the tokens that paper 000's priors learnt."""
+    """The run of the multinomial prior, trained unless it is there, on the tokens of ``paper_000.py``'s priors."""
     absorbing, run, config = priors.best(bench.earlier), bench.work / "multinomial", bench.sizes.prior
 
     def training() -> None:

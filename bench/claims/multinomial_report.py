@@ -1,4 +1,4 @@
-"""Tables and plots of paper 004's rows."""
+"""Tables and plots of the experiments on Hu et al. 2022."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sizes of paper 004's experiments, and where their files and those of paper 000 lie."""
+"""Sizes of the experiments on Hu et al. 2022, and the folders of their files.
+
+They use the VQGAN and the priors of the earlier experiments on Bond-Taylor et al. 2021 (``paper_000.py``).
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ from smalti_train.runs.config import AutoencoderRun, PriorConfig, PriorRun
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is, besides what paper 000's scale says."""
+    """How large everything is, besides what the earlier experiments' scale says."""
 
     prior: PriorRun
-    """The multinomial prior over the tokens of paper 000's VQGAN."""
+    """The multinomial prior over the tokens of the earlier experiments' VQGAN."""
     sundae: PriorConfig
     """A SUNDAE prior over the same tokens, of which only the cost is measured."""
     edge: AutoencoderRun
-    """The edge autoencoder that is refitted beside paper 000's VQGAN."""
+    """The edge autoencoder that is refitted beside the earlier experiments' VQGAN."""
     edge_weights: Callable[[AutoencoderRun], dict[str, Tensor]]
     """Its weights."""
     starved: float
@@ -53,7 +56,7 @@ class Sizes:
 
 
 def _multinomial(name: str, base: PriorRun, **loop: Any) -> PriorRun:
-    """A multinomial prior on the images, the batches and the rates of paper 000's absorbing one, ``base``."""
+    """A multinomial prior on the images, the batches and the rates of the absorbing one, ``base``."""
     rhythm = dataclasses.replace(base.loop, **loop)
     return dataclasses.replace(base, model=PRIORS[name].model, objective="vlb", preset=name, loop=rhythm)
 
@@ -98,15 +101,15 @@ SMALL = Sizes(
 
 @dataclass(frozen=True)
 class MultinomialBench(Bench):
-    """Paper 004's experiments. ``scale`` says how many samples are compared, and with which images."""
+    """Experiments on Hu et al. 2022. ``scale`` says how many samples are compared, and with which images."""
 
     sizes: Sizes
     earlier: Bench
-    """Paper 000's, whose VQGAN gives the tokens and whose priors are compared with."""
+    """The experiments on Bond-Taylor et al. 2021: their VQGAN gives the tokens, their priors are compared with."""
 
     @classmethod
     def of(cls, tiny: bool, work: Path, results: Path, earlier: Path) -> MultinomialBench:
-        """The experiments at a scale, with the folders of their runs, of their results and of paper 000's runs."""
+        """The experiments at a scale, with the folders of their runs, of their results and of the earlier runs."""
         scale = TINY if tiny else FULL
         return cls(
             scale, work, results, SMALL if tiny else LARGE, Bench(scale, earlier, results.with_name("paper-000"))

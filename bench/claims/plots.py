@@ -13,7 +13,7 @@ Plot = Callable[[list[dict[str, Any]]], Any]
 
 
 def draw_all(bench: Bench, plots: dict[str, Plot] | None = None) -> list[Path]:
-    """Draw every plot whose rows there are (paper 000's unless others are given); equal rows give equal files."""
+    """Draw every plot whose rows there are (``PLOTS`` unless others are given); equal rows give equal files."""
     try:
         import matplotlib
     except ImportError:
@@ -115,4 +115,4 @@ def judges(rows: list[dict[str, Any]]) -> Any:
 
 
 PLOTS: dict[str, Plot] = {"figure5": curves, "table4": curves, "table3": steps, "table1": heat, "table5": judges}
-"""Of paper 000, by the names of their rows."""
+"""Plots of the experiments on Bond-Taylor et al. 2021, by the names of their rows."""

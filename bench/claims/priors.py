@@ -38,7 +38,7 @@ def prior(bench: Bench, objective: str, seed: int) -> Path:
 
 
 def best(bench: Bench) -> Path:
-    """The prior that everything else is drawn from: paper 000's own."""
+    """The prior that everything else is drawn from: that of Bond-Taylor et al. 2021."""
     return prior(bench, "reweighted", bench.scale.seeds[0])
 
 

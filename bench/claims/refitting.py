@@ -44,7 +44,7 @@ class Source:
 
 
 def sources(bench: MultinomialBench) -> Iterator[Source]:
-    """The VQGAN that paper 000's experiments start with, and the embedded bundle's autoencoder."""
+    """The VQGAN that ``paper_000.py``'s experiments start with, and the embedded bundle's autoencoder."""
     base, sizes = bench.scale.vqgan, bench.sizes
     data = dataclasses.replace(base.data, train_count=bench.scale.judged_images)
     config = dataclasses.replace(

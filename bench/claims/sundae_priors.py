@@ -1,4 +1,4 @@
-"""SUNDAE priors over the tokens of paper 000's VQGAN: resampling, positions and unrolls."""
+"""SUNDAE priors over the tokens of ``paper_000.py``'s VQGAN: resampling, positions and unrolls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIGURE = "validation/unrolled_bits_per_token"
 
 
 def trained(bench: SundaeBench, name: str, config: PriorRun) -> Path:
-    """The run of a prior over the tokens that paper 000's absorbing prior has learnt, trained unless it is there."""
+    """The run of a prior over the tokens of ``paper_000.py``'s absorbing prior, trained unless it is there."""
     absorbing, run = priors.best(bench.earlier), bench.work / name
 
     def training() -> None:

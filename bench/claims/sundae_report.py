@@ -1,4 +1,4 @@
-"""Tables and plots of paper 003's rows."""
+"""Tables and plots of the experiments on McKinney and Willcocks 2022."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sizes of paper 003's experiments, and where their files and those of paper 000 lie."""
+"""Sizes of the experiments on McKinney and Willcocks 2022, and the folders of their files.
+
+They use the VQGAN and the absorbing prior of the earlier experiments on Bond-Taylor et al. 2021 (``paper_000.py``).
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ those in raster order."""
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is, besides what paper 000's scale says."""
+    """How large everything is, besides what the earlier experiments' scale says."""
 
     pixels: PixelRun
     pixelwise: PriorRun
     """The prior over grey pixels, one label in ten."""
     best: PriorRun
-    """The prior over the tokens of paper 000's VQGAN that samples are drawn from."""
+    """The prior that samples are drawn from, over the tokens of the earlier experiments' VQGAN."""
     variant: PriorRun
     """A smaller one without a learnt sense of places, of which the variants differ in one thing each."""
     pixel_steps: int
@@ -58,7 +61,7 @@ class Sizes:
 
 
 def _sundae(base: PriorRun, model: PriorConfig, steps: int, **loop: Any) -> PriorRun:
-    """A SUNDAE prior trained as paper 000's absorbing one is, but for the steps."""
+    """A SUNDAE prior trained as the earlier experiments' absorbing one is, but for the steps."""
     loop = {"steps": steps, "sheet_every": steps, **loop}
     return dataclasses.replace(
         base, model=model, objective="sundae", loop=dataclasses.replace(base.loop, **loop), preset="avatars-64-sundae"
@@ -127,15 +130,15 @@ def large(root: Path | None) -> Sizes:
 
 @dataclass(frozen=True)
 class SundaeBench(Bench):
-    """Paper 003's experiments. ``scale`` says how many samples are compared, and with which images."""
+    """Experiments on McKinney and Willcocks 2022. ``scale``: how many samples are compared, with which images."""
 
     sizes: Sizes
     earlier: Bench
-    """Paper 000's, whose VQGAN gives the tokens and whose absorbing prior is compared with."""
+    """The experiments on Bond-Taylor et al. 2021: their VQGAN gives the tokens, their prior is compared with."""
 
     @classmethod
     def of(cls, tiny: bool, work: Path, results: Path, earlier: Path, fashion_mnist: Path | None) -> SundaeBench:
-        """The experiments at a scale, with the folders of their runs, of their results and of paper 000's runs."""
+        """The experiments at a scale, with the folders of their runs, of their results and of the earlier runs."""
         scale = TINY if tiny else FULL
         before = Bench(scale, earlier, results.with_name("paper-000"))
         return cls(scale, work, results, (small if tiny else large)(fashion_mnist), before)

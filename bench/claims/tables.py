@@ -15,7 +15,7 @@ FID_STYLE = "FID-style (EffNet-Lite0)"
 
 
 def report(bench: Bench, sections: Sequence[Section] | None = None, script: str = "bench/paper_000.py") -> Path:
-    """Write ``tables.md`` from the rows there are, by ``sections`` (paper 000's own unless others are given)."""
+    """Write ``tables.md`` from the rows there are, by ``sections`` (``SECTIONS`` unless others are given)."""
     parts = [f"Figures of `{script} report`; what they say of the paper's claims is for a person to write."]
     for name, title, columns, pictures in SECTIONS if sections is None else sections:
         rows = bench.rows(name)

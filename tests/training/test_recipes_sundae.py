@@ -1,4 +1,4 @@
-"""Paper 003's models at their published sizes, by name and shape."""
+"""The models of McKinney and Willcocks 2022 at their published sizes, by name and shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paper 004's models at their published sizes, by name and shape."""
+"""The models of Hu et al. 2022 (VQ-DDM) at their published sizes, by name and shape."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def command(source: str, file: Path, output: Path, *options: object) -> int:
 
 @pytest.fixture
 def codec(tmp_path: Path) -> Path:
-    """The imported autoencoder of paper 000's fixtures."""
+    """The imported autoencoder of Bond-Taylor et al. 2021."""
     path = tmp_path / "codec"
     assert command("unleashing-vqgan", VQGAN_FILE, path, "--config", '{"resolution": 32}') == 0
     return path

@@ -44,9 +44,9 @@ def main(
         raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
     options = sampling_options(sampling)
     opened = open_subject(subject, precision=precision, **options)
-    network = open_features(features)  # before any work that a wrong file would waste
+    network = open_features(features)  # first, so that a wrong file wastes no work
     where = None if root is None else str(root)
-    # Labels take turns in the avatars, so this many images hold enough of each; other data sets give what they have.
+    # Labels take turns in the avatars, so this many images hold enough of each. Other data sets may have fewer.
     labels = len(data_of(data, opened.size, 16, where).label_names)
     test = data_of(data, opened.size, 2 * per_label * labels, where)
     train = data_of(data, opened.size, train_count, where, "train") if opened.draw else None

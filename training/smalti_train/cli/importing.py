@@ -53,7 +53,7 @@ def main(
 
 
 def read_config(given: str | None) -> dict[str, Any]:
-    """The JSON object in ``given``, or in the file of that name; UsageError when it is neither."""
+    """The JSON object in ``given``, or in the file of that name. Raises UsageError when it is neither."""
     if given is None:
         return {}
     text = given
@@ -73,7 +73,7 @@ def read_config(given: str | None) -> dict[str, Any]:
 
 
 def read_labels(given: str | None) -> tuple[str, ...]:
-    """Names of classes, from a list or a file with one on each line; UsageError for a name that is empty or twice."""
+    """Names of classes, from a list or a file with one per line. Raises UsageError for an empty or repeated name."""
     if given is None:
         return ()
     try:

@@ -1,4 +1,4 @@
-"""Options that the verbs of ``smalti train`` share, and what they change of a preset."""
+"""Options shared by the verbs of ``smalti train``, and how they change a preset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def resolve(
     data: str | None,
     root: Path | None,
 ) -> AnyRun:
-    """Change single fields of a preset; UsageError for values outside what is allowed."""
+    """Change single fields of a preset. Raises UsageError for values that are not allowed."""
     check_numbers(lr, steps=steps, batch=batch)
     if precision is not None and precision not in get_args(Precision):
         raise UsageError(f"precision {precision!r}: allowed are {', '.join(get_args(Precision))}")
@@ -52,7 +52,7 @@ def resolve(
 
 
 def check_numbers(lr: float | None, **counts: int | None) -> None:
-    """Raise UsageError for counts below 1 and for a rate that is none."""
+    """Raise UsageError for counts below 1 and for a rate outside 0 .. 1."""
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} {value}: at least 1 is needed")
@@ -61,6 +61,6 @@ def check_numbers(lr: float | None, **counts: int | None) -> None:
 
 
 def with_images(config: DataConfig, data: str | None, root: Path | None) -> DataConfig:
-    """Other images, or others of the same kind."""
+    """The configuration with another data set or root, if given."""
     config = config if data is None else dataclasses.replace(config, name=data)
     return config if root is None else dataclasses.replace(config, root=str(root.resolve()))

@@ -57,7 +57,7 @@ from smalti_train.trainers.vqgan import train_vqgan
 
 Preset = TypeVar("Preset")
 BEST = "avatars-256"
-"""The preset of those who name none."""
+"""The default preset."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,10 +143,10 @@ def prior(
             raise UsageError(f"{name} {value!r}: allowed are {', '.join(get_args(kind))}")
     changed = {**chosen, "unrolls": unrolls}
     config = dataclasses.replace(config, **{name: value for name, value in changed.items() if value is not None})
-    # Published priors of no classes stay so, whatever the folders of the images are called.
+    # A prior without classes stays without, whatever the folders of the images are called.
     if (data is not None or root is not None) and config.model.classes:
         names = open_split(config.data, "train").label_names
-        classes = len(names) if len(names) > 1 else 0  # one label for all says nothing
+        classes = len(names) if len(names) > 1 else 0  # a single label carries no information
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
     train_prior(config, run, autoencoder, _start(init, run, config))
 
@@ -163,7 +163,7 @@ def refit(
     data: DataOption = None,
     root: RootOption = None,
 ) -> None:
-    """Rebuild an autoencoder's codebook from its features, so that every code is in use (ReFiT, paper 004).
+    """Rebuild an autoencoder's codebook from its features, so that every code is in use (ReFiT, Hu et al. 2022).
 
     Then train the decoder to read it: smalti train autoencoder --run OUTPUT.
     """
@@ -269,7 +269,7 @@ def heads(
 
 
 def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
-    """Write the run of pixels, which need no training; UsageError for options of one."""
+    """Write the run of pixels, which need no training. Raises UsageError for options of a training."""
     if any(value is not None for value in training):
         raise UsageError(f"{config.preset} takes pixels as tokens, and nothing is trained: give --run alone")
     folder = RunFolder(run)
@@ -282,7 +282,7 @@ def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
 
 
 def _start(init: str | None, run: Path, config: CodecRun | PriorRun) -> dict[str, Tensor] | None:
-    """Weights named by --init, for a run that has none of its own yet."""
+    """Weights named by --init; None for a run that has a checkpoint already."""
     return None if init is None or RunFolder(run).checkpoints() else initial_weights(init, config)
 
 
@@ -293,7 +293,7 @@ def _preset(presets: Mapping[str, Preset], name: str) -> Preset:
 
 
 def _own(run: Path) -> CodecRun:
-    """The configuration of a run that is there; UsageError for one that this command cannot continue."""
+    """The configuration of an existing run. Raises UsageError for a run that this command cannot continue."""
     config = read_run(run / "config.json")
     if isinstance(config, PriorRun | PreviewRun | HeadsRun):
         kind = {PriorRun: "prior", PreviewRun: "preview", HeadsRun: "heads"}[type(config)]

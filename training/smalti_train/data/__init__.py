@@ -1,4 +1,4 @@
-"""Image data for training: opened by name, made once, mapped read-only, licences attached."""
+"""Image data for training: opened by name, built once, memory-mapped read-only, with licences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smalti_train.data.fashion_mnist import open_fashion_mnist
 from smalti_train.data.folder import open_folder
 
 DATASETS = {"avatars": open_avatars, "folder": open_folder, "fashion-mnist": open_fashion_mnist}
-"""The datasets by name; each is a function of the arguments of ``open_dataset`` after its first."""
+"""Functions that open the datasets, by name; they take the arguments of ``open_dataset`` except ``name``."""
 
 
 def open_dataset(
@@ -28,16 +28,16 @@ def open_dataset(
     """Open one split of a dataset at one size, building its cache the first time.
 
     ``name`` is one of ``DATASETS``, ``split`` one of ``SPLITS``, ``size`` the side of the square images in pixels,
-    within ``SIZES``. ``count`` is how many images: exactly as many for avatars (default 24000, 1024 and 2048 for
-    train, validation and test), at most as many for the others (default all). Fewer images are a prefix of more.
-    ``seed`` gives other avatars; the other datasets do not use it. ``root`` is where the files are: needed by folder,
-    optional for fashion-mnist, unset for avatars. ``cache_dir`` is where caches live (default
+    within ``SIZES``. ``count`` is the number of images: exact for avatars (default 24000, 1024 and 2048 for train,
+    validation and test), an upper limit for the others (default all). Fewer images are a prefix of more. ``seed``
+    selects other avatars; the other datasets do not use it. ``root`` is the folder of the files: required for folder,
+    optional for fashion-mnist, unset for avatars. ``cache_dir`` is the folder of the caches (default
     ``$SMALTI_CACHE_DIR/datasets``, or the user's own cache directory); ``progress`` shows progress on stderr.
 
     Returns images uint8 [N, size, size, 3] and labels int32 [N]; see ``ImageSet``.
 
-    Raises UsageError for an unknown name, split or size (saying what is allowed), MissingExtra where the dataset's
-    packages are not installed, OutputError where the cache cannot be written.
+    Raises UsageError for an unknown name, split or size (saying what is allowed), MissingExtra when the dataset's
+    packages are not installed, OutputError when the cache cannot be written.
     """
     if name not in DATASETS:
         raise UsageError(f"dataset {name!r}: allowed are {', '.join(DATASETS)}")

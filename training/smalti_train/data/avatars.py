@@ -1,7 +1,7 @@
 """Eight CC0 avatar styles of DiceBear: an endless, seeded, labelled set of drawings at any resolution.
 
-A synthetic and compositional set: every image is drawn from a vector description that its seed string decides, so
-splits are disjoint by construction and there is nothing to download. Image i of a split has style ``i % 8``.
+The set is synthetic and compositional. A seed string determines the vector description of an image, so splits are
+disjoint by construction and there is nothing to download. Image i of a split has style ``i % 8``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ STYLES = ("lorelei", "notionists", "open-peeps", "landscape", "critters", "sprou
 """Styles in the order of their labels; all CC0 1.0."""
 
 COUNTS = {"train": 24000, "validation": 1024, "test": 2048}
-"""Images per split unless told otherwise."""
+"""Images per split by default."""
 
 PASTELS = (
     "#fde2e4", "#fbd0c9", "#ffe5d0", "#fff1c9", "#f4f3cf", "#e3f2c9", "#d3ecd3", "#c9ece0",
     "#c7e9ee", "#cde4f7", "#d3dcf9", "#dcd6f7", "#eadcf5", "#f6d9ec", "#e8e4dc", "#dbe2e6",
 )  # fmt: skip
-"""Backgrounds for drawings that bring none of their own."""
+"""Backgrounds for drawings without their own."""
 
 _WITHOUT_BACKGROUND = frozenset({"lorelei", "notionists", "open-peeps", "pixel-art"})
 _EITHER_BACKGROUND = frozenset({"critters", "sprouts"})
@@ -40,11 +40,11 @@ _RECIPE = 1  # raise it when the pixels of a given (split, seed, index, size) ch
 def render(style_name: str, seed_string: str, size: int) -> np.ndarray:
     """Draw one avatar: uint8 [size, size, 3], RGB, 0 to 255, transparency over white.
 
-    Depends on its arguments alone (and on the installed versions of the styles and the rasteriser); safe to call
+    The pixels depend only on the arguments and on the installed versions of the styles and the rasteriser. Safe to call
     from several threads.
 
-    Raises UsageError for a style not in ``STYLES`` or a size outside ``dataset.SIZES``, MissingExtra without
-    the packages.
+    Raises UsageError for a style not in ``STYLES`` or a size outside ``dataset.SIZES``, MissingExtra without the
+    packages.
     """
     check_size(size)
     dicebear, pyvips = _packages()
@@ -81,7 +81,7 @@ def open_avatars(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> ImageSet:
-    """Open one split of the avatars, drawing it first unless it is in the cache; see ``open_dataset``.
+    """Open one split of the avatars, drawing it first unless it is cached; see ``open_dataset``.
 
     ``count`` defaults to ``COUNTS[split]``; the first images of a split are the same whatever the count.
     """
@@ -122,18 +122,18 @@ def open_avatars(
 
 
 def _packages() -> tuple[Any, Any]:
-    """Import DiceBear and pyvips here, not at the top: the other datasets do without them."""
+    """Import DiceBear and pyvips here, not at the top: the other datasets do not need them."""
     try:
         import dicebear
         import dicebear_styles  # noqa: F401
         import pyvips
-    except (ImportError, OSError) as error:  # OSError: pyvips is there, libvips is not
+    except (ImportError, OSError) as error:  # OSError: pyvips is installed, libvips is not
         raise MissingExtra(f'avatars need DiceBear and pyvips ({error}): pip install "smalti[train]"') from error
     return dicebear, pyvips
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions that decide the pixels."""
+    """Return the versions of the packages that the pixels depend on."""
     _, pyvips = _packages()
     versions = {name: metadata.version(name) for name in ("dicebear-core", "dicebear-styles")}
     return versions | {"libvips": ".".join(str(pyvips.version(part)) for part in range(3))}
@@ -141,7 +141,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _style(name: str) -> Any:
-    """Load a style's definition once: checking it against its schema takes most of a second."""
+    """Load a style's definition, once: checking it against its schema takes most of a second."""
     if name not in STYLES:
         raise UsageError(f"style {name!r}: allowed are {', '.join(STYLES)}")
     dicebear, _ = _packages()

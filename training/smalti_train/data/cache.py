@@ -1,15 +1,14 @@
 """A dataset's pixels, made once and kept as plain bytes.
 
-A finished cache is a directory named by its key, complete or absent:
+A finished cache is a directory named by its key. It is complete, or does not exist:
 
     <key>/images.u8      uint8 [count, H, W, 3], C order
     <key>/labels.i32     int32 [count], little-endian
     <key>/meta.json      count, shape, skipped items, and what the caller wants to keep
 
-It grows in ``<key>.partial/`` and arrives by one rename. Beside the pixels, ``journal.i32`` gets the label of each
-item after its pixels are written (-1: the item gave no image), so a build that was killed goes on from the last whole
-image. Pixels go through ordinary writes: a full disk is then an error that can be reported, where a writable memory
-map would end the process with SIGBUS.
+It is built in ``<key>.partial/`` and then renamed. ``journal.i32`` gets the label of each item after its pixels are
+written (-1: the item gave no image), so a killed build continues after the last whole image. Pixels are written by
+ordinary writes: a full disk then raises an error, while a writable memory map would end the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -51,23 +50,23 @@ class Cache:
     labels: np.ndarray
     """int32 [N], read-only."""
     skipped: tuple[int, ...]
-    """Indices of the items that gave no image; the other items follow each other in order."""
+    """Indices of the items that gave no image; the images of the other items are in order."""
     meta: dict[str, Any]
-    """What was given to ``build_cache``, as JSON gives it back."""
+    """The ``meta`` given to ``build_cache``, read back from JSON."""
 
 
 def default_directory() -> Path:
-    """Return where caches live: ``$SMALTI_CACHE_DIR/datasets``, or ``datasets`` in the user's own cache directory."""
+    """Return the caches' folder: ``$SMALTI_CACHE_DIR/datasets``, or ``datasets`` in the user's own cache directory."""
     return Path(os.environ.get("SMALTI_CACHE_DIR") or user_cache_dir("smalti")) / "datasets"
 
 
 def thread_count() -> int:
-    """Return how many threads make images: one more than there are cores, at most 4, measured to be fastest."""
+    """Return the number of threads that make images: cores + 1, at most 4 (measured to be fastest)."""
     return min(4, (os.cpu_count() or 1) + 1)
 
 
 def cache_key(name: str, recipe: dict[str, Any]) -> str:
-    """Return ``name`` and a digest of ``recipe`` (JSON values): everything that decides the pixels belongs in it."""
+    """Return ``name`` and a digest of ``recipe`` (JSON values), which must hold everything that decides the pixels."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:16]}"
 
@@ -84,18 +83,17 @@ def build_cache(
     title: str = "",
     workers: int = 1,
 ) -> Cache:
-    """Open the cache ``key`` in ``directory``, building what is missing of it first.
+    """Open the cache ``key`` in ``directory``, building its missing part first.
 
-    ``item(i)`` for 0 <= i < ``count`` must depend on i alone: that is what makes going on after an interruption
-    possible. With ``workers`` > 1 it is called from that many threads; the order on disk stays that of i. ``meta``
-    (JSON values, or a function called before the first item and only if there is something to build) is kept with the
-    pixels. ``title`` names the progress.
+    ``item(i)`` for 0 <= i < ``count`` must depend on i alone, so that an interrupted build can continue. With
+    ``workers`` > 1 it is called from that many threads; the order on disk is that of i. ``meta`` is kept with the
+    pixels: JSON values, or a function that is called before the first item if there is something to build. ``title``
+    names the progress.
 
-    Two processes that ask for the same key build it once; the second waits.
+    If two processes build the same key, the second waits for the first.
 
-    Raises OutputError where the cache cannot be written (what is there is kept, and used by the next call),
-    UsageError where no item gives an image, and ValueError where an image does not have the shape it should. An error
-    that ``item`` raises passes through.
+    Raises OutputError when the cache cannot be written (the next call continues from what is there), UsageError when no
+    item gives an image, and ValueError for an image of another shape. Errors raised by ``item`` pass through.
     """
     final, partial = directory / key, directory / f"{key}.partial"
     found = open_cache(final, shape)
@@ -108,7 +106,7 @@ def build_cache(
         if found is not None:
             return found
         with _output(partial):
-            if final.exists():  # damaged: open_cache turned it down
+            if final.exists():  # damaged: open_cache refused it
                 shutil.rmtree(final)
             partial.mkdir(exist_ok=True)
         described = meta() if callable(meta) else meta
@@ -121,7 +119,7 @@ def build_cache(
 
 
 def open_cache(path: Path, shape: tuple[int, ...]) -> Cache | None:
-    """Open the finished cache at ``path``; None where there is none, or where its files do not fit its meta."""
+    """Open the finished cache at ``path``; None if there is none, or if its files do not fit its meta."""
     try:
         described = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         count = int(described["count"])
@@ -151,7 +149,7 @@ def _fill(
     title: str,
     workers: int,
 ) -> None:
-    """Append to ``partial`` the items it does not have yet."""
+    """Append the missing items to ``partial``."""
     with _output(partial):
         images = FileIO(partial / "images.u8", "a+")
     with closing(images):
@@ -178,7 +176,7 @@ def _fill(
 
 
 def _resume(images: FileIO, journal: FileIO, count: int, bytes_per_image: int) -> int:
-    """Cut both files back to the last item that is whole in each; return how many items that leaves."""
+    """Truncate both files to the items that are whole in both; return the number of those items."""
     journal.seek(0)
     labels = np.frombuffer(journal.readall(), dtype=np.uint8)
     labels = labels[: len(labels) // 4 * 4].view("<i4")[:count]
@@ -191,7 +189,7 @@ def _resume(images: FileIO, journal: FileIO, count: int, bytes_per_image: int) -
 
 
 def _ordered(item: Callable[[int], Item], start: int, stop: int, workers: int) -> Generator[Item, None, None]:
-    """Yield ``item(start) .. item(stop - 1)`` in order, a bounded number of them made ahead by threads."""
+    """Yield ``item(start) .. item(stop - 1)`` in order; threads compute a bounded number ahead."""
     if workers <= 1:
         yield from map(item, range(start, stop))
         return
@@ -232,14 +230,14 @@ def _finish(partial: Path, final: Path, shape: Sequence[int], meta: dict[str, An
 
 
 def _write(file: FileIO, data: memoryview) -> None:
-    """Write all of ``data``: an unbuffered write may take only a part, on a disk that is nearly full for instance."""
+    """Write all of ``data``: an unbuffered write may write only a part, for instance on a nearly full disk."""
     while data:
         data = data[file.write(data) :]
 
 
 @contextmanager
 def _locked(path: Path, title: str, progress: bool) -> Iterator[None]:
-    """Hold the lock file ``path``; say so when another process has it and this one has to wait."""
+    """Hold the lock file ``path``; print a line when this process has to wait for another."""
     lock = FileLock(path)
     with _output(path):
         try:
@@ -256,7 +254,7 @@ def _locked(path: Path, title: str, progress: bool) -> Iterator[None]:
 
 @contextmanager
 def _output(path: Path) -> Iterator[None]:
-    """Turn an OSError into an OutputError that names the place and the way out."""
+    """Turn an OSError into an OutputError that names the place and a remedy."""
     try:
         yield
     except OSError as error:

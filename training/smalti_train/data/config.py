@@ -1,4 +1,4 @@
-"""Which images a run learns from."""
+"""Configuration of the images that a run learns from."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from smalti_train.data import ImageSet, open_dataset
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images a run learns from; see ``smalti_train.data.open_dataset``."""
+    """Images that a run learns from; see ``smalti_train.data.open_dataset``."""
 
     name: str = "avatars"
     size: int = 256
     """Pixels per side."""
     train_count: int | None = None
-    """Images to learn from; None leaves it to the data set."""
+    """Number of training images; None: the data set's default."""
     validation_count: int | None = None
     root: str | None = None
-    """Folder of the images, where the data set needs one."""
+    """Folder of the images, for data sets that need one."""
     seed: int = 0
 
 
 def open_split(data: DataConfig, split: str) -> ImageSet:
-    """Open the train or validation images of a configuration, building their cache the first time."""
+    """Open one split of a configuration's images, building their cache the first time."""
     count = data.train_count if split == "train" else data.validation_count
     root = None if data.root is None else Path(data.root)
     images = open_dataset(data.name, size=data.size, split=split, count=count, seed=data.seed, root=root)

@@ -1,4 +1,4 @@
-"""What every dataset here is once it is open: pixels on disk, labels in memory, licences attached."""
+"""An open dataset: pixels on disk, labels in memory, licences."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SIZES = (16, 4096)
 
 @dataclass(frozen=True)
 class Licence:
-    """The terms some of the images are under; a bundle's manifest repeats them."""
+    """Licence of some of the images; a bundle's manifest repeats it."""
 
     name: str
     """What it covers: a style, a dataset, a folder."""
     licence: str
-    """The licence's name, such as ``CC0 1.0``; ``"unknown"`` where nobody said."""
+    """The licence's name, such as ``CC0 1.0``; ``"unknown"`` if not stated."""
     url: str
-    """Where its text stands; may be empty."""
+    """Address of its text; may be empty."""
     creator: str
     source: str
-    """Where the artwork or the files come from: an address or a path."""
+    """Origin of the artwork or the files: an address or a path."""
     note: str = ""
 
 

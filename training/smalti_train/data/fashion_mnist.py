@@ -26,7 +26,7 @@ LABEL_NAMES = (
 )  # fmt: skip
 
 VALIDATION = 5000
-"""Images at the end of the training files that are the validation split; the set itself has none."""
+"""Images of the validation split: the last ones of the training files, as the set has no such split."""
 
 LICENCE = Licence(
     name="Fashion-MNIST",
@@ -53,9 +53,9 @@ def open_fashion_mnist(
 ) -> ImageSet:
     """Open one split of Fashion-MNIST; see ``open_dataset``. ``seed`` is not used.
 
-    Size 28 is the original, 32 adds two black pixels on each side, any other size is resized (bicubic).
+    Size 28 is the original; 32 adds two black pixels on each side; other sizes are resized (bicubic).
 
-    Raises UsageError where a file is missing (saying where to get it), damaged, or not what its name says.
+    Raises UsageError for a file that is missing (saying where to get it), damaged, or not what its name says.
     """
     check_size(size)
     root = DEFAULT_ROOT if root is None else Path(root)
@@ -99,10 +99,10 @@ def load_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def parse_idx(data: bytes, name: str) -> np.ndarray:
-    """Parse an IDX file of unsigned bytes, its name saying how many axes: uint8 of the shape its header gives.
+    """Parse an IDX file of unsigned bytes: uint8 of the shape in its header; ``name`` gives the number of axes.
 
     Header, big-endian: two zero bytes, the element type (8 is unsigned byte), the number of axes, then one uint32
-    per axis. Raises UsageError where the header or the length is wrong.
+    per axis. Raises UsageError when the header or the length is wrong.
     """
     axes = 3 if "idx3" in name else 1
     magic = bytes((0, 0, 8, axes))
@@ -120,7 +120,7 @@ def parse_idx(data: bytes, name: str) -> np.ndarray:
 
 
 def to_rgb(grey: np.ndarray, size: int) -> np.ndarray:
-    """Turn uint8 [28, 28] into uint8 [size, size, 3]; see ``open_fashion_mnist`` for how sizes are made."""
+    """Turn uint8 [28, 28] into uint8 [size, size, 3], as described at ``open_fashion_mnist``."""
     if size == _SIDE + 4:
         grey = np.pad(grey, 2)
     elif size != _SIDE:
@@ -129,7 +129,7 @@ def to_rgb(grey: np.ndarray, size: int) -> np.ndarray:
 
 
 def _read_idx(root: Path, name: str) -> tuple[Path, np.ndarray]:
-    """Read ``root/name`` or ``root/name.gz``; return the file that was there and its content."""
+    """Read ``root/name`` or ``root/name.gz``; return the path that exists and its content."""
     path = next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
     if path is None:
         raise UsageError(

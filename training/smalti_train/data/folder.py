@@ -1,7 +1,7 @@
 """A user's own images: one label per first-level sub-folder, any file size, cut to squares.
 
-Every file belongs to one split for good: its place follows from a hash of its path below the root, so adding files
-moves none of the others (but for the smallest folders, where a split would stay empty).
+A hash of a file's path below the root decides its split, so adding files does not move the others (except in tiny
+folders, where a split would be empty).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smalti_train.data.cache import build_cache, cache_key, default_directory, t
 from smalti_train.data.dataset import SPLITS, ImageSet, Licence, check_size
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Files taken for images, in lower or upper case; the first frame of an animation counts."""
+"""Suffixes of image files, in lower or upper case; of an animation the first frame is used."""
 
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
 
@@ -44,12 +44,12 @@ def open_folder(
     """Open one split of the images under ``root``; see ``open_dataset``.
 
     Labels are the sorted names of the sub-folders that hold images (at any depth); images directly in a root without
-    such sub-folders get the one label ``all``. Within a split the order is that of the hashes, that is arbitrary and
+    such sub-folders get the one label ``all``. Within a split images are in the order of their hashes, arbitrary but
     fixed, so that the first ``count`` images are a fair sample. ``seed`` is not used.
 
     A file that cannot be read is logged as a warning, left out, and named in ``ImageSet.skipped``.
 
-    Raises UsageError where the folder is missing, holds no images, or too few for the split.
+    Raises UsageError when the folder is missing, holds no images, or too few for the split.
     """
     check_size(size)
     if root is None:
@@ -96,7 +96,7 @@ def open_folder(
 def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Return the images under ``root``, as sorted POSIX paths relative to it, and the label names.
 
-    Hidden files and folders are passed over. Raises UsageError where there is no such folder or no image in it.
+    Hidden files and folders are skipped. Raises UsageError when there is no such folder or no image in it.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; root is the folder that holds the images or one folder per label")
@@ -120,8 +120,8 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
 def split_files(files: list[str]) -> dict[str, list[str]]:
     """Divide relative paths into splits by ``SHARES``, each in the order of its hashes.
 
-    Each path is in exactly one split. From 3 files on no split is empty: one that would be takes the last file of
-    the largest. Fewer than 3 files are all for training.
+    Each path is in exactly one split. With 3 files or more no split is empty: an empty one takes the last file of the
+    largest. Fewer than 3 files are all for training.
     """
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     ordered = sorted((hashlib.sha256(file.encode("utf-8", "surrogateescape")).digest(), file) for file in files)
@@ -138,9 +138,9 @@ def split_files(files: list[str]) -> dict[str, list[str]]:
 
 
 def read_square(path: Path, size: int) -> np.ndarray:
-    """Read an image file as uint8 [size, size, 3], RGB: turned as its EXIF says, over white, the centre square.
+    """Read an image file as uint8 [size, size, 3], RGB: rotated by its EXIF, over white, cropped to the centre square.
 
-    Raises what Pillow raises for a file it cannot read.
+    Raises Pillow's error for a file that it cannot read.
     """
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)
@@ -153,7 +153,7 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return a file's size and time of change; zeros for one that is gone, which reading it will report."""
+    """Return a file's size and time of change; zeros for a missing file, which reading will report."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Pixels as a data set keeps them, and as models take and give them."""
+"""Conversion between a data set's pixels (uint8) and models' images (float)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 def to_images(
     pixels: NDArray[np.uint8], device: torch.device | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> Tensor:
-    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in ``value_range``, channels last in memory.
+    """Turn uint8 [B, H, W, 3] into float [B, 3, H, W] in ``value_range``.
 
-    That layout is what CPUs and GPUs like.
+    The memory format is channels last, which is fast on CPUs and GPUs.
     """
     black, white = value_range
     nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only

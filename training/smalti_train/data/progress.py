@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where somebody watches, two plain lines where nobody does."""
+"""Progress of long work: a bar on a terminal, two plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def image_progress(title: str, total: int, done: int = 0, enabled: bool = True) -> Iterator[Callable[[], None]]:
-    """Give a function to call once per finished image; writes to stderr only.
+    """Yield a function to call once per finished image; writes to stderr only.
 
-    A terminal gets a ``rich`` bar with images/s. Anything else (a log, a pipe, no ``rich``) gets one line at the
-    start and one at the end, so that logs stay readable. ``done`` images count as finished before the start.
+    A terminal shows a ``rich`` bar with images/s. Anything else (a log, a pipe, no ``rich``) gets one line at the start
+    and one at the end, so that logs stay readable. ``done`` images count as finished before the start.
     ``enabled=False`` writes nothing.
     """
     if not enabled:

@@ -1,1 +1,1 @@
-"""Evaluation: figures and sheets that say how good a model is, and against what."""
+"""Evaluation of models: figures and sheets, beside those of real images."""

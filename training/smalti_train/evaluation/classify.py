@@ -1,4 +1,4 @@
-"""Linear classifiers on features: does a picture show what its label says, and can it be told from a real one?"""
+"""Linear classifiers on features: do pictures show their labels, and do they differ from real ones?"""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class LinearClassifier:
         return (((features - self.mean) / self.scale) @ self.weight + self.bias).argmax(1)
 
     def accuracy(self, features: Features, labels: Labels) -> float:
-        """Share of ``features`` (float [N, D]) put into the class that ``labels`` (integers [N]) name."""
+        """Share of ``features`` (float [N, D]) whose predicted class is that of ``labels`` (integers [N])."""
         return float((self.predict(features) == labels).mean())
 
 
 def fit(features: Features, labels: Labels, classes: int, l2: float = 1e-3, iterations: int = 100) -> LinearClassifier:
     """Fit ``features`` (float [N, D]) to ``labels`` (integers [N], 0 .. classes - 1) with L-BFGS on the whole set.
 
-    The problem is convex and starts at zero, so the result depends on nothing but the data. ``l2`` weighs half the
-    squared norm of the weights against the mean cross-entropy.
+    The problem is convex and starts at zero, so the result depends only on the data. ``l2`` is the factor of half the
+    weights' squared norm, added to the mean cross-entropy.
     """
     mean, scale = features.mean(0), features.std(0) + 1e-6
     x = torch.from_numpy(((features - mean) / scale).astype(np.float64))
@@ -61,10 +61,10 @@ def fit(features: Features, labels: Labels, classes: int, l2: float = 1e-3, iter
 
 
 def told_apart(real: Features, generated: Features, seed: int = 0) -> float:
-    """How often a linear classifier tells ``real`` from ``generated`` features (float [N, D] each) it has not seen.
+    """Accuracy of a linear classifier that separates unseen ``real`` and ``generated`` features (float [N, D] each).
 
-    One half trains, the other is judged, then the other way round; of several penalties the best counts, so the figure
-    leans towards the classifier. 0.5 is chance; a good generator comes near it.
+    It trains on one half and is tested on the other, then the other way round. The best of several penalties is taken,
+    which favours the classifier. 0.5 is chance; a good generator comes near it.
     """
     count = min(len(real), len(generated))
     generator = np.random.default_rng(seed)

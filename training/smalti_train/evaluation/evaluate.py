@@ -1,4 +1,4 @@
-"""Measure a model: what it reconstructs, what it draws, and how both compare with images it has never seen."""
+"""Figures of a model: its reconstructions and its samples, compared with unseen images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, kernel_
 from smalti_train.evaluation.subject import Subject
 
 NEIGHBOURS = 5
-"""k of precision, recall, density and coverage."""
+"""k in precision, recall, density and coverage."""
 CHUNK = 64
 """Images drawn or reconstructed between two ticks of progress."""
 
@@ -27,7 +27,7 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples: what was asked for, and what came."""
+    """Samples and the labels that they were drawn for."""
 
     seeds: tuple[int, ...]
     labels: NDArray[np.int32]
@@ -36,7 +36,7 @@ class Drawn:
 
 
 def per_label(data: ImageSet, count: int, skip: int = 0) -> NDArray[np.int64]:
-    """Indices of ``count`` images of every label, after ``skip`` of each; label by label."""
+    """Indices of ``count`` images of every label, after the first ``skip`` of each; label by label."""
     picked: list[NDArray[np.int64]] = []
     for label, name in enumerate(data.label_names):
         found = np.flatnonzero(data.labels == label)[skip : skip + count]
@@ -104,7 +104,7 @@ def reconstruction_figures(
 
 
 def likelihood_figures(subject: Subject, tokens: NDArray[np.int32], labels: NDArray[np.int32]) -> dict[str, Any]:
-    """Negative log-likelihood, or a bound on it, that the prior gives unseen images' tokens."""
+    """Negative log-likelihood of unseen images' tokens under the prior, or a bound on it."""
     assert subject.bits is not None
     known = labels if subject.classes else np.zeros_like(labels)
     grids = tokens.reshape(len(tokens), -1)
@@ -113,7 +113,7 @@ def likelihood_figures(subject: Subject, tokens: NDArray[np.int32], labels: NDAr
 
 
 def distances(real: Features, other: Features, again: Features) -> dict[str, float]:
-    """Distances of ``other`` from ``real``, with those of ``again``, other real images, beside them."""
+    """Distances of ``other`` from ``real``, and beside them those of ``again`` (other real images)."""
     return {
         "fid_style": frechet_distance(real, other),
         "fid_style_real_against_real": frechet_distance(real, again),
@@ -145,7 +145,7 @@ def label_figures(
     labels: NDArray[np.int32],
     names: tuple[str, ...],
 ) -> dict[str, Any]:
-    """How often a classifier trained on real images sees the label that was asked for."""
+    """Share of samples in which a classifier trained on real images finds the label that they were drawn for."""
     classifier = fit(train, train_labels, len(names))
     seen = classifier.predict(drawn) == labels
     return {
@@ -156,9 +156,9 @@ def label_figures(
 
 
 def neighbour_figures(drawn: Features, real: Features, train: Features) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """How far samples are from the nearest training image, with unseen real images beside; and which are nearest.
+    """Distances of samples and of unseen real images to their nearest training images; and the samples' nearest ones.
 
-    A model that copies has samples far nearer to training images than fresh real images are.
+    Samples of a model that copies are much nearer to training images than unseen real images are.
     """
     closest = nearest(drawn, train, 3)
     reach = np.linalg.norm(drawn - train[closest[:, 0]], axis=1)
@@ -173,6 +173,6 @@ def neighbour_figures(drawn: Features, real: Features, train: Features) -> tuple
 
 
 def training_features(network: FeatureNetwork, train: ImageSet) -> Features:
-    """Features of a training split, from the cache if they were made before."""
+    """Features of a training split, cached on disk."""
     key = Path(str(train.images.filename)).parent.name
     return cached_features(network, key, train.images, f"features of {len(train)} training images")

@@ -1,7 +1,7 @@
-"""Feature vectors of images, by name of the network that makes them.
+"""Feature vectors of images, from a network chosen by name or by a file of weights.
 
-The network is converted to ONNX once, kept in the cache, and runs on ONNX Runtime, which on a CPU takes far less time
-than the torch module.
+The network is converted to ONNX once and cached. It runs on ONNX Runtime, which is much faster on a CPU than the torch
+module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from smalti_train.runs.folder import replace_file
 
 BATCH = 32
 FORMAT = 1
-"""Raised when the same network would give other features."""
+"""Version of the features; increase it when the same network would give other ones."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class FeatureNetwork:
     """Turns images into feature vectors."""
 
     name: str
-    """What a report calls figures made with it, such as ``EffNet-Lite0``."""
+    """Name of the network in reports, such as ``EffNet-Lite0``."""
     key: str
-    """Names everything that decides the features; for caches."""
+    """Key for caches; it names everything that decides the features."""
     side: int
-    """Pixels per side that images are resized to."""
+    """Pixels per side to which images are resized."""
     session: Any
 
     def __call__(self, images: NDArray[np.uint8], tick: Callable[[], None] | None = None) -> NDArray[np.float32]:
@@ -66,9 +66,9 @@ def resized(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def open_features(source: str | Path | None = None, threads: int | None = None) -> FeatureNetwork:
-    """Open the network named by ``source``: None for EffNet-Lite0, or a file of Inception-v3 or VGG16 weights.
+    """Open the network ``source``: None for EffNet-Lite0, or a file of Inception-v3 or VGG16 weights.
 
-    Raises UsageError for a file that is neither, MissingExtra where a package is not installed.
+    Raises UsageError for a file that is neither, MissingExtra when a package is not installed.
     """
     if source is None:
         name, side, build = "EffNet-Lite0", effnet_lite.SIDE, effnet_lite.EffNetLite0
@@ -109,7 +109,7 @@ class _FromPixels(nn.Module):
 
 def _converted(network: nn.Module, side: int) -> bytes:
     try:
-        import onnxscript as _  # noqa: F401 - torch imports it only when half-way through
+        import onnxscript as _  # noqa: F401 - torch would fail without it only half-way through
     except ImportError as error:
         raise MissingExtra(
             f'converting a feature network needs {error.name}; pip install "smalti[evaluate]"'
@@ -132,7 +132,7 @@ def _converted(network: nn.Module, side: int) -> bytes:
 
 
 def cached_features(network: FeatureNetwork, key: str, images: NDArray[np.uint8], title: str) -> NDArray[np.float32]:
-    """Features (float32 [N, D], stored as float16) of a data set's images, kept in the cache under its ``key``."""
+    """Features (float32 [N, D], stored as float16) of a data set's images, cached under its ``key``."""
     from smalti_train.data.progress import image_progress
 
     path = default_directory().parent / "features" / f"{network.key}-{key}.npy"

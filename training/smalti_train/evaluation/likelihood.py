@@ -1,4 +1,4 @@
-"""The negative log-likelihood, or a bound on it, from whatever a sampler asks: a torch model or a bundle's graph."""
+"""Negative log-likelihood of tokens, or a bound on it, from a sampler's callable (torch model or bundle's graph)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Int32 = NDArray[np.int32]
 def nll_bits(denoiser: Denoiser, tokens: Int32, labels: Int32, codes: int, seed: int = 0, batch: int = 16) -> float:
     """Upper bound on -log2 p(tokens | labels) in bits per token, averaged over grids int32 [N, L].
 
-    Absorbing diffusion's bound (paper 000 eq. 6) in its order-agnostic form: the number of masked tokens m is drawn
-    uniformly from 1 .. L (stratified over the grids), then which; the estimate is L / m times the sum of their
-    cross-entropies. Masks depend on ``seed`` alone, so two figures differ by the model alone.
+    This is absorbing diffusion's bound (Bond-Taylor et al. 2021, eq. 6) in its order-agnostic form: draw the number of
+    masked tokens m uniformly from 1 .. L (stratified over the grids), then which ones; the estimate is L / m times the
+    sum of their cross-entropies. Masks depend on ``seed`` alone, so figures differ by the model alone.
     """
     count, length = tokens.shape
     generator = np.random.default_rng(seed)
     masked = (((generator.permutation(count) + generator.random()) / count) % 1 * length).astype(np.int64) + 1
     order = generator.random(tokens.shape).argsort(axis=1)
     total = 0.0
-    # Grids of like counts together: a batch asks for as many rows as its greatest needs.
+    # Sort by count: a batch asks for as many rows as its greatest count.
     by_count = np.argsort(masked, kind="stable")
     for first in range(0, count, batch):
         chosen = by_count[first : first + batch]
@@ -48,8 +48,8 @@ def diffusion_bits(
 ) -> float:
     """Upper bound on -log2 p(tokens | labels) in bits per token, averaged over grids int32 [N, L].
 
-    Multinomial diffusion's bound (paper 004 eq. 7): one time for each grid, stratified over all T, counts for all of
-    them. Times and noise depend on ``seed`` alone. The share of the prior distribution is exact.
+    This is multinomial diffusion's bound (Hu et al. 2022, eq. 7), estimated from one time per grid, stratified over all
+    T. Times and noise depend on ``seed`` alone. The term of the prior distribution is exact.
     """
     schedule, generator = cosine_schedule(noise.steps, noise.schedule), torch.Generator().manual_seed(seed)
     clean = torch.from_numpy(tokens.astype(np.int64))
@@ -57,7 +57,7 @@ def diffusion_bits(
     noisy = diffuse(clean, t, schedule, codes, generator)
     rows = np.arange(tokens.shape[1], dtype=np.int32)
     total = len(tokens) * prior_kl(schedule, codes)
-    # A denoiser knows one time: grids of like times are asked about together.
+    # A denoiser is for one time: grids with equal times form a batch.
     for time in t.unique().tolist():
         for chosen in (t == time).nonzero().flatten().split(batch):
             some = chosen.numpy()
@@ -68,9 +68,9 @@ def diffusion_bits(
 
 
 def exact_bits(predictor: NextLogits, tokens: Int32, labels: Int32, batch: int = 16) -> float:
-    """-log2 p(tokens | labels) in bits per token, averaged over grids int32 [N, L], of a prior that draws in turn.
+    """-log2 p(tokens | labels) in bits per token, averaged over grids int32 [N, L], of an autoregressive prior.
 
-    One call for each position, as in sampling; ``batch`` bounds what the predictor has to remember.
+    Makes one call per position, as in sampling; ``batch`` limits the predictor's memory.
     """
     total = 0.0
     for first in range(0, len(tokens), batch):

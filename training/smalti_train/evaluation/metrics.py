@@ -1,4 +1,4 @@
-"""Figures that compare two sets of feature vectors, and pixels with pixels. NumPy only; every function is pure."""
+"""Metrics on two sets of feature vectors, and PSNR on pixels. NumPy only; every function is pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Features = NDArray[np.floating[Any]]
 def frechet_distance(a: Features, b: Features) -> float:
     """Frechet distance between Gaussians fitted to two sets of features, float [N, D] and [M, D] (Heusel et al. 2017).
 
-    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)). With fewer than some tens of thousand samples the figure is
-    biased upwards, so only figures of equal N and M compare.
+    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)). Below some tens of thousands of samples the figure is biased
+    upwards, so compare only figures of equal N and M.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     mean_a, mean_b = a.mean(0), b.mean(0)
-    # (S_a S_b)^(1/2) has the trace of the singular values of A B^T / (n m)^(1/2), with A, B the centred samples: the
-    # covariances themselves, 1280 x 1280 and rank-deficient for small samples, are never rooted.
+    # The trace of (S_a S_b)^(1/2) is the sum of the singular values of A B^T / (n m)^(1/2), with A, B the centred
+    # samples. This needs no root of covariances, which are 1280 x 1280 and rank-deficient for small samples.
     root_a, root_b = ((part - part.mean(0)) / np.sqrt(len(part) - 1) for part in (a, b))
     root_a, root_b = (np.linalg.qr(part)[1] if len(part) > part.shape[1] else part for part in (root_a, root_b))
     singular = np.linalg.svd(root_a @ root_b.T, compute_uv=False)
@@ -30,8 +30,8 @@ def frechet_distance(a: Features, b: Features) -> float:
 def kernel_distance(a: Features, b: Features) -> float:
     """Squared maximum mean discrepancy under the cubic kernel (x.y / D + 1)^3, unbiased (Binkowski et al. 2018, KID).
 
-    ``a`` float [N, D], ``b`` float [M, D], both N and M at least 2. Unlike the Frechet distance it is right on average
-    for any number of samples, and may come out slightly negative.
+    ``a`` float [N, D], ``b`` float [M, D], both N and M at least 2. Unlike the Frechet distance it is unbiased for any
+    number of samples, and may be slightly negative.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
 
@@ -52,10 +52,11 @@ class Prdc(NamedTuple):
 
 
 def prdc(real: Features, generated: Features, k: int = 5) -> Prdc:
-    """Compare float [N, D] with float [M, D] by balls around each point that reach its ``k``-th nearest neighbour.
+    """Compare float [N, D] with float [M, D]; each point has a ball that reaches its ``k``-th nearest neighbour.
 
-    Precision: share of generated points inside a real ball; recall: share of real points inside a generated ball;
-    density: how many real balls hold a generated point, over k; coverage: share of real balls that hold one.
+    Precision: share of generated points inside a real ball. Recall: share of real points inside a generated ball.
+    Density: mean number of real balls that hold a generated point, over k. Coverage: share of real balls that hold a
+    generated point.
     """
     between = _distances(real, generated)
     real_reach, generated_reach = (_kth_neighbour(part, k) for part in (real, generated))
@@ -81,7 +82,7 @@ def _distances(a: Features, b: Features) -> Features:
 
 def _kth_neighbour(points: Features, k: int) -> Features:
     distances = _distances(points, points)
-    np.fill_diagonal(distances, np.inf)  # else rounding may put a point's own distance above a twin's
+    np.fill_diagonal(distances, np.inf)  # otherwise rounding may put a point's own distance above a duplicate's
     return np.partition(distances, k - 1, axis=1)[:, k - 1]
 
 
@@ -93,7 +94,7 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Features:
 def edge_psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Features:
     """PSNR in dB of the differences between neighbouring pixels, downwards and rightwards; float64 [N].
 
-    Blur costs little where most pixels are flat; here only edges count, since flat regions have no differences.
+    Blur changes PSNR little where most pixels are flat. Here only edges count: flat regions have no differences.
     """
     error = a.astype(np.float32) - b
     down, right = (np.diff(error, axis=axis).reshape(len(a), -1) for axis in (1, 2))

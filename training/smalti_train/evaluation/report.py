@@ -1,4 +1,4 @@
-"""One evaluation from end to end: figures as plain values, a readable text of them, and sheets to look at."""
+"""A whole evaluation: figures as plain values, a report in Markdown, and sheets of images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def evaluate(
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Evaluate ``subject`` on ``per_label`` unseen images and as many samples of every label.
 
-    ``test`` holds twice as many unseen images per label: one half is the reference, the other half stands beside the
-    samples wherever a figure needs to be read against what real images would get. ``train`` is where copies are looked
-    for and the label classifier learns; None, or a subject that draws nothing, leaves samples out. Returns the figures
-    as plain values and sheets by name. Equal arguments give equal figures on one machine.
+    ``test`` holds twice as many unseen images per label: one half is the reference, the other half is measured like the
+    samples, to show what real images would get. ``train`` serves to look for copies and to train the label classifier.
+    If it is None, or the subject draws nothing, samples are left out. Returns the figures as plain values and sheets by
+    name. Equal arguments give equal figures on one machine.
     """
     names = test.label_names
     chosen, others = measure.per_label(test, per_label), measure.per_label(test, per_label, per_label)
@@ -76,7 +76,7 @@ def evaluate(
 
 
 def text(figures: dict[str, Any]) -> str:
-    """Markdown of what :func:`evaluate` measured, for people."""
+    """The figures of :func:`evaluate` as Markdown."""
     names = figures["data"]["labels"]
     made = figures["features"]
     parts = [
@@ -125,7 +125,7 @@ def text(figures: dict[str, Any]) -> str:
 
 
 def write(folder: Path, figures: dict[str, Any], sheets: dict[str, Image.Image]) -> list[Path]:
-    """Write ``figures.json``, ``report.md`` and the sheets into ``folder``; OutputError where that fails."""
+    """Write ``figures.json``, ``report.md`` and the sheets into ``folder``. Raises OutputError when that fails."""
     import json
 
     from smalti.images import check_folder, save_png, write_whole
@@ -142,7 +142,7 @@ def write(folder: Path, figures: dict[str, Any], sheets: dict[str, Image.Image])
 def _pairs(
     images: NDArray[np.uint8], decoded: NDArray[np.uint8], labels: NDArray[np.int32], classes: int
 ) -> Image.Image:
-    """Unseen images above their reconstructions, a column for each label."""
+    """Unseen images above their reconstructions, one column per label."""
     rows: list[NDArray[np.uint8]] = []
     for index in range(3):
         some = np.array([np.flatnonzero(labels == label)[index] for label in range(classes)])

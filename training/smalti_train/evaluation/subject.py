@@ -1,4 +1,4 @@
-"""What is evaluated: a bundle through the runtime, or a run's torch models, behind the same few functions."""
+"""The model under evaluation, behind one interface: a bundle in the runtime, or a run's torch models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Subject:
     kind: str
     """``bundle``, ``prior run`` or ``autoencoder run``."""
     settings: dict[str, Any]
-    """How samples are drawn; empty where none are."""
+    """Settings of sampling; empty if nothing is drawn."""
     size: int
     """Pixels per side."""
     codes: int
@@ -59,20 +59,20 @@ class Subject:
     encode: Callable[[Pixels], Int32]
     decode: Callable[[Int32], Pixels]
     draw: Callable[[Sequence[int], Sequence[str | None]], Int32] | None = None
-    """Tokens for seeds and labels, one each."""
+    """Draws tokens, one grid for each seed and label."""
     bits: Callable[[Int32, Int32], float] | None = None
     """Negative log-likelihood of grids int32 [N, L] under label indices int32 [N], in bits per token.
 
-    Exact for a prior that draws one token after the other, else a bound; None where there is none, as for SUNDAE.
+    Exact for autoregressive priors, otherwise a bound; None for priors without a bound (SUNDAE).
     """
 
 
 def open_subject(source: str, *, precision: str = "auto", **options: Any) -> Subject:
     """Open a run's folder, or else a bundle by path or name.
 
-    ``options`` say how samples are drawn, by the names in ``SETTINGS``, with the meanings of
-    :class:`smalti.families.settings.Options`; what is left out or None is the bundle's default, and for a run 16
-    even steps in random order at temperature 1 (which falls to 0.7 in a SUNDAE run).
+    ``options`` set how samples are drawn, by the names in ``SETTINGS``, with the meanings of
+    :class:`smalti.families.settings.Options`. Options left out or None are the bundle's defaults; for a run, 16 even
+    steps in random order at temperature 1 (falling to 0.7 in a SUNDAE run).
 
     Raises UsageError for an option that does not exist or does not suit the prior.
     """

@@ -1,7 +1,7 @@
 """Published checkpoints as our own models: ``import_checkpoint(path, source, config)``.
 
-A source is a system and a part of it. Sizes are read off the weights; ``config`` gives what weights cannot tell. Files
-are read without running anything in them, and whatever does not fit is named.
+A source is a published system and a part of it. Sizes are read off the weights; ``config`` gives what weights do not
+show. Nothing in a file is executed, and errors name whatever does not fit.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Importer = Callable[[Mapping[str, Tensor], Mapping[str, Any]], nn.Module]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published system's importer lives and how its files are told from others."""
+    """The importer of a published system, and the names by which its files are recognised."""
 
     module: str
     function: str
-    """Called with the named tensors of a file and the user's config."""
+    """The importer's function; it takes the named tensors of a file and the user's config."""
     holds: str
-    """What is imported, for people."""
+    """The imported model in words, for messages."""
     telling: tuple[str, ...]
-    """Parts of names, all of which such a file has."""
+    """Parts of tensor names; a file of this source has all of them."""
 
     def load(self) -> Importer:
-        """Import the importer."""
+        """Import the importer's module and return its function."""
         return getattr(import_module(f"smalti_train.importers.{self.module}"), self.function)
 
 
@@ -46,16 +46,28 @@ SOURCES: dict[str, Source] = {
         ("first_stage_model.", "transformer."),
     ),
     "unleashing-vqgan": Source(
-        "autoencoders", "import_unleashing_vqgan", "paper 000's VQGAN", ("encoder.blocks.", "generator.blocks.")
+        "autoencoders",
+        "import_unleashing_vqgan",
+        "the VQGAN of Bond-Taylor et al. 2021",
+        ("encoder.blocks.", "generator.blocks."),
     ),
     "vqddm": Source(
-        "vqddm", "import_vqddm", "paper 004's multinomial diffusion prior", ("mid_attn.fn.g", "final_conv.1.weight")
+        "vqddm",
+        "import_vqddm",
+        "the multinomial diffusion prior of Hu et al. 2022",
+        ("mid_attn.fn.g", "final_conv.1.weight"),
     ),
     "unleashing-absorbing": Source(
-        "priors", "import_unleashing_absorbing", "paper 000's absorbing diffusion prior", ("_denoise_fn.blocks.",)
+        "priors",
+        "import_unleashing_absorbing",
+        "the absorbing diffusion prior of Bond-Taylor et al. 2021",
+        ("_denoise_fn.blocks.",),
     ),
     "unleashing-autoregressive": Source(
-        "priors", "import_unleashing_autoregressive", "paper 000's autoregressive twin", ("net.tok_emb.",)
+        "priors",
+        "import_unleashing_autoregressive",
+        "the autoregressive twin of Bond-Taylor et al. 2021",
+        ("net.tok_emb.",),
     ),
     "taming-gumbel": Source(
         "autoencoders", "import_taming_gumbel", "taming's VQGAN, Gumbel quantiser", ("decoder.up.", "quantize.proj.")
@@ -66,23 +78,23 @@ SOURCES: dict[str, Source] = {
     "sundae-hourglass": Source(
         "sundae",
         "import_sundae_hourglass",
-        "paper 003's hourglass transformer",
+        "the hourglass transformer of McKinney and Willcocks 2022",
         ("token_emb.", "valley_transformer.", "to_logits."),
     ),
 }
-"""Everything that can be imported, by the name a user gives; files of two models come before those of one."""
+"""All sources by the name that a user gives; files with two models come before those with one."""
 
 
 def import_checkpoint(path: str | os.PathLike[str], source: str, config: Mapping[str, Any] | None = None) -> nn.Module:
-    """A published model from its file, in eval mode, frozen, fp32, on the CPU.
+    """Import a published model from its file: in eval mode, frozen, fp32, on the CPU.
 
     Autoencoders have ``encode(images) -> int64 ids [B, h, w]`` and ``decode(ids) -> images`` in the value range of
-    their source; priors ``logits(tokens [B, L], labels=None, t=None) -> [B, L, V]``; ``taming-net2net`` an
+    their source. Priors have ``logits(tokens [B, L], labels=None, t=None) -> [B, L, V]``. ``taming-net2net`` has an
     ``autoencoder`` and a ``prior``. ``config`` may hold ``heads``, ``grid`` [h, w] in tokens, ``resolution`` in pixels
-    and ``attn_resolutions``, as far as the source uses them. To train further, call ``requires_grad_(True)``.
+    and ``attn_resolutions``, if the source uses them. To train further, call ``requires_grad_(True)``.
 
-    Raises UsageError, its message beginning with the file's name, for an unknown source or config key, for a file that
-    is missing, damaged or holds more than weights, and for keys that are unknown, missing or mis-shaped.
+    Raises UsageError, with the file's name first, for an unknown source or config key, for a file that is missing,
+    damaged or holds more than weights, and for tensors that are unknown, missing or of another shape.
     """
     if source not in SOURCES:
         raise UsageError(f"unknown source {source!r:.80}; there are: {', '.join(SOURCES)}")
@@ -100,7 +112,7 @@ def import_checkpoint(path: str | os.PathLike[str], source: str, config: Mapping
 
 
 def recognised(state: Mapping[str, Tensor]) -> str | None:
-    """The source whose telling names a file has, or None."""
+    """The source that a file belongs to by its tensors' names, or None."""
     return next((name for name in SOURCES if _tells(state, name)), None)
 
 
@@ -109,7 +121,7 @@ def _tells(state: Mapping[str, Tensor], source: str) -> bool:
 
 
 def _hint(state: Mapping[str, Tensor], source: str, message: str) -> str:
-    """What the file looks like, where it is not what was asked for and the message does not say so already."""
+    """A hint for an error message: the source that the file looks like, unless ``message`` names it already."""
     other = None if _tells(state, source) else recognised(state)
     if other is None or other in message:
         return ""

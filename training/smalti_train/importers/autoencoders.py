@@ -1,4 +1,7 @@
-"""Published VQGANs as our own: ``unleashing-vqgan``, ``taming-vqgan`` and ``taming-gumbel``."""
+"""Published VQGANs as our own: ``unleashing-vqgan``, ``taming-vqgan`` and ``taming-gumbel``.
+
+Unleashing is Bond-Taylor et al. 2021, taming is Esser et al. 2021.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ from smalti_train.models.meta_init import unfilled
 from smalti_train.models.vqgan import VQGAN, VQGANConfig, attention_levels
 
 CONFIG_KEYS = ("resolution", "attn_resolutions", "grid")
-"""What a user may say about an autoencoder: see :func:`sized`."""
+"""Keys of a user's config for an autoencoder; see :func:`sized`."""
 RESOLUTION = 256
-"""Pixels per side where neither the weights nor the user tell; the networks take any size all the same."""
+"""Pixels per side if neither weights nor user tell; the networks take any size anyway."""
 UNLEASHING_REST = ("disc.", "perceptual.", "_denoise_fn.", "Lt_history", "Lt_count", "loss_history")
-"""Beginnings of names that stand beside unleashing's autoencoder: what it was trained with, a prior."""
+"""Prefixes of other tensors in unleashing's files: the networks of its training, a prior."""
 TAMING_REST = "loss."
 FIRST_STAGE = "first_stage_model."
-"""Taming's name for the autoencoder in a file with its prior."""
+"""Taming's prefix of the autoencoder in a file with its prior."""
 
 
 def import_unleashing_vqgan(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VQGAN:
-    """Paper 000's released VQGAN: ``vqgan_<step>.th`` or ``vqgan_ema_<step>.th``; images in [0, 1].
+    """Import unleashing's VQGAN, ``vqgan_<step>.th`` or ``vqgan_ema_<step>.th``; images in [0, 1].
 
     The discriminator and the perceptual network are left out. Raises UsageError for what does not fit.
     """
@@ -40,19 +43,19 @@ def import_unleashing_vqgan(state: Mapping[str, Tensor], config: Mapping[str, An
 
 
 def import_taming_vqgan(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VQGAN:
-    """Taming's VQModel with the nearest code, alone or in a file with its prior; images in [-1, 1]."""
+    """Import taming's VQModel (nearest code), alone or from a file with its prior; images in [-1, 1]."""
     return import_taming(state, config, gumbel=False)
 
 
 def import_taming_gumbel(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VQGAN:
-    """Taming's GumbelVQ, alone or in a file with its prior; images in [-1, 1], tokens by the likeliest code."""
+    """Import taming's GumbelVQ, alone or from a file with its prior; images in [-1, 1], tokens by likeliest code."""
     return import_taming(state, config, gumbel=True)
 
 
 def import_taming(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, gumbel: bool | None = None
 ) -> VQGAN:
-    """Taming's VQGAN with the quantiser that ``gumbel`` asks for, or whichever there is.
+    """Import taming's VQGAN with the quantiser that ``gumbel`` asks for; None: whichever the file has.
 
     The losses' networks are left out. Raises UsageError for what does not fit.
     """
@@ -72,11 +75,11 @@ def import_taming(
 
 
 def sized(model: VQGANConfig, known: Mapping[str, Any]) -> VQGANConfig:
-    """The sizes that weights tell, made for images of the size that the user names.
+    """The sizes from the weights, completed by the user's image sizes ``known``.
 
-    ``resolution`` is the side in pixels of the training's images, ``attn_resolutions`` the sides in cells at which they
-    had attention (checked against the weights, which tell the levels), ``grid`` the tokens [h, w] of images to be made
-    where they are to be others. Raises UsageError where these contradict the weights or each other.
+    ``resolution`` is the side in pixels of the training images. ``attn_resolutions`` are the sides in cells with
+    attention, checked against the weights. ``grid`` is the token grid [h, w] of the images to make, if it differs.
+    Raises UsageError where these contradict the weights or each other.
     """
     levels = len(model.multipliers)
     resolution: int | None = known.get("resolution")

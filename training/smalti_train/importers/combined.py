@@ -1,4 +1,4 @@
-"""Files that hold an autoencoder and its prior: taming's Net2NetTransformer (Esser et al. 2021)."""
+"""Importer for files with an autoencoder and its prior: taming's Net2NetTransformer (Esser et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smalti_train.models.vqgan import VQGAN
 
 PRIOR = "transformer."
 CONDITION = "cond_stage_model."
-"""What turns the condition into tokens; classes and positions need no weights, and other conditions are not offered."""
+"""Prefix of the network that turns conditions into tokens. Classes and positions need none; others are unsupported."""
 AUTOENCODER_KEYS = ("resolution", "attn_resolutions")
 PRIOR_KEYS = ("heads", "grid")
 
@@ -33,7 +33,7 @@ class Pair(nn.Module):
 
 
 def import_taming_net2net(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Pair:
-    """Taming's transformer with its first stage, whichever quantiser that has.
+    """Import taming's transformer with its autoencoder, with either quantiser.
 
     ``config`` may hold ``heads``, ``grid``, ``resolution`` and ``attn_resolutions``. Raises UsageError for what does
     not fit.

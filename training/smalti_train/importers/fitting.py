@@ -1,4 +1,4 @@
-"""From the names and shapes of a checkpoint to those of a model: sizes read off, every misfit named."""
+"""Fitting a checkpoint's tensors to a model: reading sizes off shapes, and naming every misfit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from smalti.errors import UsageError
 from smalti_train.importers.reading import some
 
 Shapes = Mapping[str, Sequence[int]]
-"""Shape of every tensor by its name in the file."""
+"""Shapes of tensors by their names in the file."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What a layout expects under one name."""
+    """One tensor that a layout expects."""
 
     shape: tuple[int, ...]
     name: str | None
-    """The model's name for it; None where files hold it and no model uses it."""
+    """Its name in the model; None if no model uses it."""
 
 
 Layout = dict[str, Slot]
-"""Everything a file has to hold, by its name there."""
+"""All tensors that a file must hold, by their names there."""
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -37,17 +37,17 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 class Published:
-    """Names and shapes of a file's tensors below a prefix, and the sizes that they tell."""
+    """Names and shapes of a file's tensors below a prefix; sizes are read off them."""
 
     def __init__(self, shapes: Shapes, prefix: str = "") -> None:
         self.shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         self.prefix = prefix
-        """Left out of the names that are asked for, put back into those of messages."""
+        """Prefix of the names in the file; arguments leave it out, messages include it."""
 
     def size(self, *places: tuple[str, int]) -> int:
-        """The size that most of ``places`` (name, axis) agree on, so that a single wrong tensor is found out and named.
+        """The size on which most of ``places`` (name, axis) agree, so that a single wrong tensor can be named.
 
-        Raises UsageError when none of them is there.
+        Raises UsageError when none of them exists.
         """
         shapes = self.shapes
         votes = Counter(shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis)
@@ -56,17 +56,17 @@ class Published:
         return votes.most_common(1)[0][0]
 
     def multipliers(self, widths: Sequence[int], first: int, name: str) -> tuple[int, ...]:
-        """``widths`` in units of ``first``, which ``name`` told; UsageError where they are no multiples."""
+        """``widths`` in units of ``first``, the size read from ``name``. Raises UsageError if not whole multiples."""
         if first < 1 or any(width % first for width in widths):
             raise UsageError(f"{self.prefix}{name} asks for {first} channels, of which {list(widths)} are no multiples")
         return tuple(width // first for width in widths)
 
     def has(self, start: str) -> bool:
-        """Whether any name starts so."""
+        """Whether any name begins with ``start``."""
         return any(name.startswith(start) for name in self.shapes)
 
     def members(self, stack: str) -> dict[int, set[str]]:
-        """The numbered members of a list of modules, each with the first names of what is below it."""
+        """The numbered members of a list of modules, each with the first parts of the names below it."""
         found: dict[int, set[str]] = {}
         for name in self.shapes:
             if match := re.match(rf"{re.escape(stack)}\.(\d{{1,6}})\.(\w+)", name):
@@ -77,8 +77,8 @@ class Published:
 def fitted(state: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, Tensor]:
     """Copies (float32, contiguous) of the tensors of ``layout`` by the model's names.
 
-    Raises UsageError that names what the file lacks, what it has too much, what has another shape than the rest of the
-    file asks for, and what is not a finite number. ``what`` says what the file was read as.
+    ``what`` names the source in messages. Raises UsageError, naming tensors that are missing or unknown, that have
+    another shape than the rest of the file asks for, or that hold values that are not finite.
     """
     lacking = [name for name in layout if name not in state]
     foreign = [name for name in state if name not in layout]
@@ -101,10 +101,10 @@ def fitted(state: Mapping[str, Tensor], layout: Layout, what: str) -> dict[str, 
 
 
 def checked_config(config: Mapping[str, Any] | None, allowed: Iterable[str]) -> dict[str, Any]:
-    """A copy of a user's ``config`` with pairs as tuples; known are the keys below.
+    """A copy of a user's ``config`` with lists as tuples.
 
-    ``heads`` and ``resolution``: a whole number from 1; ``grid``: two of them; ``attn_resolutions``: any number of
-    them. Raises UsageError for a key that is not ``allowed`` (naming those that are) and for another kind of value.
+    ``heads`` and ``resolution`` are whole numbers from 1, ``grid`` two of them, ``attn_resolutions`` any number of
+    them. Raises UsageError for a key that is not ``allowed`` (naming those that are) and for other values.
     """
     allowed = tuple(allowed)
     if not isinstance(config or {}, Mapping):

@@ -1,4 +1,4 @@
-"""Imported models as the folders of runs, like those that training writes; nothing is there before all of it is."""
+"""Writing imported models as runs, like those of training; the folder appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from smalti_train.runs.loading import Autoencoder, load_autoencoder
 
 UNKNOWN_LICENCE = "unknown, see the source of the checkpoint"
 MEASURED = 256
-"""Unseen images that an export of the run measures on."""
+"""Number of unseen images on which an export of the run is measured."""
 
 
 @dataclass(frozen=True)
 class _Codec:
-    """An autoencoder and what its run says of it."""
+    """An autoencoder and its run's configuration."""
 
     model: Autoencoder
     run: CodecRun
@@ -57,14 +57,14 @@ def import_run(
     licence: str = UNKNOWN_LICENCE,
     data: DataConfig | None = None,
 ) -> str:
-    """Write the model in ``file`` as a run to the folder ``output``; returns in words what was written.
+    """Write the model in ``file`` as a run to the folder ``output``; returns a description of what was written.
 
     ``source`` and ``config`` are those of :func:`smalti_train.importers.import_checkpoint`. A prior needs the run of
-    its ``autoencoder``, of which a copy goes below its own, and may have ``classes``, named in order. ``licence`` is
-    that of the weights; ``data`` (its name and root) are the images that exports measure on.
+    its ``autoencoder``, which is copied into its own, and may have ``classes``, named in order. ``licence`` is that of
+    the weights; ``data`` (its name and root) selects the images that exports are measured on.
 
     Raises UsageError for a folder that exists, a file that does not fit (see ``import_checkpoint``), an autoencoder or
-    classes that do not fit the prior; OutputError when writing fails. Nothing is left behind then.
+    classes that do not fit the prior; OutputError when writing fails. Errors leave nothing behind.
     """
     if output.exists():
         raise UsageError(f"{output} exists; name a folder that does not exist yet")
@@ -98,7 +98,7 @@ def _vqgan_run(model: VQGAN, origin: Imported, data: DataConfig) -> VQGANRun:
 
 
 def _fitted(prior: nn.Module, codec: _Codec, origin: Imported, data: DataConfig) -> tuple[PriorRun, _Codec]:
-    """The prior's run, and the autoencoder made for images of the prior's grid; UsageError where they do not fit."""
+    """The prior's run, and the autoencoder for images of the prior's grid. Raises UsageError if they do not fit."""
     sizes: PriorConfig = prior.config  # pyright: ignore[reportAssignmentType] - a module's attribute
     if sizes.grid is None:
         raise UsageError(
@@ -138,9 +138,9 @@ def _fitted(prior: nn.Module, codec: _Codec, origin: Imported, data: DataConfig)
 
 
 def _numbered(prior: SundaeTransformer, origin: Imported) -> Imported:
-    """The origin with a name for each class that the weights know, its number where nobody gave one.
+    """The origin with a name for each class of the weights; without given names, their numbers.
 
-    Raises UsageError for more names or fewer.
+    Raises UsageError for another number of names.
     """
     known = prior.config.classes
     if origin.classes and len(origin.classes) != known:
@@ -162,7 +162,7 @@ def _sha256(file: Path) -> str:
 
 
 def _write(output: Path, codec: _Codec, prior: tuple[nn.Module, PriorRun] | None) -> None:
-    """Write the folder whole: beside its place, then renamed into it."""
+    """Write the folder beside its place, then rename it into place."""
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Published priors as our own: ``unleashing-absorbing``, ``unleashing-autoregressive``, that of ``taming-net2net``.
 
-Our models carry the published names, so a layout is a model's own names behind a prefix, and what files hold besides.
-Every prior answers ``logits(tokens int [B, L], labels=None, t=None) -> float32 [B, L, V]``; see each model for what its
-rows are about.
+Unleashing is Bond-Taylor et al. 2021, taming is Esser et al. 2021. Our models carry the published names, so a layout is
+a model's own names behind a prefix, and what files hold besides. Every prior answers
+``logits(tokens int [B, L], labels=None, t=None) -> float32 [B, L, V]``; each model says what its rows are about.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from smalti_train.models.autoregressive_transformer import (
 from smalti_train.models.meta_init import unfilled
 
 CONFIG_KEYS = ("heads", "grid")
-"""What a user may say about a prior: heads of the attention, rows and columns of tokens."""
+"""Keys of a user's config for a prior: heads of the attention, rows and columns of tokens."""
 HEADS = 8
-"""Of every prior that came with paper 000 (appendix A)."""
+"""Attention heads of every prior of Bond-Taylor et al. 2021 (appendix A)."""
 HISTORIES = ("Lt_history", "Lt_count", "loss_history")
 """Losses by time that the published training kept beside the absorbing prior: float [T + 1] each."""
 
@@ -39,9 +39,9 @@ Model = TypeVar("Model", AbsorbingTransformer, AutoregressiveTransformer, Net2Ne
 def import_unleashing_absorbing(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> AbsorbingTransformer:
-    """Paper 000's released prior, ``absorbing_<step>.th`` or ``absorbing_ema_<step>.th``, in eval mode.
+    """Import unleashing's absorbing prior, ``absorbing_<step>.th`` or ``absorbing_ema_<step>.th``, in eval mode.
 
-    ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). The losses by time are left out, and the
+    ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). Left out are the losses by time and the
     start token that the file shares with the autoregressive twin. Raises UsageError for what does not fit.
     """
     known, published = checked_config(config, CONFIG_KEYS), _published(state, "_denoise_fn.")
@@ -62,7 +62,7 @@ def import_unleashing_absorbing(
 def import_unleashing_autoregressive(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> AutoregressiveTransformer:
-    """Paper 000's autoregressive baseline, ``autoregressive_<step>.th``, in eval mode.
+    """Import unleashing's autoregressive baseline, ``autoregressive_<step>.th``, in eval mode.
 
     ``config`` may hold ``heads`` (8) and ``grid`` [h, w] (square by default). Its ``logits`` prepends the start token:
     n tokens give n + 1 rows. Raises UsageError for what does not fit.
@@ -83,12 +83,12 @@ def import_unleashing_autoregressive(
 def import_net2net_transformer(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> Net2NetTransformer:
-    """The transformer (a minGPT) of taming's Net2NetTransformer, in eval mode.
+    """Import the transformer (a minGPT) of taming's Net2NetTransformer, in eval mode.
 
-    ``config`` must hold ``heads``, which weights do not tell and published models differ in, and may hold ``grid``
-    [h, w] (by default square where the positions are those of a grid, or of a grid and another one as its
-    conditioning). How many leading positions see each other is read off the attention masks in the file. Raises
-    UsageError for what does not fit.
+    ``config`` must hold ``heads``, which weights do not show and which differs between published models. It may hold
+    ``grid`` [h, w]; the default is a square, if the positions make one or two of them (conditioning and image). The
+    number of leading positions that see each other is read off the attention masks in the file. Raises UsageError for
+    what does not fit.
     """
     known, published = checked_config(config, CONFIG_KEYS), _published(state, "transformer.")
     vocabulary, sizes = _codes(published), _sizes(published)
@@ -109,7 +109,7 @@ def import_net2net_transformer(
 
 
 def _published(state: Mapping[str, Tensor], prefix: str) -> Published:
-    """Names below the prefix if any has it; files of the network alone have none."""
+    """The tensors below the prefix, or all if none has it (files of the network alone)."""
     return Published(shapes_of(state), prefix if any(name.startswith(prefix) for name in state) else "")
 
 
@@ -118,16 +118,16 @@ def _sizes(published: Published) -> dict[str, int]:
     width = published.size(
         ("pos_emb", 2), ("tok_emb.weight", 1), ("head.weight", 1), ("ln_f.weight", 0), ("ln_f.bias", 0)
     )
-    layers = len(published.members("blocks"))  # a gap among them shows as a missing and an unknown layer
+    layers = len(published.members("blocks"))  # a gap among them is reported later as a missing and an unknown layer
     if width < 1 or not layers:
         raise UsageError(f"has no layers: there is nothing below {published.prefix}blocks.")
     return {"width": width, "layers": layers}
 
 
 def _codes(published: Published, masks: int = 0) -> int:
-    """Codes that the head predicts, of which the embedding has as many and ``masks`` more.
+    """Number of codes that the head predicts; the embedding must have ``masks`` more.
 
-    Raises UsageError where it does not: neither tensor alone tells which of them is wrong.
+    Raises UsageError, naming both tensors, when it has not.
     """
     codes = published.size(("head.weight", 0))
     embedded = published.shapes.get("tok_emb.weight", ())
@@ -145,7 +145,7 @@ def _square(positions: int) -> tuple[int, int] | None:
 
 
 def _grid(published: Published, known: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of a prior that has one position per token."""
+    """Rows and columns for a prior with one position per token."""
     positions = published.size(("pos_emb", 1))
     grid: tuple[int, int] | None = known.get("grid") or _square(positions)
     if grid is None:
@@ -156,16 +156,16 @@ def _grid(published: Published, known: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _masks(state: Mapping[str, Tensor], published: Published, positions: int) -> tuple[Layout, int]:
-    """Slots of the attention masks that causal files hold, and how many leading positions see each other in them.
+    """Slots of the attention masks in causal files, and the number of leading positions that see each other.
 
-    Raises UsageError for a mask that lets other positions be seen than those before and the leading ones.
+    Raises UsageError for a mask that shows other positions than the earlier and the leading ones.
     """
     names = [published.prefix + name for name in published.shapes if re.fullmatch(r"blocks\.\d+\.attn\.mask", name)]
     layout: Layout = {name: Slot((1, 1, positions, positions), None) for name in names}
     found: dict[int, str] = {}
     for name in names:
         if tuple(state[name].shape) != layout[name].shape:
-            continue  # reported with whatever else does not fit
+            continue  # reported later, with everything else that does not fit
         visible = state[name][0, 0] != 0
         leading = int(visible[0].sum())
         expected = torch.ones_like(visible).tril()
@@ -179,8 +179,8 @@ def _masks(state: Mapping[str, Tensor], published: Published, positions: int) ->
 def _built(
     build: Callable[[], Model], state: Mapping[str, Tensor], published: Published, besides: Layout, what: str
 ) -> Model:
-    """The model with the weights of ``state``; what is ``besides`` may be missing and is not used."""
-    with unfilled():  # no time lost on, and no random numbers drawn for, values that are about to be loaded
+    """The model with the weights of ``state``; tensors in ``besides`` may be missing and are not used."""
+    with unfilled():  # skip random values that are about to be replaced
         model = build()
     layout = {published.prefix + name: Slot(tuple(value.shape), name) for name, value in model.state_dict().items()}
     layout |= {name: slot for name, slot in besides.items() if name in state}

@@ -1,9 +1,9 @@
-"""Checkpoint files as named tensors: wrappers, averaged copies and prefixes are undone, and nothing is executed.
+"""Reading checkpoint files as named tensors, without executing anything in them.
 
-Understood are a bare state dict; one below ``state_dict``, ``net``, ``model`` and the like; averaged (EMA) copies, as a
-dictionary beside the raw one or by the names ``ema.X``, ``ema_model.X``, ``model_ema.X`` and Lightning's ``model_ema.``
-with the dots left out; names that data parallelism (``module.``) or compilation (``_orig_mod.``) lengthened. Where a
-file holds both, the averaged weights are taken: they are what was published and sampled from.
+Handled are: a bare state dict; a state dict below ``state_dict``, ``net``, ``model`` and the like; averaged (EMA)
+copies, as a second dictionary or by the names ``ema.X``, ``ema_model.X``, ``model_ema.X`` and Lightning's
+``model_ema.`` with the dots left out; prefixes of data parallelism (``module.``) and compilation (``_orig_mod.``). If a
+file holds raw and averaged weights, the averaged ones are taken: published samples come from them.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from torch import Tensor
 from smalti.errors import MissingExtra, UsageError
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "module", "params", "weights")
-"""Names below which training programs put the state dict, the most telling first."""
+"""Keys below which training programs put the state dict, the clearest first."""
 DEPTH = 4
-"""Wrappers within wrappers that are followed."""
+"""Greatest depth of nested wrappers that is followed."""
 AVERAGED = re.compile(r"(?:^|[_.])ema(?:$|[_.])", re.IGNORECASE)
 """Finds the word ema in the name of a dictionary."""
 AVERAGED_PREFIX = re.compile(r"^(?:\w+_|_)?ema(?:_\w+)?\.", re.IGNORECASE)
 COUNTERS = {"decay", "num_updates", "initted", "step", "n_averaged"}
-"""What averages keep beside the weights."""
+"""Keys beside the weights in averaged copies."""
 SHOWN = 4
-"""How many keys of each kind a message names."""
+"""Greatest number of keys of each kind in a message."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a checkpoint, on the CPU, by the names that its model gives them.
+    """Read a checkpoint's tensors, on the CPU, by their names in the model.
 
-    Raises UsageError, always naming the file, when it is missing, no file, damaged, more than weights (nothing in it is
-    run) or no state dict; MissingExtra for .safetensors where that package is not installed.
+    Raises UsageError, naming the file, when it is missing, not a file, damaged, holds more than weights (nothing in it
+    is executed) or no state dict; MissingExtra for .safetensors when that package is not installed.
     """
     try:
         if not path.is_file():
@@ -55,23 +55,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def some(keys: Iterable[str], most: int = SHOWN) -> str:
-    """The first keys, for a message; whatever a file calls them, they stay short and on one line."""
+    """The first ``most`` keys for a message, shortened and on one line whatever they contain."""
     keys = list(keys)
     shown = ", ".join(ascii(key[:120])[1:-1] for key in keys[:most])
     return f"{shown} and {len(keys) - most} more" if len(keys) > most else shown
 
 
 def split_off(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, by their whole names, averaged copies among them undone."""
+    """The tensors whose names begin with ``prefix``, by their whole names, with averaged copies resolved."""
     part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return {prefix + name: value for name, value in averaged(part).items()}
 
 
 def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with every tensor that has an averaged copy replaced by it, and no copies left.
+    """The state with averaged copies in place of the raw tensors.
 
-    Copies are told by a first name such as ``ema.``, ``model_ema.`` or, beside ``ae.``, ``ae_ema.``; what stands beside
-    them may be under ``online_model.``. Lightning's copies have names without dots, which the raw ones help to undo.
+    Copies are recognised by a first name such as ``ema.``, ``model_ema.`` or, beside ``ae.``, ``ae_ema.``; the raw
+    tensors may be under ``online_model.``. Lightning's copies have names without dots, restored by the raw names.
     """
     copies = {name: AVERAGED_PREFIX.sub("", name) for name in state if AVERAGED_PREFIX.match(name)}
     if not copies:
@@ -90,7 +90,7 @@ def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
-    """The state dict in whatever a file holds, averaged copies preferred."""
+    """The state dict in a file's content; averaged copies are preferred."""
     if not isinstance(held, Mapping):
         raise UsageError(f"holds a {type(held).__name__} and not a dictionary of weights")
     if not depth:
@@ -105,7 +105,7 @@ def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
                 return copies
             raw = _state_dict(
                 wrapped, depth - 1
-            )  # an average of parameters alone leaves the buffers to the raw weights
+            )  # where only parameters were averaged, buffers come from the raw weights
             return {**raw, **copies} if copies.keys() <= raw.keys() else copies
         if wrapped is None:
             if nested and not any(isinstance(value, Tensor) for value in held.values()):
@@ -121,7 +121,7 @@ def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
 
 
 def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what compilation and data parallelism put before them."""
+    """The state without the prefixes of compilation and data parallelism."""
     state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
     while (named := [name for name in state if name not in COUNTERS]) and all(n.startswith("module.") for n in named):
         state = {name.removeprefix("module."): state[name] for name in named}
@@ -129,7 +129,7 @@ def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors_in(value: Mapping[Any, Any], depth: int = DEPTH) -> bool:
-    """Whether tensors stand by name in a dictionary, or in one that a known wrapper names."""
+    """Whether a dictionary holds tensors by name, itself or below a known wrapper."""
     if any(isinstance(key, str) and isinstance(inner, Tensor) for key, inner in value.items()):
         return True
     inner = [value[name] for name in WRAPPERS if isinstance(value.get(name), Mapping)]
@@ -141,10 +141,10 @@ def _is_plain(value: object) -> bool:
 
 
 def unpacked(path: Path, file: BinaryIO) -> Any:
-    """Whatever object a file that is open for reading holds, by loaders that run no code.
+    """The content of a file open for reading, by loaders that execute nothing.
 
-    Raises UsageError for one that is damaged or holds more than weights, MissingExtra for .safetensors where that
-    package is not installed; ``path`` is for messages and its ending.
+    ``path`` is used for messages and for its suffix. Raises UsageError for a file that is damaged or holds more than
+    weights, MissingExtra for .safetensors when that package is not installed.
     """
     try:
         if path.suffix.lower() == ".safetensors":
@@ -154,15 +154,15 @@ def unpacked(path: Path, file: BinaryIO) -> Any:
         if _is_program(file):
             raise UsageError(f"{path} is a TorchScript program; weights alone are read, no code")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it loads all the same, or is refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it loads anyway, or is refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise MissingExtra(f'{path} needs safetensors; pip install "smalti[train]"') from error
     except UsageError:
         raise
-    except Exception as error:  # neither loader says what it raises, and damage can surface as nearly anything
+    except Exception as error:  # the loaders document no errors, and damage can raise almost any
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the disk's fault; EINVAL is a seek to where a cut file has nothing
+            raise  # an error of the disk; EINVAL is a seek beyond the end of a truncated file
         raise UsageError(
             f"{path} is damaged, or pickles more than weights{_foreign(error)}, which could run code and is not "
             "unpickled: fetch it again, or where you trust it load it with the program that wrote it and save its "
@@ -171,7 +171,7 @@ def unpacked(path: Path, file: BinaryIO) -> Any:
 
 
 def _foreign(error: Exception) -> str:
-    """The class that a pickle asked for, where torch's refusal names one."""
+    """The class that a pickle asked for, if torch's refusal names one."""
     found = re.search(r"GLOBAL\s+([A-Za-z_]\w*\.[\w.]*\w)", str(error))
     return f" ({found[1][:120]})" if found else ""
 

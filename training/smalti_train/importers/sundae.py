@@ -1,7 +1,7 @@
-"""Paper 003's hourglass transformer as our own: ``sundae-hourglass``.
+"""The hourglass transformer of McKinney and Willcocks 2022 as our own: ``sundae-hourglass``.
 
-Our model carries the published names. What a file has besides are the frequencies of its rotary positions, which are
-read off it and not kept as weights; what it lacks is a row for "no label", which becomes zeros.
+Our model carries the published names. A file also has the frequencies of its rotary positions; they are read off it and
+not kept as weights. It lacks a row for "no label"; that row becomes zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from smalti_train.models.meta_init import unfilled
 from smalti_train.models.sundae_transformer import Depth, SundaeTransformer, SundaeTransformerConfig
 
 CONFIG_KEYS = ("heads", "grid")
-"""What a user may say about a prior: heads of the attention (checked), rows and columns of tokens."""
+"""Keys of a user's config for a prior: heads of the attention (checked), rows and columns of tokens."""
 WHAT = "sundae-hourglass"
 TOP = "transformer"
 PRE, VALLEY, POST = "pre_transformer", "valley_transformer", "post_transformer"
@@ -28,15 +28,15 @@ RESAMPLERS = ("attn_resampling_pre_valley", "attn_resampling_post_valley")
 FREQUENCIES = "rotary_pos_emb.freqs"
 CLASSES = "class_emb.weight"
 DEEPEST = 3
-"""Hourglasses within each other that :data:`Depth` holds."""
+"""Greatest number of nested hourglasses in :data:`Depth`."""
 
 
 def import_sundae_hourglass(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> SundaeTransformer:
-    """Paper 003's released prior, plain, class-conditional or nested, in eval mode.
+    """Import the released prior, plain, class-conditional or nested, in eval mode.
 
-    ``config`` may hold ``grid`` [h, w], which weights do not tell (without it every square of tokens is taken, and a
-    run cannot be made of it), and ``heads``, which is then checked. Sizes are read off the weights, with the published
-    2x2 shortening. Raises UsageError for what does not fit.
+    ``config`` may hold ``grid`` [h, w], which weights do not tell (without it the model takes any square of tokens, and
+    cannot become a run), and ``heads``, which is then checked. Sizes are read off the weights, with the published 2x2
+    shortening. Raises UsageError for what does not fit.
     """
     known = checked_config(config, CONFIG_KEYS)
     prefix = "net." if any(name.startswith("net.") for name in state) else ""
@@ -56,9 +56,9 @@ def import_sundae_hourglass(state: Mapping[str, Tensor], config: Mapping[str, An
 
 
 def sundae_config(published: Published, grid: tuple[int, int] | None) -> SundaeTransformerConfig:
-    """Sizes of a prior with ``token_emb.``, ``transformer.`` and ``to_logits.``, but for its frequencies' values.
+    """Sizes of a prior with ``token_emb.``, ``transformer.`` and ``to_logits.``, without its frequencies' values.
 
-    Raises UsageError where the file lacks what tells a size, or holds sizes that are no published hourglass's.
+    Raises UsageError when a tensor that shows a size is missing, or when no published hourglass has such sizes.
     """
     depth = _depth(published, TOP)
     width = published.size(
@@ -98,7 +98,7 @@ def sundae_config(published: Published, grid: tuple[int, int] | None) -> SundaeT
 
 
 def sundae_layout(config: SundaeTransformerConfig, prefix: str = "") -> Layout:
-    """What a file of that configuration holds below ``prefix``."""
+    """The tensors of a file of that configuration below ``prefix``."""
     with unfilled():
         state = SundaeTransformer(config).state_dict()
     layout = {prefix + name: Slot(tuple(value.shape), name) for name, value in state.items()}
@@ -110,7 +110,7 @@ def sundae_layout(config: SundaeTransformerConfig, prefix: str = "") -> Layout:
 
 
 def _depth(published: Published, stack: str, level: int = 1) -> Depth:
-    """Layers of an hourglass, which may hold another; UsageError where there are none."""
+    """Layers of an hourglass, which may hold another. Raises UsageError when there are none."""
     before, after = (len(published.members(f"{stack}.{part}.layers")) for part in (PRE, POST))
     inner = f"{stack}.{VALLEY}"
     if published.has(f"{inner}.{VALLEY}."):
@@ -126,7 +126,7 @@ def _depth(published: Published, stack: str, level: int = 1) -> Depth:
 
 
 def _stacks(depth: Depth, stack: str, resampled: bool) -> list[str]:
-    """Names of the stacks of layers that have rotary positions (unused ones too), outside in."""
+    """Names of the stacks of layers with rotary positions (unused ones too), from outside to inside."""
     between = depth[1]
     names = [f"{stack}.{part}" for part in (PRE, POST, *(RESAMPLERS if resampled else ()))]
     if isinstance(between, int):
@@ -135,23 +135,23 @@ def _stacks(depth: Depth, stack: str, resampled: bool) -> list[str]:
 
 
 def _patch(published: Published, width: int) -> tuple[int, int]:
-    """Tokens that become one, and the side of their patch."""
+    """Number of tokens in a patch that becomes one token, and the patch's side."""
     down, up = f"{TOP}.downsample.proj.weight", f"{TOP}.upsample.proj.weight"
     tokens = published.size((down, 1), (up, 0), (f"{TOP}.upsample.proj.bias", 0)) // width
     return tokens, math.isqrt(tokens)
 
 
 def _highest(state: Mapping[str, Tensor], names: list[str]) -> tuple[float, float]:
-    """The highest frequency around the shortened grids and on the innermost, in the unit of the config.
+    """The highest frequency around the shortened grids, and on the innermost, in the config's units.
 
-    Raises UsageError for frequencies that are not evenly spaced from pi upwards, or differ between stacks where
-    published ones do not.
+    Raises UsageError for frequencies that are not evenly spaced from pi upwards, or that differ between stacks in which
+    published ones are equal.
     """
     found: dict[bool, tuple[float, str]] = {}
     for name in names:
         stack = name.removesuffix(f".{FREQUENCIES}")
         if stack.endswith(RESAMPLERS):
-            continue  # never used: what is resampled looks at its own patch, without positions
+            continue  # never used: resampled tokens attend to their own patch, without positions
         values = state[name].double().cpu() / math.pi
         expected = torch.linspace(1.0, float(values[-1]), len(values), dtype=torch.float64)
         highest, innermost = 2 * float(values[-1]), stack.endswith(VALLEY)

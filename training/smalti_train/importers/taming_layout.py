@@ -1,4 +1,4 @@
-"""Taming's VQGANs (Esser et al. 2021): our own modules carry the same names, so only sizes are to be found out."""
+"""Layout of taming's VQGANs (Esser et al. 2021): names equal our modules' names, so only sizes are read off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EITHER = ("bias", "weight")
 def taming_config(published: Published) -> VQGANConfig:
     """Sizes of a VQGAN with ``encoder.``, ``decoder.``, ``quantize.`` and the convolutions around it.
 
-    Raises UsageError where the file lacks what tells a size, or holds sizes that are no VQGAN's.
+    Raises UsageError when a tensor that shows a size is missing, or when no VQGAN has such sizes.
     """
     levels = _count(published, "encoder.down")
     starts = ("encoder.conv_in", "encoder.down.0.block.0.norm1")
@@ -37,7 +37,7 @@ def taming_config(published: Published) -> VQGANConfig:
         encoder_blocks=_count(published, "encoder.down.0.block"),
         decoder_blocks=_count(published, "decoder.up.0.block"),
         attention_levels=tuple(level for level in range(levels) if published.has(f"encoder.down.{level}.attn.")),
-        size=(factor, factor),  # weights do not tell for which images; the importer fills that in
+        size=(factor, factor),  # weights do not show the images' size; the importer fills it in
         quantizer="gumbel" if gumbel else "nearest",
         z_channels=published.size(
             ("encoder.conv_out.bias", 0),
@@ -52,19 +52,19 @@ def taming_config(published: Published) -> VQGANConfig:
 
 
 def taming_layout(config: VQGANConfig, prefix: str = "") -> Layout:
-    """What a file of that configuration holds below ``prefix``."""
+    """The tensors of a file of that configuration below ``prefix``."""
     with unfilled():
         state = VQGAN(config).state_dict()
     return {prefix + name: Slot(tuple(value.shape), name) for name, value in state.items()}
 
 
 def has_gumbel(published: Published) -> bool:
-    """Whether the quantiser is the Gumbel one."""
+    """Whether the file has a Gumbel quantiser."""
     return published.has("quantize.embed.") or published.has("quantize.proj.")
 
 
 def _count(published: Published, stack: str) -> int:
-    """How many members a list of modules has; UsageError for none."""
+    """Number of members of a list of modules. Raises UsageError when there are none."""
     found = len(published.members(stack))
     if not found:
         raise UsageError(f"lacks {published.prefix}{stack}.0, which a VQGAN of taming's has")

@@ -1,4 +1,4 @@
-"""Unleashing's flat lists of blocks (paper 000's released code) as the levels that our VQGAN is made of.
+"""Unleashing's flat lists of blocks (Bond-Taylor et al. 2021, released code) as the levels of our VQGAN.
 
 An encoder is ``blocks.N``: a convolution; per level residual blocks, each followed by attention or none, and a
 downsampling between levels; residual, attention, residual; norm; convolution. A decoder (``generator``) is the mirror
@@ -22,11 +22,11 @@ PARTS = {
     RESAMPLE: {"conv"},
     PLAIN: {"weight", "bias"},
 }
-"""First names below a block by which its kind is known."""
+"""Names below a block that show its kind."""
 
 
 def unleashing_config(published: Published) -> VQGANConfig:
-    """Sizes of a VQGAN with ``encoder.``, ``quantize.`` and ``generator.``; UsageError where it is none."""
+    """Sizes of a VQGAN with ``encoder.``, ``quantize.`` and ``generator.``. Raises UsageError when it is not one."""
     encoder, decoder = _kinds(published, "encoder.blocks"), _kinds(published, "generator.blocks")
     levels, attention = _levels(encoder[1:-5])
     starts = ("0.bias", "0.weight", "1.norm1.bias", "1.norm1.weight")
@@ -51,14 +51,14 @@ def unleashing_config(published: Published) -> VQGANConfig:
         encoder_blocks=min(levels),
         decoder_blocks=min(_levels(decoder[4:-2])[0]),
         attention_levels=attention,
-        size=(factor, factor),  # weights do not tell for which images; the importer fills that in
+        size=(factor, factor),  # weights do not show the images' size; the importer fills it in
         quantizer="gumbel" if gumbel else "nearest",
         probabilistic=published.has("generator.logsigma."),
     )
 
 
 def unleashing_layout(config: VQGANConfig, prefix: str = "") -> Layout:
-    """What a file of that configuration holds below ``prefix``."""
+    """The tensors of a file of that configuration below ``prefix``."""
     with unfilled():
         ours = {name: tuple(value.shape) for name, value in VQGAN(config).state_dict().items()}
     layout: Layout = {}
@@ -81,13 +81,13 @@ def unleashing_layout(config: VQGANConfig, prefix: str = "") -> Layout:
 
 
 def _kinds(published: Published, stack: str) -> list[str]:
-    """Kinds of the blocks of a list, in order; UsageError for a gap in the list or a block of no known kind."""
+    """Kinds of a list's blocks, in order. Raises UsageError for a gap in the list or a block of unknown kind."""
     parts = published.members(stack)
     stack = published.prefix + stack
     if missing := sorted(set(range(len(parts))) - parts.keys()):
         raise UsageError(f"lacks {stack}.{missing[0]}, though a later block of that list is there")
     if len(parts) < 6:
-        raise UsageError(f"has {len(parts)} {stack}, too few for a VQGAN of paper 000's released code")
+        raise UsageError(f"has {len(parts)} {stack}, too few for a VQGAN of Bond-Taylor et al.'s code (2021)")
     kinds: list[str] = []
     for index in range(len(parts)):
         kind = next((kind for kind, known in PARTS.items() if parts[index] & known), None)
@@ -98,7 +98,10 @@ def _kinds(published: Published, stack: str) -> list[str]:
 
 
 def _levels(kinds: list[str]) -> tuple[list[int], tuple[int, ...]]:
-    """Residual blocks per level, and the levels with attention, of the blocks between first and middle or last."""
+    """Residual blocks per level, and the levels with attention, from the kinds of the levels' blocks.
+
+    Raises UsageError for another order of blocks.
+    """
     levels: list[list[str]] = [[]]
     for kind in kinds:
         if kind == RESAMPLE:
@@ -107,7 +110,9 @@ def _levels(kinds: list[str]) -> tuple[list[int], tuple[int, ...]]:
             levels[-1].append(kind)
     counts = [level.count(RESIDUAL) for level in levels]
     if not all(counts) or any(kind == PLAIN for kind in kinds):
-        raise UsageError(f"its blocks are not in the order of a VQGAN of paper 000's released code: {', '.join(kinds)}")
+        raise UsageError(
+            f"its blocks are not in the order of a VQGAN of Bond-Taylor et al.'s code (2021): {', '.join(kinds)}"
+        )
     return counts, tuple(index for index, level in enumerate(levels) if ATTENTION in level)
 
 
@@ -138,5 +143,5 @@ def _decoder_order(config: VQGANConfig) -> Iterable[str]:
 
 
 def _flat(stack: str, order: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Names of a flat list's blocks beside ours."""
+    """Pairs of a flat list's names and our names of the same blocks."""
     return ((f"{stack}.{index}", name) for index, name in zip(count(), order))

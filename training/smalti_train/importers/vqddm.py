@@ -1,7 +1,7 @@
-"""Paper 004's published prior as our own: a Lightning checkpoint of VQ-DDM, its U-Net and its noise schedule.
+"""The prior of Hu et al. 2022 (VQ-DDM) as our own: U-Net and noise schedule from a Lightning checkpoint.
 
-The file holds the network twice, as ``_nn.`` and inside the diffusion as ``_denoising._denoise_fn.``, and beside it the
-schedule as buffers. Which of the two cosine schedules they are is found out by comparing all of their values.
+The file holds the network twice, as ``_nn.`` and inside the diffusion as ``_denoising._denoise_fn.``, and the schedule
+as buffers. All values of the buffers are compared to find out which of the two cosine schedules they are.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from smalti_train.models.multinomial_unet import MultinomialUNet, MultinomialUNe
 from smalti_train.objectives.multinomial import cosine_schedule
 
 CONFIG_KEYS = ("grid",)
-"""What a user may say about the prior: rows and columns of tokens, which no weight of a U-Net tells."""
+"""Keys of a user's config for the prior: rows and columns of tokens, which a U-Net's weights do not show."""
 NETWORKS = ("_nn.", "_denoising._denoise_fn.")
-"""Below either stand all weights of the network, in published files below both."""
+"""Prefixes of the network's weights; published files have a copy below each."""
 DIFFUSION = "_denoising."
 SCHEDULE = ("log_alpha", "log_1_min_alpha", "log_cumprod_alpha", "log_1_min_cumprod_alpha")
 """Buffers of the schedule below ``DIFFUSION``: float [T] each."""
 HISTORIES = ("Lt_history", "Lt_count")
-"""Losses by time that the published training kept there: float [T] each."""
+"""Losses by time from the published training, also below ``DIFFUSION``: float [T] each."""
 
 
 def import_vqddm(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> MultinomialUNet:
-    """VQ-DDM's released prior, in eval mode.
+    """Import VQ-DDM's released prior, in eval mode.
 
-    ``config`` may hold ``grid`` [h, w] (16x16 by default, as published). The steps and the schedule are read off the
-    buffers; a file of the network alone is taken for one with the published ones (4000 steps, ``released``). The losses
-    by time are left out. Outputs are x0_hat's logits as they are, as in all published configurations: for a network
-    trained by eq. 23, replace ``parameterisation`` in the model's config. Raises UsageError for what does not fit, for
-    a schedule that is neither of the two, and where the two copies of the network differ.
+    ``config`` may hold ``grid`` [h, w] (16x16 by default, as published). Steps and schedule are read off the buffers; a
+    file of the network alone gets the published ones (4000 steps, ``released``). The losses by time are left out. The
+    outputs are taken as x0_hat's logits, as in all published configurations; for a network trained by eq. 23, replace
+    ``parameterisation`` in the model's config. Raises UsageError for what does not fit, for a schedule that is neither
+    of the two, and when the two copies of the network differ.
     """
     known = checked_config(config, CONFIG_KEYS)
     present = [prefix for prefix in NETWORKS if any(name.startswith(prefix) for name in state)] or [""]
@@ -49,7 +49,7 @@ def import_vqddm(state: Mapping[str, Tensor], config: Mapping[str, Any] | None =
     sizes = vqddm_config(published, known.get("grid", MultinomialUNetConfig.grid))
     if buffers.shapes:
         sizes = dataclasses.replace(sizes, steps=buffers.size(*((name, 0) for name in buffers.shapes)))
-    with unfilled():  # no time lost on values that are about to be loaded
+    with unfilled():  # skip random values that are about to be replaced
         model = MultinomialUNet(sizes)
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     layout: Layout = {present[0] + name: Slot(shape, name) for name, shape in own.items()}
@@ -65,9 +65,9 @@ def import_vqddm(state: Mapping[str, Tensor], config: Mapping[str, Any] | None =
 
 
 def vqddm_config(published: Published, grid: tuple[int, int]) -> MultinomialUNetConfig:
-    """Sizes of a network for ``grid`` [h, w] tokens, by what most of its tensors say; the diffusion is the published.
+    """Sizes of a network for ``grid`` [h, w] tokens, on which most of its tensors agree, with the published diffusion.
 
-    Raises UsageError where the file lacks what tells a size, or holds sizes that are no U-Net's.
+    Raises UsageError when a tensor that shows a size is missing, or when no U-Net has such sizes.
     """
     levels = len(published.members("downs"))
     blocks = sum("mlp" in parts for parts in published.members("downs.0").values())
@@ -92,9 +92,9 @@ def vqddm_config(published: Published, grid: tuple[int, int]) -> MultinomialUNet
 
 
 def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> NoiseKind:
-    """Which cosine schedule the four buffers below ``prefix`` (float [T] each) hold, to their precision.
+    """The kind of cosine schedule in the four buffers below ``prefix`` (float [T] each), compared at their precision.
 
-    Raises UsageError for another one, saying where it departs from the released.
+    Raises UsageError for another schedule, saying where it differs from the released one.
     """
     tables = {name: state[prefix + name] for name in SCHEDULE}
     steps = len(tables[SCHEDULE[0]])
@@ -103,7 +103,7 @@ def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> NoiseK
         wanted = cosine_schedule(steps, kind)
         off[kind] = []
         for name, found in tables.items():
-            # The two differ by a factor of two, so that half precision is enough to tell them apart.
+            # The two differ by a factor of two, so half precision is enough to distinguish them.
             tolerance = max(1e-4, 4 * torch.finfo(found.dtype).eps if found.is_floating_point() else 0.0)
             right = torch.isclose(found.double(), getattr(wanted, name), rtol=tolerance, atol=1e-6)
             if wrong := (~right).nonzero().flatten().tolist():
@@ -121,7 +121,7 @@ def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> NoiseK
 
 
 def _check_copies(state: Mapping[str, Tensor], prefixes: list[str], names: Mapping[str, object]) -> None:
-    """Raise UsageError where two copies of the network are not one and the same."""
+    """Raise UsageError when the two copies of the network differ."""
     for other in prefixes[1:]:
         differing = [name for name in names if not torch.equal(state[prefixes[0] + name], state[other + name])]
         if differing:

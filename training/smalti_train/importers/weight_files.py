@@ -1,4 +1,4 @@
-"""Feature networks from weights that the user brings: Inception-v3 and VGG16, recognised by what the file holds."""
+"""Feature networks from the user's weights: Inception-v3 and VGG16, recognised by the file's tensors."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ UNDERSTOOD = (
 )
 FID_CLASSES, TORCHVISION_CLASSES = 1008, 1000
 CAFFE_VGG16 = "88682ab5"
-"""The sha256 of torchvision's vgg16_features-amdegroot-88682ab5.pth begins with it."""
+"""First digits of the sha256 of torchvision's vgg16_features-amdegroot-88682ab5.pth."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 3
-"""How many keys of each kind a message names."""
+"""Greatest number of keys of each kind in a message."""
 
 
 def open_weights(path: Path) -> tuple[str, int, nn.Module, str]:
-    """Name for reports, side in pixels that images are resized to, network, and sha256 (hex) of the file.
+    """Open a file of weights: name for reports, images' side in pixels, network, and sha256 (hex) of the file.
 
     The network is frozen and maps float [B, 3, side, side] in 0 .. 255 to features float [B, D]: "Inception-v3
     (file NAME)" 299 pixels to D = 2048, "VGG16 (file NAME)" 224 pixels to D = 512. Nothing in the file is executed.
 
     Raises UsageError for a file that cannot be read, is damaged, holds code or holds another network; MissingExtra
-    for a .safetensors file where that package is not installed.
+    for a .safetensors file when that package is not installed.
     """
     tensors, digest = _read(path)
     inception, vgg = _parameters(_empty_inception(fid=True)), _parameters(_empty_vgg())
@@ -56,7 +56,7 @@ def open_weights(path: Path) -> tuple[str, int, nn.Module, str]:
 
 
 def _empty_inception(fid: bool) -> InceptionV3:
-    with torch.device("meta"):  # no time lost on, and no random numbers drawn for, values that are about to be loaded
+    with torch.device("meta"):  # skip random values that are about to be replaced
         return InceptionV3(fid)
 
 
@@ -66,14 +66,14 @@ def _empty_vgg() -> VGG16:
 
 
 def _parameters(network: nn.Module) -> dict[str, torch.Size]:
-    """Shape of every tensor that a file has to hold."""
+    """Shapes of all tensors that a file must hold."""
     return {
         key: tensor.shape for key, tensor in network.state_dict().items() if not key.endswith(".num_batches_tracked")
     }
 
 
 def _is_fid(path: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether this is the network of the Fréchet inception distance; the two differ only in what classifies."""
+    """Whether this is the network of the Fréchet inception distance; the files differ only in the classifier."""
     classes = len(tensors["fc.weight"]) if "fc.weight" in tensors and tensors["fc.weight"].ndim else None
     auxiliary = any(key.startswith("AuxLogits.") for key in tensors)
     if classes == FID_CLASSES and not auxiliary:
@@ -89,7 +89,7 @@ def _is_fid(path: Path, tensors: dict[str, Tensor]) -> bool:
 
 
 def _refuse_caffe(path: Path, tensors: dict[str, Tensor], digest: str) -> None:
-    """Refuse torchvision's other VGG16, which wants other images; its classifier has no values."""
+    """Refuse torchvision's other VGG16, which needs other input values; its classifier has no values."""
     biases = [value for key, value in tensors.items() if key.startswith("classifier.") and key.endswith(".bias")]
     if digest.startswith(CAFFE_VGG16) or not all(bias.isfinite().all() for bias in biases):
         raise UsageError(
@@ -101,7 +101,10 @@ def _refuse_caffe(path: Path, tensors: dict[str, Tensor], digest: str) -> None:
 def _fitting(
     path: Path, name: str, tensors: dict[str, Tensor], shapes: dict[str, torch.Size], unused: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Copies (float32) of exactly the tensors that ``shapes`` names; anything else but ``unused`` is refused."""
+    """Copies (float32) of the tensors that ``shapes`` names.
+
+    Raises UsageError for tensors that are missing, mis-shaped, not finite, or neither in ``shapes`` nor ``unused``.
+    """
     spare = [key for key in tensors if not key.startswith(unused) and not key.endswith(".num_batches_tracked")]
     lacking = [key for key in shapes if key not in tensors]
     foreign = [key for key in spare if key not in shapes]
@@ -124,7 +127,7 @@ def _fitting(
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The named tensors in a file, on the CPU, and the sha256 (hex) of its bytes."""
+    """The named tensors of a file, on the CPU, and the sha256 (hex) of its bytes."""
     suffix = path.suffix.lower()
     try:
         if not path.is_file():
@@ -144,7 +147,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _tensors(path: Path, held: Any) -> dict[str, Tensor]:
-    """``held``, or the ``state_dict`` in it, where that is nothing but named dense tensors of floats (or counts)."""
+    """``held``, or the ``state_dict`` in it. Raises UsageError unless it holds only named dense float tensors."""
     if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
     if not isinstance(held, dict):

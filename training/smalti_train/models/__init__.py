@@ -1,1 +1,1 @@
-"""Models: torch modules that know nothing of training or export."""
+"""Models: torch modules, independent of training and export."""

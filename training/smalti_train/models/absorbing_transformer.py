@@ -1,9 +1,9 @@
-"""The prior of paper 000 as published: a bidirectional transformer over masked tokens.
+"""The absorbing prior of Bond-Taylor et al. 2021: a bidirectional transformer over masked tokens.
 
-24 pre-norm layers 512 wide with 8 heads (a scaled down GPT-2, appendix A), learned positions, an embedding of K codes
-and the mask, and a head of its own without bias. Time is not an input: for absorbing diffusion the number of masks says
-it all. Parameters carry the names they have in published checkpoints, so a checkpoint is this model's state dict behind
-a prefix. ``autoregressive_transformer`` is the twin that the paper compares it with.
+24 pre-norm layers of width 512 with 8 heads (a small GPT-2, appendix A), learned positions, an embedding of K codes and
+the mask, and an untied head without bias. Time is not an input: for absorbing diffusion the number of masks determines
+it. Parameters carry their published names, so a published checkpoint is this model's state dict behind a prefix.
+``autoregressive_transformer`` holds the twin that the paper compares it with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from smalti.errors import UsageError
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes that the absorbing transformer and its autoregressive twin share; defaults are the published ones."""
+    """Sizes of the absorbing transformer and of its autoregressive twin; defaults are the published ones."""
 
     codes: int = 1024
     """K: tokens are 0 .. K - 1."""
@@ -33,7 +33,7 @@ class TransformerConfig:
     layers: int = 24
     heads: int = 8
     dropout: float = 0.0
-    """Of embeddings, attention weights and what each layer adds."""
+    """Dropout of embeddings, attention weights and each layer's output."""
 
     @property
     def positions(self) -> int:
@@ -43,7 +43,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class AbsorbingTransformerConfig(TransformerConfig):
-    """Sizes of an absorbing transformer, which embeds K + 1 tokens: K itself is the mask."""
+    """Sizes of an absorbing transformer. It embeds K + 1 tokens: token K is the mask."""
 
     @property
     def mask(self) -> int:
@@ -52,7 +52,7 @@ class AbsorbingTransformerConfig(TransformerConfig):
 
 
 class Attention(nn.Module):
-    """Every token looks at every token (paper 000 eq. 3)."""
+    """Attention of every token to every token (eq. 3)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def split(self, x: Tensor) -> Tensor:
-        """One head beside the other to one head behind the other: [B, n, width] to [B, heads, n, width / heads]."""
+        """Split the width into heads: [B, n, width] to [B, heads, n, width / heads]."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Mix values [B, heads, m, d] by queries [B, heads, n, d] and keys; [B, n, width].
 
-        ``mask`` [n, m] is bool, or what is added to the products.
+        ``mask`` [n, m] is bool, or float and added to the products.
         """
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
@@ -101,7 +101,7 @@ class Block(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """What every published prior is made of: embeddings, layers, a norm and a head; subclasses say what flows through.
+    """Base of the published transformers: embeddings, layers, a norm and a head; subclasses define ``forward``.
 
     Reads tokens below ``vocabulary`` at up to ``positions`` places and gives logits over ``codes``.
     """
@@ -121,7 +121,7 @@ class TokenTransformer(nn.Module):
         self.classes = classes
         self.tok_emb = nn.Embedding(vocabulary, width)
         self.pos_emb = nn.Parameter(torch.zeros(1, positions, width))
-        # Published checkpoints have no such table, and a model without classes has none either.
+        # Published checkpoints have no labels; a model without classes has no such table.
         self.label_emb = nn.Embedding(classes + 1, width) if classes else None
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(attention(), width, dropout) for _ in range(layers))
@@ -130,7 +130,7 @@ class TokenTransformer(nn.Module):
         self.apply(_initialise)
 
     def labelled(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Add to embedded tokens (float [B, n, width]) what stands for their labels (int [B]; None: no label)."""
+        """Add label embeddings (labels int [B]; None: no label) to embedded tokens (float [B, n, width])."""
         if self.label_emb is None:
             return x
         if labels is None:
@@ -138,7 +138,7 @@ class TokenTransformer(nn.Module):
         return x + self.label_emb(labels)[:, None]
 
     def output(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits (float [B, n or R, K]) of what left the last layer (float [B, n, width]), or of its ``rows`` only."""
+        """Logits (float [B, n or R, K]) from the last layer's output (float [B, n, width]), or from ``rows`` of it."""
         if rows is not None:
             x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
         return self.head(self.ln_f(x))
@@ -164,7 +164,7 @@ class TokenTransformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """GPT-2's start, as published: normal weights of deviation 0.02, biases and positions zero."""
+    """Initialise as GPT-2, as published: normal weights of deviation 0.02, biases and positions zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -191,8 +191,7 @@ class AbsorbingTransformer(TokenTransformer):
         """Logits of the codes at every position, or only at ``rows``.
 
         ``tokens`` int [B, h*w] in 0 .. K (K: masked); ``labels`` int [B] in 0 .. classes (classes, or None: no label;
-        without classes not read); ``rows`` int [B, R], raster positions whose logits are wanted. Returns float
-        [B, h*w or R, K].
+        ignored without classes); ``rows`` int [B, R], raster positions. Returns float [B, h*w or R, K].
         """
         x = self.tok_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
         x = self.drop(self.labelled(x, labels))
@@ -202,9 +201,9 @@ class AbsorbingTransformer(TokenTransformer):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Logits (float32 [B, h*w, K]) for masked ``tokens``, checked, without gradients; ``t`` is not read.
+        """Logits (float32 [B, h*w, K]) for masked ``tokens``, with checks, without gradients; ``t`` is ignored.
 
-        The interface of every prior that is imported. Raises UsageError for tokens outside 0 .. K or labels outside
+        All imported priors have this method. Raises UsageError for tokens outside 0 .. K or labels outside
         0 .. classes.
         """
         del t

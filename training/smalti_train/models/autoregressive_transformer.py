@@ -1,8 +1,8 @@
-"""Priors that draw one token after the other: paper 000's autoregressive baseline, and taming's transformer.
+"""Autoregressive priors: the baseline of Bond-Taylor et al. 2021, and taming's transformer (Esser et al. 2021).
 
-Both are the transformer of ``absorbing_transformer`` with attention to what came before. The baseline (table 4) starts
-from a learnt vector and knows the K codes. Taming's (Esser et al. 2021; a minGPT) starts from tokens of its own
-vocabulary: a class, a start token, or the codes of another image. Parameters carry their published names.
+Both are the transformer of ``absorbing_transformer`` with causal attention. The baseline (table 4) starts from a
+learnt vector and reads the K codes. Taming's (a minGPT) starts from tokens of its own vocabulary: a class, a start
+token, or the codes of another image. Parameters carry their published names.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from smalti_train.models.absorbing_transformer import Attention, TokenTransforme
 
 @dataclass(frozen=True)
 class AutoregressiveTransformerConfig(TransformerConfig):
-    """Sizes of the autoregressive twin, which embeds the K codes and never reads a mask."""
+    """Sizes of the autoregressive twin. It embeds the K codes and reads no mask."""
 
     @property
     def mask(self) -> int:
-        """What a sampler writes where a token is still to be drawn."""
+        """Placeholder that samplers use for tokens still to be drawn; the network never reads it."""
         return self.codes
 
 
@@ -31,36 +31,36 @@ class Net2NetTransformerConfig:
     """Sizes of taming's transformer."""
 
     vocabulary: int = 16384
-    """Tokens it reads and predicts: the codes 0 .. K - 1, and as conditioning classes or another image's codes."""
+    """Number of tokens: codes 0 .. K - 1, also used for conditioning (classes, another image's codes)."""
     positions: int = 256
-    """Tokens it can read at once (published as block_size), conditioning included."""
+    """Longest sequence (published as block_size), conditioning included."""
     grid: tuple[int, int] | None = (16, 16)
-    """Rows and columns of tokens of an image; the network itself need not know, and None says that nobody told."""
+    """Rows and columns of an image's tokens; None: unknown. The network itself does not need it."""
     width: int = 1536
     layers: int = 48
     heads: int = 24
     dropout: float = 0.0
     unmasked: int = 0
-    """Leading positions, all of them conditioning, that see each other in both directions (published as n_unmasked)."""
+    """Leading (conditioning) positions that attend to each other in both directions (published as n_unmasked)."""
     classes: int = 0
-    """Labels 0 .. classes - 1, each put before an image's tokens as the token of its own number; label ``classes``
-    stands for "no label". Without classes, token 0 starts every image."""
+    """Labels 0 .. classes - 1; label ``classes`` stands for "no label". A label is the token before an image's tokens.
+    Without classes, token 0 starts every image."""
 
     @property
     def codes(self) -> int:
-        """Tokens that it predicts."""
+        """Number of tokens that it predicts."""
         return self.vocabulary
 
     @property
     def mask(self) -> int:
-        """What a sampler writes where a token is still to be drawn; the network never reads it."""
+        """Placeholder that samplers use for tokens still to be drawn; the network never reads it."""
         return self.vocabulary
 
 
 class Past:
-    """Keys and values, layer by layer, of the tokens that a model has read: drawing goes on without reading again.
+    """Cache of keys and values, layer by layer, of the tokens that a model has read.
 
-    Starts empty; a model that is given it appends to it.
+    Starts empty; a model that is called with it appends to it.
     """
 
     def __init__(self) -> None:
@@ -78,14 +78,14 @@ class Past:
 
 
 class CausalAttention(Attention):
-    """Every token looks at itself and at those before it; the first ``unmasked`` look at each other too."""
+    """Attention of every token to itself and to those before it; the first ``unmasked`` attend to each other too."""
 
     def __init__(self, width: int, heads: int, dropout: float, unmasked: int = 0) -> None:
         super().__init__(width, heads, dropout)
         self.unmasked = unmasked
 
     def forward(self, x: Tensor, past: Past | None = None, layer: int = 0) -> Tensor:
-        """Float [B, n, width] to the same shape; the tokens in ``past`` stand before these."""
+        """Float [B, n, width] to the same shape; the tokens in ``past`` come before these."""
         q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
         if past is not None:
             k, v = past.extend(layer, k, v)
@@ -100,7 +100,7 @@ class CausalAttention(Attention):
 
 
 class AutoregressiveTransformer(TokenTransformer):
-    """Tokens (int [B, n]) and labels (int [B]) to logits of each token given those before it, and of the next."""
+    """Tokens (int [B, n]) and labels (int [B]) to logits of each token given those before it, and of the next token."""
 
     def __init__(self, config: AutoregressiveTransformerConfig) -> None:
         super().__init__(
@@ -117,11 +117,11 @@ class AutoregressiveTransformer(TokenTransformer):
         self.start_tok = nn.Parameter(torch.zeros(1, 1, config.width))
 
     def forward(self, tokens: Tensor, labels: Tensor | None = None, past: Past | None = None) -> Tensor:
-        """Logits (float [B, n + 1, K]): row i is about token i, given the tokens before it (paper 000 eq. 1).
+        """Logits (float [B, n + 1, K]): row i is for token i, given the tokens before it (Bond-Taylor et al., eq. 1).
 
         ``tokens`` int [B, n] in 0 .. K - 1, n < h*w; ``labels`` int [B] in 0 .. classes (classes, or None: no label;
-        without classes not read). Where ``past`` has read tokens before, ``tokens`` are those that follow, n >= 1, and
-        there are n rows.
+        ignored without classes). Where ``past`` holds tokens already, ``tokens`` are the next ones, n >= 1, and there
+        are n rows.
         """
         x = self.tok_emb(tokens)
         first = past.length if past is not None else 0
@@ -132,10 +132,10 @@ class AutoregressiveTransformer(TokenTransformer):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Logits (float32 [B, n + 1, K]) of each of n tokens and of the next, checked, without gradients.
+        """Logits (float32 [B, n + 1, K]) of each of n tokens and of the next, with checks, without gradients.
 
-        The interface of every prior that is imported; ``t`` is not read. Raises UsageError for h*w tokens or more,
-        tokens outside 0 .. K - 1 or labels outside 0 .. classes.
+        All imported priors have this method; ``t`` is ignored. Raises UsageError for h*w tokens or more, tokens outside
+        0 .. K - 1 or labels outside 0 .. classes.
         """
         del t
         self.check(tokens, labels, self.config.positions - 1)
@@ -162,9 +162,9 @@ class Net2NetTransformer(TokenTransformer):
         """Logits over the vocabulary V.
 
         ``tokens`` int [B, n]; ``conditioning`` int [B] (a class or a start token) or [B, C], which is put before them.
-        Returns float [B, n + 1, V], row i about token i. Without conditioning the tokens are read as they are, and row
-        i of [B, n, V] is about what follows token i. Where ``past`` has read tokens before, ``tokens`` are those that
-        follow, n >= 1, ``conditioning`` is not read, and there are n rows.
+        Returns float [B, n + 1, V], row i for token i. Without conditioning, row i of [B, n, V] is for the token after
+        token i. Where ``past`` holds tokens already, ``tokens`` are the next ones, n >= 1, ``conditioning`` is ignored,
+        and there are n rows.
         """
         first = past.length if past is not None else 0
         if 0 < first < self.config.unmasked:
@@ -179,13 +179,13 @@ class Net2NetTransformer(TokenTransformer):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Logits (float32 [B, n, V]), checked, without gradients; the interface of every prior that is imported.
+        """Logits (float32 [B, n, V]), with checks, without gradients; all imported priors have this method.
 
-        Without ``labels``, ``tokens`` int [B, n] are all that is read, their conditioning first, and row i is about
-        what follows token i. With ``labels`` int [B] (a class or start token) or [B, C], ``tokens`` are an image's and
-        row i is about token i given the labels and the tokens before it (the last token is not read), as in the
-        published training. ``t`` is not read. Raises UsageError for tokens or labels outside 0 .. V - 1, and for more
-        of both than there are positions.
+        Without ``labels``, ``tokens`` int [B, n] begin with their conditioning, and row i is for the token after token
+        i. With ``labels`` int [B] (a class or start token) or [B, C], ``tokens`` are an image's, and row i is for token
+        i given the labels and the tokens before it (the last token is not read), as in the published training. ``t`` is
+        ignored. Raises UsageError for tokens or labels outside 0 .. V - 1, and for more of both than there are
+        positions.
         """
         del t
         if labels is None:
@@ -200,7 +200,7 @@ class Net2NetTransformer(TokenTransformer):
 
 
 def _through(blocks: nn.ModuleList, x: Tensor, past: Past | None) -> Tensor:
-    """Send float [B, n, width] through the layers, after the tokens of ``past``, which then knows these too."""
+    """Send float [B, n, width] through the layers, after the tokens of ``past``, and append them to it."""
     for layer, block in enumerate(blocks):
         x = block(x, past, layer)
     if past is not None:

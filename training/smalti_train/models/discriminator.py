@@ -23,7 +23,7 @@ class DiscriminatorConfig:
     """Convolutions that halve the size."""
 
     def __post_init__(self) -> None:
-        """Check the sizes; UsageError says what is wrong."""
+        """Check the sizes. Raises UsageError, saying what is wrong."""
         if self.filters < 1 or self.layers < 1:
             raise UsageError(f"a discriminator has at least one layer of at least one filter, unlike {self}")
 
@@ -31,7 +31,7 @@ class DiscriminatorConfig:
 class Discriminator(nn.Module):
     """Images float [B, 3, H, W] to logits [B, 1, h, w], positive for real; H, W from 3 * 2 ** layers.
 
-    ``main`` and its numbers are as in the published checkpoints, so that ``disc.main.`` loads as it is.
+    ``main`` and its numbers are as in published checkpoints, so that ``disc.main.`` loads unchanged.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
             layers += [conv, nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.main = nn.Sequential(*layers)
-        for module in self.main:  # as pix2pix starts: narrower than torch's default, norms near one
+        for module in self.main:  # initialised as in pix2pix: narrower than torch's default, norms near one
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0, 0.02)
             elif isinstance(module, nn.BatchNorm2d):

@@ -1,9 +1,9 @@
 """The edge autoencoder: a vector-quantised autoencoder made for cheap decoding.
 
 Published decoders spend most of their time in convolutions at full resolution. Here none runs above a quarter of it:
-a pixel-unshuffle stem folds 4x4 pixels into channels and a pixel-shuffle head unfolds them again. The decoder sees
-no spatial statistics (no group norm, no attention), so a tile with its halo decodes to the very pixels of the whole;
-its batch norms stand behind convolutions, into which every runtime folds them.
+a pixel-unshuffle stem folds 4x4 pixels into channels and a pixel-shuffle head unfolds them. The decoder uses no spatial
+statistics (no group norm, no attention), so a tile with its halo decodes to exactly the pixels of the whole. Its batch
+norms follow convolutions, and every runtime folds them in.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class EdgeAutoencoderConfig:
     decoder_blocks: tuple[int, ...] = (1, 1, 2)
     """Residual blocks per level of the decoder, finest first."""
     padding: Literal["zeros", "replicate"] = "zeros"
-    """What the encoder's convolutions see beyond the borders. Zeros tell where a border is, and then some codes are of
-    borders alone, which mark the seams of canvases; the outermost cells once more (``replicate``) do not."""
+    """Padding of the encoder's convolutions. With zeros some codes come to mean borders, and show as seams in canvases;
+    ``replicate`` repeats the outermost cells and avoids that."""
     smoothing: tuple[int, ...] = ()
-    """Pixels between neighbours in each pass of the smoothing that ends the decoder
-    (``smalti_train.models.smoothing``), each less than ``factor``; none leaves it out."""
+    """Distance to the neighbours, in pixels, for each pass of the decoder's final smoothing
+    (``smalti_train.models.smoothing``), each less than ``factor``; empty: no smoothing."""
 
     def __post_init__(self) -> None:
-        """Check what the smoothing can reach; UsageError says what is allowed."""
+        """Check the smoothing's distances. Raises UsageError, saying what is allowed."""
         if not all(1 <= distance < self.factor for distance in self.smoothing):
             raise UsageError(f"smoothing {self.smoothing}: distances are 1 .. {self.factor - 1} pixels")
 
@@ -62,9 +62,9 @@ class EdgeAutoencoderConfig:
     def halo(self) -> int:
         """Tokens around a tile that its decoded pixels can depend on (receptive-field radius, rounded up).
 
-        Each 3x3 convolution reaches one cell further at its own resolution: one before the first block at the token
-        level, two per residual block, one in the head at the finest level; each pass of the smoothing as many pixels as
-        it looks away.
+        Each 3x3 convolution reaches one cell further at its own resolution: there is one before the first block at the
+        token level, two per residual block, and one in the head at the finest level. Each pass of the smoothing reaches
+        as many pixels as its distance.
         """
         finest = 2 ** (len(self.channels) - 1)
         cells = finest + 1  # the first convolution at the token level, the head at the finest
@@ -81,7 +81,7 @@ def conv_bn(
 
 
 class ResidualBlock(nn.Module):
-    """x + BN(conv(relu(BN(conv(x))))): both norms fold away, and the second starts at zero so a block starts as x."""
+    """x + BN(conv(relu(BN(conv(x))))); both norms fold away; the second starts at zero, so a block starts as x."""
 
     def __init__(self, channels: int, padding: Literal["zeros", "replicate"] = "zeros") -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class EdgeAutoencoder(nn.Module):
         return self.decoder(self.quantizer.lookup(ids))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Quantized]:
-        """Return reconstructions, the encoder's features (float [B, D, h, w]) and their quantisation."""
+        """Reconstructions, the encoder's features (float [B, D, h, w]) and their quantisation."""
         features = self.encoder(images)
         quantized = self.quantizer(features)
         return self.decoder(quantized.z_q), features, quantized

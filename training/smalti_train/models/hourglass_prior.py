@@ -1,9 +1,9 @@
-"""The absorbing prior of paper 000 as an hourglass: most layers work on 2x2-merged tokens.
+"""The absorbing prior of Bond-Taylor et al. 2021 as an hourglass: most layers work on 2x2-merged tokens.
 
-A bidirectional transformer that sees a grid in which some tokens are masked and predicts every one of them. The first
-and the last layers work on all tokens; between them each 2x2 patch is one token, which makes a layer four times
-cheaper (and its attention sixteen times), at equal cost wider. Time is not an input: for absorbing diffusion the
-number of masks says it all (paper 000, appendix; Ou et al. 2024).
+A bidirectional transformer reads a grid with masked tokens and predicts every token. The first and last layers work on
+all tokens. Between them each 2x2 patch is one token: a layer is four times cheaper (its attention sixteen times), or
+wider at equal cost. Time is not an input: for absorbing diffusion the number of masks determines it (appendix; Ou et
+al. 2024).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class HourglassPriorConfig:
-    """Sizes of a prior."""
+    """Sizes of an hourglass prior."""
 
     codes: int = 1024
-    """K: tokens are 0 .. K - 1 and K itself is the mask."""
+    """K: tokens are 0 .. K - 1, and token K is the mask."""
     grid: tuple[int, int] = (16, 16)
     """Rows and columns of tokens; both even."""
     classes: int = 0
@@ -124,7 +124,7 @@ class HourglassPrior(nn.Module):
         """Logits of the codes at every position, or only at ``rows``.
 
         ``tokens`` int [B, h*w] in 0 .. K (K: masked); ``labels`` int [B] in 0 .. classes (classes, or None: no label);
-        ``rows`` int [B, R], raster positions whose logits are wanted. Returns float [B, h*w or R, K].
+        ``rows`` int [B, R], raster positions. Returns float [B, h*w or R, K].
         """
         if labels is None:
             labels = torch.full((tokens.shape[0],), self.config.classes, device=tokens.device)

@@ -1,7 +1,7 @@
-"""Inception-v3 up to its last average pool, in the two forms that published weights come in.
+"""Inception-v3 (Szegedy et al. 2016) up to its last average pool, in the two forms of published weights.
 
-Szegedy et al. 2016, Rethinking the Inception Architecture. The form of the Fréchet inception distance (Heusel et al.
-2017) is TensorFlow's network of December 2015, with pools of its own. Parameters are named as torchvision names them.
+One is torchvision's. The other, for the Fréchet inception distance (Heusel et al. 2017), is TensorFlow's network of
+December 2015, which pools differently. Parameters carry torchvision's names.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 299
-"""Pixels per side the network was trained on; it works from 75 upwards."""
+"""Pixels per side that the network was trained on; 75 is the least."""
 DIM = 2048
 
 Pool = Callable[[Tensor], Tensor]
 
 
 def averaged(x: Tensor) -> Tensor:
-    """Mean of 3x3 neighbours, where those beyond the edge are zeros that count."""
+    """Mean of 3x3 neighbours; those outside count as zeros."""
     return F.avg_pool2d(x, 3, stride=1, padding=1)
 
 
 def averaged_inside(x: Tensor) -> Tensor:
-    """Mean of those of 3x3 neighbours that are inside, as TensorFlow pools."""
+    """Mean of 3x3 neighbours without those outside, as in TensorFlow."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def greatest(x: Tensor) -> Tensor:
-    """Greatest of 3x3 neighbours."""
+    """Maximum of 3x3 neighbours."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
 def halved(x: Tensor) -> Tensor:
-    """Greatest of 3x3 neighbours, at every other place."""
+    """Maximum of 3x3 neighbours, at every other position."""
     return F.max_pool2d(x, 3, stride=2)
 
 
@@ -163,10 +163,10 @@ class BlockE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The network without its classifiers, frozen, in eval mode whatever its surroundings do.
+    """The network without its classifiers; frozen, and always in eval mode.
 
-    ``fid`` asks for the pools of the network behind the Fréchet inception distance: averages that leave the edge out,
-    and in the very last block a maximum where the paper has an average.
+    ``fid`` selects the pools of the network for the Fréchet inception distance: averages that leave out what is outside
+    the image, and in the last block a maximum where the paper has an average.
     """
 
     def __init__(self, fid: bool) -> None:
@@ -197,7 +197,7 @@ class InceptionV3(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features (float [B, 2048]) of ``images`` float [B, 3, H, W] in 0 .. 255."""
-        x = images / 127.5 - 1  # both forms were trained on -1 .. 1; torchvision converts its own scale back to it
+        x = images / 127.5 - 1  # both forms were trained on -1 .. 1; torchvision rescales its inputs to it
         x = halved(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = halved(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))

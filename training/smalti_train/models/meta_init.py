@@ -1,4 +1,4 @@
-"""Models without values, for their names and shapes, or for weights that are about to be loaded."""
+"""Building models without values, for their names and shapes or before weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INITIALISERS = {"normal_", "uniform_", "kaiming_uniform_", "kaiming_normal_", "t
 
 
 class _Idle(TorchFunctionMode):
-    """Leaves tensors as they are where they would be filled with random numbers."""
+    """Skips functions that fill tensors with random numbers."""
 
     def __torch_function__(
         self,
@@ -31,9 +31,9 @@ class _Idle(TorchFunctionMode):
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Modules built inside take no memory and draw no random numbers: ``load_state_dict(..., assign=True)`` fills them.
+    """Modules built inside use no memory and draw no random numbers; fill them by ``load_state_dict(assign=True)``.
 
-    The meta device alone would do, but torch's ``normal_`` on it first imports torch's compiler: many seconds.
+    The meta device alone would do, but torch's ``normal_`` on it first imports torch's compiler, for many seconds.
     """
     with torch.device("meta"), _Idle():
         yield

@@ -1,8 +1,8 @@
-"""The prior of paper 004 (VQ-DDM): a U-Net that sees a grid of noisy tokens and predicts the clean ones.
+"""The prior of Hu et al. 2022 (VQ-DDM): a U-Net that reads a grid of noisy tokens and predicts the clean ones.
 
-Noise is multinomial: a noisy token is any of the K codes, so that nothing tells it from a clean one and the network has
-to know the time. What it predicts are the logits of x0_hat for every position (eq. 22,
-23). Parameters carry the names they have in published checkpoints, which are this model's state dict behind a prefix.
+Noise is multinomial: a noisy token is any of the K codes and looks like a clean one, so the network also reads the
+time. It predicts the logits of x0_hat at every position (eq. 22, 23). Parameters carry their published names, so a
+published checkpoint is this model's state dict behind a prefix.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from smalti_train.models.multinomial_unet_blocks import (
 AttentionKind = Literal["linear", "full"]
 Parameterisation = Literal["x0", "x0_residual"]
 FULL_ATTENTION_SIDES = (4, 16)
-"""Shortest and longest grid (its longer side, in cells) at which full attention stands: the paper's 16, 8 and 4."""
+"""Full attention needs a grid whose longer side is in this range, in cells: the paper has it at 16, 8 and 4."""
 
 
 @dataclass(frozen=True)
 class MultinomialUNetConfig:
-    """Sizes of a U-Net and the diffusion it was made for; defaults are the published ones."""
+    """Sizes of a U-Net, and its diffusion; defaults are the published ones."""
 
     codes: int = 1024
     """K: tokens are 0 .. K - 1; there is no mask."""
@@ -58,13 +58,13 @@ class MultinomialUNetConfig:
     steps: int = 4000
     """T: times are 0 (the least noise) .. T - 1."""
     parameterisation: Parameterisation = "x0"
-    """``x0``: the network's outputs are the logits (what the published CelebA-HQ and LSUN models do);
-    ``x0_residual``: one more for the token that is seen (eq. 23)."""
+    """``x0``: the network's outputs are the logits (as in the published CelebA-HQ and LSUN models);
+    ``x0_residual``: the logit of the token that is seen is raised by 1 (eq. 23)."""
     schedule: NoiseKind = "released"
-    """How noise grows; see ``smalti_train.objectives.multinomial.cosine_schedule``."""
+    """Noise schedule; see ``smalti_train.objectives.multinomial.cosine_schedule``."""
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit each other; UsageError says which does not."""
+        """Check that the sizes fit each other. Raises UsageError, saying which does not."""
         sizes = (self.codes, self.width, self.blocks, self.steps, *self.multipliers, *self.grid)
         if not self.multipliers or min(sizes) < 1 or self.classes < 0:
             raise UsageError(f"every size of a U-Net is at least 1 (classes: 0), unlike some of {self}")
@@ -85,7 +85,7 @@ class MultinomialUNetConfig:
 
     @property
     def mask(self) -> int:
-        """What stands where a token is to be drawn, outside of the prior: it never sees it."""
+        """Placeholder that samplers use for tokens still to be drawn; the network never reads it."""
         return self.codes
 
     @property
@@ -111,7 +111,7 @@ class MultinomialUNet(nn.Module):
         last = len(widths) - 1
         self.embedding = nn.Embedding(config.codes, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
-        # Published checkpoints have no such table, and a model without classes has none either.
+        # Published checkpoints have no labels; a model without classes has no such table.
         self.label_emb = nn.Embedding(config.classes + 1, width) if config.classes else None
         self.downs = nn.ModuleList(
             self._level(before, channels, level, Downsample(channels) if level < last else nn.Identity())
@@ -124,7 +124,7 @@ class MultinomialUNet(nn.Module):
             self._level(2 * widths[level], widths[level - 1], level, Upsample(widths[level - 1]))
             for level in range(last, 0, -1)
         )
-        # The way up ends with as many channels as the finest level has.
+        # The way up ends with the finest level's channels.
         self.final_conv = nn.Sequential(ConvBlock(widths[0], width), nn.Conv2d(width, config.codes, 1))
 
     def _level(self, inputs: int, outputs: int, level: int, resample: nn.Module) -> nn.ModuleList:
@@ -142,9 +142,9 @@ class MultinomialUNet(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor | None, times: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits of the codes of x0_hat at every position, or only at ``rows``.
 
-        ``tokens`` int [B, h*w] in 0 .. K - 1; ``labels`` int [B] in 0 .. classes (classes, or None: no label; without
-        classes not read); ``times`` int [B] in 0 .. T - 1; ``rows`` int [B, R], raster positions whose logits are
-        wanted. Returns float [B, h*w or R, K].
+        ``tokens`` int [B, h*w] in 0 .. K - 1; ``labels`` int [B] in 0 .. classes (classes, or None: no label; ignored
+        without classes); ``times`` int [B] in 0 .. T - 1; ``rows`` int [B, R], raster positions. Returns float
+        [B, h*w or R, K].
         """
         time = self.mlp(time_embedding(times, self.config.steps, self.rates).to(self.embedding.weight.dtype))
         if self.label_emb is not None:
@@ -165,7 +165,7 @@ class MultinomialUNet(nn.Module):
         return self._output(x, tokens, rows)
 
     def _output(self, x: Tensor, tokens: Tensor, rows: Tensor | None) -> Tensor:
-        """Logits (float [B, h*w or R, K]) of what left the last level (float [B, C, h, w])."""
+        """Logits (float [B, h*w or R, K]) from the last level's output (float [B, C, h, w])."""
         block, head = self.final_conv
         assert isinstance(head, nn.Conv2d)
         x = block(x).flatten(2)
@@ -179,11 +179,10 @@ class MultinomialUNet(nn.Module):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Logits (float32 [B, h*w, K]) of the clean tokens, checked, without gradients.
+        """Logits (float32 [B, h*w, K]) of the clean tokens, with checks, without gradients.
 
-        The interface of every prior that is imported. ``tokens`` int [B, h*w] in 0 .. K - 1, ``labels`` int [B] in
-        0 .. classes, ``t`` int [B] in 0 .. T - 1. Raises UsageError for what is out of range, and where ``t`` is
-        missing: this prior's answer depends on it.
+        All imported priors have this method. ``tokens`` int [B, h*w] in 0 .. K - 1, ``labels`` int [B] in 0 .. classes,
+        ``t`` int [B] in 0 .. T - 1. Raises UsageError for values out of range, and where ``t`` is missing.
         """
         config = self.config
         if t is None:

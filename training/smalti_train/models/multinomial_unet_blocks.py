@@ -1,7 +1,7 @@
-"""What the U-Net of paper 004 is built of: time embedding, residual blocks and the attention between them.
+"""Parts of the U-Net of Hu et al. 2022: time embedding, residual blocks and attention.
 
-Modules nest as they do in the published code, so that parameters carry the names of published checkpoints. Unless said
-otherwise a module takes float [B, C, h, w] to the same shape.
+Modules nest as in the published code, so that parameters carry the names of published checkpoints. Unless said
+otherwise, a module maps float [B, C, h, w] to the same shape.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from torch import Tensor, nn
 GROUPS = 8
 """Groups of every norm; channels are multiples of it."""
 HEADS, HEAD_DIM = 4, 32
-"""Of every attention, whatever its channels."""
+"""Heads and dimensions per head of every attention."""
 TIME_SPAN = 4000
-"""Steps that the time embedding was made for; other numbers of steps are stretched over the same range."""
+"""Steps that the time embedding was made for; other numbers of steps are scaled to the same range."""
 
 
 def time_rates(width: int) -> tuple[float, ...]:
     """Angles per step of a time embedding of ``width`` dimensions (even, from 4), float32 values [width / 2].
 
-    Wavelengths grow geometrically by a factor of 10,000 in all, as in Vaswani et al. 2017. They are numbers and not
-    computed where they are used, since thousands of steps make much of their last digit, which not every exponential
-    has alike.
+    Wavelengths grow geometrically by a factor of 10,000 in all, as in Vaswani et al. 2017. They are constants: times in
+    the thousands amplify errors in the last digit, in which implementations of the exponential differ.
     """
     half = width // 2
     return tuple(torch.exp(torch.arange(half, device="cpu") * (-math.log(10_000) / (half - 1))).tolist())
@@ -50,7 +49,7 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the time in between, beside x (or a 1x1 convolution of it where the channels change)."""
+    """Two convolutions with the time added in between, plus x (or a 1x1 convolution of it where channels change)."""
 
     def __init__(self, inputs: int, outputs: int, times: int) -> None:
         super().__init__()
@@ -60,13 +59,13 @@ class ResidualBlock(nn.Module):
         self.res_conv = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Float [B, inputs, h, w] and what stands for the time, float [B, times], to [B, outputs, h, w]."""
+        """Float [B, inputs, h, w] and the embedded time, float [B, times], to [B, outputs, h, w]."""
         y = self.block1(x) + self.mlp(time)[:, :, None, None]
         return self.block2(y) + self.res_conv(x)
 
 
 class Attention(nn.Module):
-    """Positions looking at each other; subclasses say how."""
+    """Attention between positions; subclasses define ``mix``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class Attention(nn.Module):
 
 
 class LinearAttention(Attention):
-    """Attention without a matrix of all pairs, as released (Shen et al. 2018): keys share a softmax over positions.
+    """Attention without a matrix of all pairs (Shen et al. 2018), as released: keys get a softmax over positions.
 
     Queries are neither scaled nor normalised.
     """
@@ -96,7 +95,7 @@ class LinearAttention(Attention):
 
 
 class FullAttention(Attention):
-    """Attention of all pairs of positions, as printed (Vaswani et al. 2017)."""
+    """Attention of all pairs of positions (Vaswani et al. 2017), as in the paper."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Softmax of scaled products over all positions."""
@@ -105,7 +104,7 @@ class FullAttention(Attention):
 
 
 class ReZero(nn.Module):
-    """g * fn(x), g starting at zero: a block that starts as nothing (Bachlechner et al. 2020)."""
+    """g * fn(x), with g starting at zero (Bachlechner et al. 2020)."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()

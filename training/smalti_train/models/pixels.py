@@ -1,7 +1,7 @@
-"""Pixels as tokens: what stands in for an autoencoder where a prior draws small grey images directly (paper 003, 4.2).
+"""Pixels as tokens, in place of an autoencoder: for priors that draw small grey images directly.
 
-Each grey level of a pixel counts as an entry of a codebook. There is nothing to train; the runtime has the same tables
-(``smalti.codec.grey``), so that a bundle needs no graph for them.
+See McKinney and Willcocks 2022, section 4.2. Each grey level of a pixel is a code. There is nothing to train. The
+runtime has the same tables (``smalti.codec.grey``), so a bundle needs no graph for them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class PixelCodesConfig:
     """Grey levels as codes, one pixel a token."""
 
     codes: int = LEVELS
-    """K, 2 .. 256: token k is the grey value round(255 k / (K - 1)). The paper's are all 256."""
+    """K, 2 .. 256: token k is the grey value round(255 k / (K - 1)). The paper uses 256."""
 
     def __post_init__(self) -> None:
-        """Check the number of levels; UsageError says which are allowed."""
+        """Check the number of levels. Raises UsageError, saying which are allowed."""
         if not 2 <= self.codes <= LEVELS:
             raise UsageError(f"codes {self.codes}: pixels have 2 .. {LEVELS} grey levels")
 
@@ -66,9 +66,9 @@ class PixelCodes(nn.Module):
         self.register_buffer("nearest", torch.from_numpy(nearest.astype(np.int64)), persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens (int64 [B, H, W]) of ``images`` (float [B, 3, H, W] in [-1, 1], clipped): the level nearest to grey.
+        """Tokens (int64 [B, H, W]) of ``images`` (float [B, 3, H, W] in [-1, 1], clipped): the nearest grey levels.
 
-        Exactly those that :func:`smalti.codec.grey.to_tokens` gives for the same pixels.
+        They equal those of :func:`smalti.codec.grey.to_tokens` for the same pixels.
         """
         values = ((images.float().clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)).round().long()
         red, green, blue = (value * weight for value, weight in zip(values.unbind(1), grey.LUMINANCE))

@@ -1,7 +1,7 @@
-"""The preview decoder: a small net that shows roughly what a decoder would make of a grid, also of an unfinished one.
+"""The preview decoder: a small net for rough pictures of a grid, finished or not.
 
-It is distilled from the decoder (``smalti_train.trainers.preview``). All of its work but one convolution is done at the
-resolution of the tokens; pixel shuffles do the rest.
+It is distilled from an autoencoder's decoder (``smalti_train.trainers.preview``). All but one of its convolutions run
+at the resolution of the tokens; pixel shuffles enlarge the result.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class PreviewDecoderConfig:
     """Sizes of a preview decoder."""
 
     codes: int = 1024
-    """K of its autoencoder; the token K stands for one that is not drawn yet."""
+    """K of its autoencoder; token K stands for a token not drawn yet."""
     factor: int = 16
     """Pixels per token along each axis."""
     width: int = 96
     """Channels at the resolution of the tokens."""
     blocks: int = 3
-    """3x3 convolutions there, each of which looks one token further."""
+    """3x3 convolutions at the resolution of the tokens; each reaches one token further."""
     fine: int = 32
-    """Channels where one cell is ``tail`` pixels wide."""
+    """Channels of the last convolution, where one cell is ``tail`` pixels wide."""
 
     @property
     def tail(self) -> int:
@@ -35,7 +35,7 @@ class PreviewDecoderConfig:
 
     @property
     def halo(self) -> int:
-        """Tokens around a tile that its pixels can depend on: one a block, and at most one in the last convolution."""
+        """Tokens around a tile that its pixels can depend on: one per block, at most one for the last convolution."""
         return self.blocks + 1
 
     @property

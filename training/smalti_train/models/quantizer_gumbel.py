@@ -1,4 +1,4 @@
-"""Gumbel-softmax quantisation (Jang et al. 2017; Ramesh et al. 2021): codes are drawn, softly, from logits."""
+"""Gumbel-softmax quantisation (Jang et al. 2017; Ramesh et al. 2021): soft draws of codes from logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEPS = 160_000
-"""Steps over which the temperature of paper 000's code would fall to nothing, did it not stop at 1/16."""
+"""Steps in which the temperature would fall from 1 to 0, but for its floor 1/16 (Bond-Taylor et al. 2021, code)."""
 COLDEST = 1 / 16
 
 
@@ -21,18 +21,18 @@ def gumbel_temperature(step: int, steps: int = STEPS) -> float:
 
 @dataclass
 class GumbelQuantized:
-    """What the quantiser returns in training."""
+    """Result of quantisation in training."""
 
     z_q: Tensor
-    """float [B, D, h, w]: mixtures of codes (codes alone where ``hard``)."""
+    """float [B, D, h, w]: mixtures of codes (single codes where ``hard``)."""
     ids: Tensor
     """int64 [B, h, w], 0 .. K - 1: the code with the greatest share."""
     kl: Tensor
-    """Scalar: KL(q || uniform) in nats per token, sum over codes of q log(q K); paper 000's code weighs it 1e-8."""
+    """Scalar: KL(q || uniform) in nats per token, sum over codes of q log(q K); that code weighs it by 1e-8."""
 
 
 class GumbelQuantizer(nn.Module):
-    """Maps float [B, C, h, w] to logits over K codes and these to codes: drawn in training, the likeliest else."""
+    """Maps float [B, C, h, w] to logits over K codes, and these to codes: drawn in training, else the likeliest."""
 
     def __init__(self, codes: int, dim: int, inputs: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class GumbelQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (int64 [B, h, w]) of the likeliest codes of features ``z`` (float [B, C, h, w]).
 
-        The published code draws here even in evaluation; a bundle's tokens must be a function of the image.
+        The published code draws even in evaluation; a bundle's tokens must depend on the image alone.
         """
         return self.proj(z).argmax(dim=1)
 
@@ -60,10 +60,10 @@ class GumbelQuantizer(nn.Module):
     ) -> GumbelQuantized:
         """Quantise features ``z`` (float [B, C, h, w]); ``temperature`` > 0.
 
-        In training mode codes mix by softmax((logits + g) / temperature), g Gumbel noise from ``generator``; ``hard``
-        takes the greatest share alone, its gradient that of the mixture. In eval mode nothing is drawn. ``part`` (i, n)
-        says that ``z`` is the i-th of n equal parts of a batch, for all of which noise is drawn: several processes then
-        see the noise that one would.
+        In training mode codes mix by softmax((logits + g) / temperature), with Gumbel noise g from ``generator``;
+        ``hard`` takes the code with the greatest share, with the mixture's gradient. In eval mode nothing is drawn.
+        ``part`` (i, n) says that ``z`` is the i-th of n equal parts of a batch; noise is drawn for the whole batch, so
+        that it does not depend on the number of processes.
         """
         logits = self.proj(z).float()
         log_q = logits.log_softmax(dim=1)

@@ -1,4 +1,4 @@
-"""Vector quantisation by Euclidean distance, as the published VQGANs do it (paper 000 eq. 4, an argmin)."""
+"""Vector quantisation by Euclidean distance, as in the published VQGANs (Bond-Taylor et al. 2021, eq. 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from smalti_train.models.quantizer import Quantized, full_precision
 
 
 class NearestQuantizer(nn.Module):
-    """Maps float [B, D, h, w] to the nearest of K codes, the gradient straight through."""
+    """Maps float [B, D, h, w] to the nearest of K codes, with straight-through gradients."""
 
     def __init__(self, codes: int, dim: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class NearestQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (int64 [B, h, w]) of the codes nearest to features ``z`` (float [B, D, h, w])."""
         codes = self.embedding.weight
-        # |z - c|^2 without |z|^2, which is the same for every code.
+        # |z - c|^2 without |z|^2, which is equal for all codes.
         with full_precision(z):
             distances = codes.square().sum(1) - 2 * torch.einsum("bdhw,kd->bhwk", z.float(), codes)
         return distances.argmin(dim=-1)

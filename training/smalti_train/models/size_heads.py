@@ -1,9 +1,9 @@
-"""Heads that end an edge decoder's picture at twice and at four times its pixels, from the same tokens.
+"""Size heads: they decode the same tokens to pictures of twice and four times an edge decoder's size.
 
-Vector art holds little more at 1024 pixels than at 256: where the edges run is known, only drawn too coarsely. So each
-head adds to the enlarged picture what its edges lack. It reads the decoder's last features, and no convolution
-of it runs above a quarter of its output's resolution. What it adds is shrunk towards zero (Donoho 1995, soft
-thresholding): below one level of 255 it is nothing at all, so that flat areas stay as flat as the smaller picture's.
+Vector art has little more detail at 1024 pixels than at 256: the edges are known, but drawn too coarsely. So each head
+corrects the edges of the enlarged picture. It reads the decoder's last features, and none of its convolutions runs
+above a quarter of its output's resolution. Its correction is shrunk towards zero (Donoho 1995, soft thresholding):
+below one level of 255 it vanishes, so that flat areas stay as flat as in the smaller picture.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from smalti_train.models.edge_autoencoder import STEM, EdgeAutoencoder, EdgeAuto
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 SCALES = (1, 2, 4)
-"""How many times the pixels of the decoder's own picture, along each axis: its own head's, then those of the heads."""
+"""Sizes of the pictures along each axis, in units of the decoder's own picture; the first is that picture."""
 REACH = 2
-"""Pixels around one of the picture's that its enlargement looks at."""
+"""Pixels around each one that the enlargement reads."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class SizedAutoencoderConfig:
 
     autoencoder: EdgeAutoencoderConfig = field(default_factory=EdgeAutoencoderConfig)
     width: int = 128
-    """Channels of the heads where the decoder's features are, a quarter of its picture's resolution."""
+    """Channels of the heads at the features' resolution, a quarter of the decoder's own picture."""
     blocks: int = 2
-    """Residual blocks there."""
+    """Residual blocks at that resolution."""
     fine: tuple[int, int] = (48, 32)
     """Channels at twice and at four times that resolution."""
     fine_blocks: tuple[int, int] = (1, 1)
-    """Residual blocks there."""
+    """Residual blocks at twice and at four times that resolution."""
     shrink: float = 0.0
-    """Levels of 255 by which all that a head adds is shrunk towards zero; to be trained with once the head adds
-    something, as nothing is learnt from what is shrunk away."""
+    """Levels of 255 by which a head's correction is shrunk towards zero. Set it only after a first training: values
+    shrunk to zero give no gradient."""
 
     @property
     def codes(self) -> int:
@@ -66,12 +66,12 @@ class SizedAutoencoderConfig:
         for level in range(finer):
             reach += STEM // 2 ** (level + 1) * 2 * self.fine_blocks[level]
         reach += -(-STEM // scale)  # the head's last convolution
-        own = self.autoencoder.factor * self.autoencoder.halo  # generous: rounded up already
+        own = self.autoencoder.factor * self.autoencoder.halo  # an upper bound: the halo is rounded up
         return -(-(own + max(reach, REACH)) // self.autoencoder.factor)
 
 
 class PlainBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))): no norms, and the last convolution starts at zero, so that a block starts as x."""
+    """x + conv(relu(conv(relu(x)))) without norms; the last convolution starts at zero, so a block starts as x."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class PlainBlock(nn.Module):
 
 
 class Enlargement(nn.Module):
-    """Bicubic enlargement as a convolution and a pixel shuffle, which every runtime does fast; nothing is learnt."""
+    """Bicubic enlargement as a convolution and a pixel shuffle, fast in every runtime; without parameters."""
 
     kernel: Tensor
 
@@ -108,7 +108,7 @@ class Enlargement(nn.Module):
 def _enlarging(scale: int, fold: int) -> Tensor:
     """Kernel float32 [3 * STEM**2, 3 * fold**2, k, k] of the bicubic enlargement by ``scale``.
 
-    It is read off what enlarging makes of single pixels.
+    It is read off the enlargement of single pixels.
     """
     cells = -(-REACH // fold)
     side = (2 * cells + 1) * fold
@@ -126,7 +126,7 @@ def _enlarging(scale: int, fold: int) -> Tensor:
 
 
 class SizeHeads(nn.Module):
-    """Decoder features and picture to the picture at twice and at four times its pixels."""
+    """Decoder features and picture to pictures of twice and four times its size."""
 
     def __init__(self, config: SizedAutoencoderConfig) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class SizeHeads(nn.Module):
     def forward(self, features: Tensor, picture: Tensor, scales: tuple[int, ...]) -> dict[int, Tensor]:
         """Pictures float32 [B, 3, s*H, s*W] by scale s of ``scales``, each 2 or 4.
 
-        ``features`` is float [B, C, H/4, W/4] and ``picture`` float32 [B, 3, H, W], of the decoder.
+        ``features`` float [B, C, H/4, W/4] and ``picture`` float32 [B, 3, H, W] come from the decoder.
         """
         x = torch.cat((features, F.pixel_unshuffle(picture, STEM).to(features.dtype)), dim=1)
         x = self.blocks(self.start(x))
@@ -184,7 +184,7 @@ class SizedAutoencoder(nn.Module):
         return self(ids, (scale,))[scale]
 
     def forward(self, ids: Tensor, scales: tuple[int, ...] = SCALES) -> dict[int, Tensor]:
-        """Pictures by scale of ``scales``; see :meth:`decode`."""
+        """Pictures for each scale in ``scales``; see :meth:`decode`."""
         smoothed = isinstance(self.autoencoder.decoder[-1], EdgeAwareSmoothing)
         end = len(self.autoencoder.decoder) - 2 - smoothed  # before the last convolution and the pixel shuffle
         features = self.autoencoder.decoder[:end](self.autoencoder.quantizer.lookup(ids))

@@ -1,9 +1,9 @@
-"""The last step of an edge decoder: neighbouring pixels that look alike become alike, edges stay.
+"""Edge-aware smoothing, the last step of an edge decoder: similar neighbouring pixels are averaged, edges stay.
 
-A decoder of few operations leaves flat shapes uneven by a level or two and their edges soft. A bilateral filter (Tomasi
-and Manduchi 1998) evens out what differs little and leaves alone what differs much; passes at growing and again
-shrinking distances reach far at little cost (the edge-avoiding a-trous filter of Dammertz et al. 2010). It has one
-parameter per pass, and the decoder learns through it: what looks alike is the decoder's own choice.
+A cheap decoder leaves flat shapes uneven by a level or two, and their edges soft. A bilateral filter (Tomasi and
+Manduchi 1998) averages pixels that differ little and keeps those that differ much. Passes at growing, then shrinking
+distances reach far at little cost (the edge-avoiding a-trous filter of Dammertz et al. 2010). Each pass has one
+parameter, and the decoder is trained through the filter.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RANGE = 12 / 127.5
-"""Difference of colour (images in [-1, 1]) from which on pixels do not mix at first: 12 of 255 levels."""
+"""Initial colour difference (images in [-1, 1]) at which pixels stop mixing: 12 of 255 levels."""
 
 
 class EdgeAwareSmoothing(nn.Module):
-    """Mix every pixel with its two neighbours at the distance of each pass along each axis, weighted by likeness.
+    """In each pass, mix every pixel with its two neighbours at the pass's distance along each axis, by similarity.
 
-    The weight of a neighbour is max(0, 1 - |difference|^2 / range^2) (Epanechnikov's kernel), and the pixel's own is 1.
-    Rows and columns take turns, which takes half as many comparisons as all eight neighbours at once. Those outside
-    the canvas have no weight. Computed in fp32 whatever the model's type: one level of 255 is finer than bf16 holds.
+    The weight of a neighbour is max(0, 1 - |difference|^2 / range^2) (Epanechnikov's kernel), the pixel's own is 1, and
+    that of a neighbour outside the canvas is 0. Rows and columns are processed in turn, with half the comparisons of
+    all eight neighbours at once. Computed in fp32 whatever the model's type: bf16 is coarser than one level of 255.
     """
 
     def __init__(self, distances: tuple[int, ...]) -> None:
@@ -40,9 +40,9 @@ class EdgeAwareSmoothing(nn.Module):
 
 
 def _pull(x: Tensor, offset: tuple[int, int], sharpness: Tensor) -> Tensor:
-    """How far (like ``x``, float [B, 3, H, W]) each pixel moves towards its neighbours at ``offset`` (down, right).
+    """Change (float [B, 3, H, W], like ``x``) of each pixel towards its neighbours at ``offset`` (down, right).
 
-    A pair of neighbours is compared once and pulls both. ``sharpness`` is 1 / range^2.
+    Each pair of neighbours is compared once and changes both. ``sharpness`` is 1 / range^2.
     """
     down, right = offset
     height, width = x.shape[2:]

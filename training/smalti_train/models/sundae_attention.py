@@ -1,8 +1,9 @@
-"""The layers of SUNDAE's hourglass: attention with rotary positions along both axes (paper 003, section 3.2).
+"""Layers of SUNDAE's hourglass: attention with rotary positions along both axes.
 
-Parameters carry the names they have in published checkpoints. Those were trained with three quirks, which are kept for
-them alone (``published``): positions turn the whole query before it is split into heads, so only the first head is
-turned; coordinates run from -1 to 1 whatever the grid; frequencies are evenly spaced and set per stack of layers.
+See McKinney and Willcocks 2022, section 3.2. Parameters carry their published names. Published checkpoints were trained
+with three quirks, which ``published`` keeps for them: positions turn the query before it is split into heads, so only
+the first head is turned; coordinates run from -1 to 1 whatever the grid; frequencies are evenly spaced and set per
+stack of layers.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ Turn = tuple[Tensor, Tensor]
 """Cosine and sine of the angle by which every position turns each pair of dimensions: two float32 [n, d / 2]."""
 
 BASES: dict[Axes, float] = {"2d": 100.0, "1d": 10_000.0}
-"""Frequencies fall from 1 radian per token to nearly 1 / base; along an axis of a grid fewer tokens lie than in it."""
+"""Frequencies fall from 1 radian per token to nearly 1 / base; an axis has fewer tokens than the whole grid."""
 OCTAVES = 4
-"""Of :func:`place_features`: the finest wave is an eighth of the grid long."""
+"""Octaves of :func:`place_features`; half a wave of the finest is an eighth of the grid long."""
 
 
 def rotary_angles(
@@ -33,11 +34,11 @@ def rotary_angles(
 ) -> Tensor:
     """Angles (float32 [h*w, head_dim / 2], radians) by which positions of a grid turn pairs of dimensions.
 
-    ``2d``: one half of the pairs turns with the row, the other with the column; ``head_dim`` a multiple of 4. ``1d``:
-    all turn with the place in raster order, as in language models; ``head_dim`` even. A position is counted in tokens
-    and frequencies fall geometrically from 1 radian per token (Su et al. 2021), so that what two tokens see of each
-    other depends on how far apart they are and not on the grid's size. ``highest`` asks for the published kind
-    instead: coordinates from -1 to 1 along each axis, and frequencies evenly from pi to pi times ``highest`` / 2.
+    ``2d``: half of the pairs turn with the row, half with the column; ``head_dim`` is a multiple of 4. ``1d``: all turn
+    with the position in raster order, as in language models; ``head_dim`` is even. Positions are counted in tokens, and
+    frequencies fall geometrically from 1 radian per token (Su et al. 2021), so that attention depends on the distance
+    between tokens and not on the grid's size. ``highest`` selects the published kind instead: coordinates from -1 to 1
+    along each axis, and frequencies evenly spaced from pi to pi times ``highest`` / 2.
     """
     height, width = grid
     sides = (height, width) if axes == "2d" else (height * width,)
@@ -59,7 +60,7 @@ def rotary_angles(
 
 
 def place_features(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """Where in its grid each position stands, relative to the borders: float32 [h*w, 4 * OCTAVES].
+    """Features of each position relative to the grid's borders, float32 [h*w, 4 * OCTAVES].
 
     Sines and cosines of the row, then of the column, each from 0 to 1 across the grid, at half a wave and at each of
     the following octaves.
@@ -76,7 +77,7 @@ def place_features(grid: tuple[int, int], device: torch.device | None = None) ->
 
 
 def turn_of(angles: Tensor) -> Turn:
-    """Cosine and sine of angles, made once for all layers that work on the same grid."""
+    """Cosine and sine of angles, computed once for all layers on the same grid."""
     return angles.cos(), angles.sin()
 
 
@@ -88,7 +89,7 @@ def rotate(x: Tensor, turn: Turn) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Every token looks at every token, or at those of a ``context``; positions turn queries and keys."""
+    """Attention of every token to every token, or to those of ``context``; positions turn queries and keys."""
 
     def __init__(self, width: int, heads: int, head_dim: int, first_head_only: bool) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Attention(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + fn(norm(x)): a pre-norm layer's half."""
+    """x + fn(norm(x)): one half of a pre-norm layer."""
 
     def __init__(self, width: int, fn: nn.Module, dropout: float) -> None:
         super().__init__()

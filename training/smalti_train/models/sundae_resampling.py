@@ -1,7 +1,8 @@
-"""From a grid of tokens to a coarser one and back (paper 003, section 3.2, "2D-aware downsampling").
+"""From a grid of tokens to a coarser one and back ("2D-aware downsampling").
 
-A patch of ``shorten`` = (rows, columns) tokens becomes one. (2, 2) shortens both axes alike; (1, 4) is what flattening
-in raster order does, which shortens one of them alone (Nawrot et al. 2021). Parameters carry their published names.
+See McKinney and Willcocks 2022, section 3.2. A patch of ``shorten`` = (rows, columns) tokens becomes one. (2, 2)
+shortens both axes; (1, 4) shortens one axis only, as in raster order (Nawrot et al. 2021). Parameters carry their
+published names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Pair = tuple[int, int]
 
 
 def patches(x: Tensor, grid: Pair, shorten: Pair) -> Tensor:
-    """The tokens of each patch beside each other: [B, h*w, C] to [B, patches, tokens of a patch, C]."""
+    """Group the tokens of each patch: [B, h*w, C] to [B, patches, tokens of a patch, C]."""
     (h, w), (down, right) = grid, shorten
     x = x.reshape(-1, h // down, down, w // right, right, x.shape[-1])
     return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, h // down * (w // right), down * right, x.shape[-1])
@@ -28,7 +29,7 @@ def unpatched(x: Tensor, grid: Pair, shorten: Pair) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """One token of every patch: a linear map of all its tokens, or ``naive``, their mean."""
+    """Every patch to one token: a linear map of its tokens, or with ``naive`` their mean."""
 
     def __init__(self, width: int, shorten: Pair, naive: bool) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every patch's tokens from one: a linear map of it for each of them, or ``naive``, a copy."""
+    """One token to every token of its patch: a linear map for each, or with ``naive`` a copy."""
 
     def __init__(self, width: int, shorten: Pair, naive: bool) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Upsample(nn.Module):
         self.proj = None if naive else nn.Linear(width, math.prod(shorten) * width)
 
     def forward(self, x: Tensor, grid: Pair) -> Tensor:
-        """Float [B, patches, width] to [B, h*w, width]; ``grid`` is that of the result."""
+        """Float [B, patches, width] to [B, h*w, width]; ``grid`` is the result's."""
         count = math.prod(self.shorten)
         if self.proj is None:
             parts = x[:, :, None].expand(-1, -1, count, -1)

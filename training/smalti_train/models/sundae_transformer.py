@@ -1,9 +1,9 @@
-"""The prior of paper 003: a 2D-aware hourglass transformer that corrects grids of tokens (section 3.2).
+"""The prior of McKinney and Willcocks 2022: a 2D-aware hourglass transformer that corrects grids of tokens.
 
-It reads a grid in which any tokens may be wrong and says what every one of them should be; there is no mask. The first
-and last layers work on all tokens, those between on a grid shortened along both axes, which may be shortened again
-(nested hourglasses). Positions are rotary, so a model answers for grids of any sides that can be shortened. Parameters
-carry the names they have in published checkpoints; ``published`` keeps the quirks those were trained with.
+See section 3.2. It reads a grid in which any token may be wrong and predicts the right one everywhere; there is no
+mask. The first and last layers work on all tokens, those between on a grid shortened along both axes, which may be
+shortened again (nested hourglasses). Positions are rotary, so a model works on any grid that can be shortened.
+Parameters carry their published names; ``published`` keeps the quirks of published checkpoints.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from smalti_train.models.sundae_resampling import Downsample, Pair, Upsample, pa
 Inner = tuple[int, int, int]
 Middle = tuple[int, int | Inner, int]
 Depth = tuple[int, int | Middle, int]
-"""Layers before shortening, on the shortened grid, and after; the middle may be an hourglass itself, three in all."""
+"""Layers before shortening, on the shortened grid, and after; the middle may be an hourglass again, up to three."""
 
 HEAD_DIM = 64
-"""Of published models."""
+"""Dimensions of a head in published models."""
 
 
 @dataclass(frozen=True)
@@ -43,36 +43,36 @@ class SundaeTransformerConfig:
     codes: int = 8192
     """K: tokens are 0 .. K - 1."""
     grid: tuple[int, int] | None = (32, 32)
-    """Rows and columns of tokens of an image; the network itself need not know, and None says that nobody told."""
+    """Rows and columns of an image's tokens; None: unknown. The network itself does not need it."""
     classes: int = 0
     """Labels 0 .. classes - 1; label ``classes`` stands for "no label"."""
     width: int = 1024
     """Dimensions of a token in every layer."""
     heads: int = 8
     head_dim: int = HEAD_DIM
-    """Dimensions of a head; a multiple of 4. Heads need not make up the width."""
+    """Dimensions of a head; a multiple of 4. Heads times this need not equal the width."""
     depth: Depth = (2, 12, 2)
     """Layers; see :data:`Depth`."""
     shorten: tuple[int, int] = (2, 2)
     """Rows and columns of the patch that becomes one token, at every level; (1, 4) is naive raster resampling."""
     resampling: Literal["linear", "naive"] = "linear"
-    """By a linear map of the patch's tokens, or by their mean and copies of it."""
+    """``linear``: a linear map of the patch's tokens. ``naive``: their mean, and copies of it on the way back."""
     attention_resampling: bool = True
-    """Whether resampled tokens then look at those they come from."""
+    """Whether resampled tokens then attend to the tokens they come from."""
     rotary: Axes = "2d"
-    """Positions along both axes, or ``1d``: in raster order."""
+    """``2d``: positions along both axes. ``1d``: positions in raster order."""
     places: bool = False
-    """Tell each token also where in the grid it stands. Rotary positions, all that the paper has, say only how far
-    apart two tokens are, which leaves the borders to be found out; short trainings learn more with this."""
+    """Also embed each token's place in the grid. The paper has only rotary positions, which encode distances between
+    tokens but not borders; short trainings learn more with this."""
     dropout: float = 0.0
-    """Of what each layer adds, and inside its MLP."""
+    """Dropout of each layer's output, and inside its MLP."""
     published: bool = False
     """Compute as published weights need it (see ``sundae_attention``, ``sundae_resampling``)."""
     published_frequencies: tuple[float, float] = (16.0, 4.0)
-    """The highest frequency of the layers around a shortened grid and of those on the innermost; where published."""
+    """With ``published``: highest frequency of the layers around a shortened grid, and of those on the innermost."""
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit each other; UsageError says which does not."""
+        """Check that the sizes fit each other. Raises UsageError, saying which does not."""
         sizes = (self.codes, self.width, self.heads, self.head_dim, *self.shorten, *(self.grid or ()))
         if min(sizes) < 1 or self.classes < 0 or any(count < 0 for count in _flat(self.depth)):
             raise UsageError(f"sizes of a SUNDAE prior are at least 1, classes and layers at least 0, unlike in {self}")
@@ -90,7 +90,7 @@ class SundaeTransformerConfig:
 
     @property
     def mask(self) -> int:
-        """What samplers write where a token is still to be drawn; the network never reads it."""
+        """Placeholder that samplers use for tokens still to be drawn; the network never reads it."""
         return self.codes
 
     @property
@@ -114,7 +114,7 @@ def _flat(depth: int | Depth) -> list[int]:
 
 
 class Hourglass(nn.Module):
-    """Layers on a grid, around layers (or an hourglass) on the shortened grid, which they see through a bypass."""
+    """Layers on a grid around layers (or an hourglass) on the shortened grid, with a bypass around the latter."""
 
     def __init__(self, config: SundaeTransformerConfig, depth: Depth, outermost: bool = True) -> None:
         super().__init__()
@@ -153,15 +153,15 @@ class Hourglass(nn.Module):
         return x if self.norm_out is None else self.norm_out(x)
 
     def _turn(self, grid: Pair, stack: int, device: torch.device) -> Turn:
-        """How positions turn around the shortened grid (``stack`` 0) or on it (1)."""
+        """Cosines and sines for the layers around the shortened grid (``stack`` 0) or on it (1)."""
         config = self.config
         highest = config.published_frequencies[stack] if config.published else None
         return turn_of(rotary_angles(grid, config.head_dim, config.rotary, highest, device))
 
     def _groups(self, x: Tensor, grid: Pair) -> Tensor:
-        """The tokens [B, groups, tokens of a group, width] that look at one resampled token, or it at them.
+        """Group the tokens that share a resampled token: [B, groups, tokens of a group, width].
 
-        Those are a patch's; published weights took as many consecutive ones in raster order.
+        A group is a patch; for published weights it is as many consecutive tokens in raster order.
         """
         if self.config.published:
             return x.unflatten(1, (-1, math.prod(self.config.shorten)))
@@ -173,7 +173,7 @@ def _layers(config: SundaeTransformerConfig, count: int) -> Layers:
 
 
 def _each(layers: nn.Module, queries: Tensor, context: Tensor) -> Tensor:
-    """Layers on each group by itself: queries [B, n, q, C] look at context [B, n, c, C]; returns [B, n, q, C]."""
+    """Layers on each group alone: queries [B, n, q, C] attend to context [B, n, c, C]; returns [B, n, q, C]."""
     count = queries.shape[1]
     found = layers(queries.flatten(0, 1), None, context.flatten(0, 1))
     return found.unflatten(0, (-1, count))
@@ -186,7 +186,7 @@ class SundaeTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.codes, config.width)
-        # A model without classes has no such table, like the published ones.
+        # A model without classes has no such table, as published.
         self.class_emb = nn.Embedding(config.classes + 1, config.width) if config.classes else None
         self.place = nn.Linear(4 * OCTAVES, config.width, bias=False) if config.places else None
         self.transformer = Hourglass(config, config.depth)
@@ -202,10 +202,9 @@ class SundaeTransformer(nn.Module):
     ) -> Tensor:
         """Logits of the codes at every position, or only at ``rows``.
 
-        ``tokens`` int [B, h*w] in 0 .. K - 1; ``labels`` int [B] in 0 .. classes (classes, or None: no label; without
-        classes not read); ``rows`` int [B, R], raster positions whose logits are wanted; ``grid`` (h, w) where it is
-        not the config's. Returns float [B, h*w or R, K]. Raises UsageError for a grid that cannot be shortened or has
-        another number of tokens.
+        ``tokens`` int [B, h*w] in 0 .. K - 1; ``labels`` int [B] in 0 .. classes (classes, or None: no label; ignored
+        without classes); ``rows`` int [B, R], raster positions; ``grid`` (h, w) where it is not the config's. Returns
+        float [B, h*w or R, K]. Raises UsageError for a grid that cannot be shortened or has another number of tokens.
         """
         grid = self.grid_of(tokens.shape[1], grid)
         x = self.token_emb(tokens)
@@ -221,7 +220,7 @@ class SundaeTransformer(nn.Module):
         return self.to_logits(x)
 
     def grid_of(self, length: int, grid: Pair | None = None) -> Pair:
-        """Rows and columns of ``length`` tokens: those given, the config's, or where it has none those of a square.
+        """Rows and columns of ``length`` tokens: ``grid``, else the config's, else a square.
 
         Raises UsageError where they do not fit.
         """
@@ -234,10 +233,10 @@ class SundaeTransformer(nn.Module):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Logits (float32 [B, h*w, K]) for ``tokens``, checked, without gradients; ``t`` is not read.
+        """Logits (float32 [B, h*w, K]) for ``tokens``, with checks, without gradients; ``t`` is ignored.
 
-        The interface of every prior that is imported. Raises UsageError for tokens outside 0 .. K - 1, labels outside
-        0 .. classes, and a number of tokens that is not that of the config's grid (any square where it has none).
+        All imported priors have this method. Raises UsageError for tokens outside 0 .. K - 1, labels outside
+        0 .. classes, and a number of tokens other than that of the config's grid (without one: other than a square).
         """
         del t
         codes, classes = self.config.codes, self.config.classes
@@ -255,7 +254,7 @@ class SundaeTransformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02, biases zero."""
+    """Initialise with normal weights of deviation 0.02 and biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,7 +1,7 @@
-"""VGG16's convolutions: features for evaluation, and activations for a perceptual loss.
+"""VGG16's convolutions (Simonyan and Zisserman 2015): features for evaluation, activations for a perceptual loss.
 
-Simonyan and Zisserman 2015, Very Deep Convolutional Networks (configuration D). Parameters are named as torchvision
-names them. The activations are those that LPIPS (Zhang et al. 2018) compares.
+This is configuration D. Parameters carry torchvision's names. The activations are those that LPIPS (Zhang et al. 2018)
+compares.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from smalti.errors import UsageError
 
 SIDE = 224
-"""Pixels per side the network was trained on; it works from 32 upwards, ``taps`` from 16."""
+"""Pixels per side that the network was trained on; 32 is the least, 16 for ``taps``."""
 DIM = 512
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Channels of the convolutions of each of the five stages; a stage ends in a max pool that halves the size."""
+"""Channels of the convolutions in each of the five stages; a stage ends in a max pool that halves the size."""
 MEAN = (123.675, 116.28, 103.53)
 """Mean of ImageNet's red, green and blue, in 0 .. 255."""
 DEVIATION = (58.395, 57.12, 57.375)
-"""Their standard deviations."""
+"""Standard deviations of ImageNet's red, green and blue, in 0 .. 255."""
 
 
 class VGG16(nn.Module):
-    """The network without its classifier, frozen, in eval mode whatever its surroundings do."""
+    """The network without its classifier; frozen, and always in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +69,6 @@ class VGG16(nn.Module):
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Images (float [B, 3, H, W] in 0 .. 255) with ImageNet's mean and deviation taken out, channel by channel."""
+    """Images (float [B, 3, H, W] in 0 .. 255), normalised by ImageNet's mean and deviation per channel."""
     planes = images.split(1, dim=1)
     return torch.cat([(plane - mean) / by for plane, mean, by in zip(planes, MEAN, DEVIATION)], dim=1)

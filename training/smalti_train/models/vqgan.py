@@ -1,8 +1,9 @@
-"""The published VQGAN in both its dialects, taming's (Esser et al. 2021) and unleashing's (paper 000); both are data.
+"""The published VQGANs: taming's (Esser et al. 2021) and unleashing's (Bond-Taylor et al. 2021).
 
-What differs: unleashing has as many residual blocks per level in the decoder as in the encoder (taming has one more),
-no 1x1 convolutions around the quantiser, no activation before the last convolution of either network, and images in
-[0, 1] rather than [-1, 1]. Norms and attention span the image, so a canvas decodes only as a whole.
+One configurable model covers both. Unleashing has as many residual blocks per level in the decoder as in the encoder
+(taming has one more), no 1x1 convolutions around the quantiser, no activation before the last convolution of either
+network, and images in [0, 1] rather than [-1, 1]. Norms and attention span the image, so a canvas decodes only as a
+whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from smalti_train.models.vqgan_blocks import GROUPS, Downsample, Level, Middle, 
 
 @dataclass(frozen=True)
 class VQGANConfig:
-    """Sizes of a VQGAN; the defaults are paper 000's."""
+    """Sizes of a VQGAN; the defaults are unleashing's."""
 
     codes: int = 1024
     """K, entries of the codebook."""
@@ -43,7 +44,7 @@ class VQGANConfig:
     """Height and width in pixels of the images it is made for; any multiple of ``factor`` works."""
     quantizer: Literal["nearest", "gumbel"] = "nearest"
     z_channels: int | None = None
-    """Channels of the networks at the tokens, where 1x1 convolutions lead to and from codes; None: no convolutions."""
+    """Channels of the networks at the tokens, with 1x1 convolutions to and from codes; None: no such convolutions."""
     last_activation: bool = False
     """Whether a swish stands before the last convolution of encoder and decoder."""
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -52,7 +53,7 @@ class VQGANConfig:
     """Whether the decoder has a head for the deviation of every pixel (``objectives.vqgan_likelihood``)."""
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit each other; UsageError says which does not."""
+        """Check that the sizes fit each other. Raises UsageError, saying which does not."""
         sizes = (self.codes, self.code_dim, self.encoder_blocks, self.decoder_blocks, *self.multipliers, *self.size)
         if not self.multipliers or min(sizes) < 1 or (self.z_channels is not None and self.z_channels < 1):
             raise UsageError(f"every size of a VQGAN is at least 1, unlike some of {self}")
@@ -79,7 +80,7 @@ class VQGANConfig:
 
 
 UNLEASHING_256 = VQGANConfig(probabilistic=True)
-"""Paper 000, every data set."""
+"""Unleashing's, for every data set."""
 TAMING_F16 = VQGANConfig(decoder_blocks=3, z_channels=256, last_activation=True, value_range=(-1.0, 1.0))
 """Taming's ImageNet f=16 with 1024 codes; 16384 is the other published codebook."""
 TAMING_GUMBEL_F8 = VQGANConfig(
@@ -96,9 +97,9 @@ TAMING_GUMBEL_F8 = VQGANConfig(
 
 
 def attention_levels(resolution: int, levels: int, resolutions: tuple[int, ...]) -> tuple[int, ...]:
-    """Levels at which images of ``resolution`` pixels have one of the sides ``resolutions``, the published way to say.
+    """Levels at which images of ``resolution`` pixels have one of the sides ``resolutions``.
 
-    Raises UsageError for a side that no level has.
+    Published configurations name the sides. Raises UsageError for a side that no level has.
     """
     sides = [resolution // 2**level for level in range(levels)]
     if absent := [side for side in resolutions if side not in sides]:
@@ -156,7 +157,7 @@ class Decoder(nn.Module):
             self.logsigma = nn.Sequential(*head)
 
     def body(self, z: Tensor) -> Tensor:
-        """What enters the last convolution: float [B, channels, h*f, w*f]."""
+        """Input of the last convolution, float [B, channels, h*f, w*f]."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):  # pyright: ignore[reportArgumentType] - a ModuleList can be reversed
             x = level(x)
@@ -188,11 +189,11 @@ class VQGAN(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight at which the adaptive lambda compares gradients (G_L of paper 000 eq. 9c)."""
+        """The weight at which the adaptive lambda compares gradients (G_L of Bond-Taylor et al. 2021, eq. 9c)."""
         return self.decoder.conv_out.weight
 
     def features(self, images: Tensor) -> Tensor:
-        """What is quantised (float [B, D, H/f, W/f]) of ``images`` (float [B, 3, H, W], multiples of the factor)."""
+        """Features to quantise (float [B, D, H/f, W/f]) of ``images`` (float [B, 3, H, W], multiples of the factor)."""
         height, width = images.shape[2:]
         if height % self.config.factor or width % self.config.factor:
             raise UsageError(
@@ -202,7 +203,7 @@ class VQGAN(nn.Module):
         return z if self.quant_conv is None else self.quant_conv(z)
 
     def inner(self, z_q: Tensor) -> Tensor:
-        """What the decoder takes, of codes ``z_q`` (float [B, D, h, w])."""
+        """The decoder's input from codes ``z_q`` (float [B, D, h, w])."""
         return z_q if self.post_quant_conv is None else self.post_quant_conv(z_q)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -221,10 +222,10 @@ class VQGAN(nn.Module):
         generator: torch.Generator | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> tuple[Tensor, Tensor, Quantized | GumbelQuantized]:
-        """Return reconstructions, the features (float [B, D, h, w]) and their quantisation.
+        """Reconstructions, the features (float [B, D, h, w]) and their quantisation.
 
-        ``temperature``, ``hard``, ``generator`` and ``part`` are the Gumbel quantiser's; the nearest code is found
-        without them.
+        ``temperature``, ``hard``, ``generator`` and ``part`` are for the Gumbel quantiser; the nearest one ignores
+        them.
         """
         features = self.features(images)
         if isinstance(self.quantize, GumbelQuantizer):
@@ -236,7 +237,7 @@ class VQGAN(nn.Module):
     def probabilistic(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log deviation of every pixel (two float [B, 3, h*f, w*f]) given tokens (int [B, h, w]).
 
-        Only the head of the deviation learns from them, as published. Raises UsageError where there is no such head.
+        Gradients reach only the head of the deviation, as published. Raises UsageError where there is no such head.
         """
         if self.decoder.logsigma is None:
             raise UsageError("this VQGAN has no probabilistic head: set probabilistic in its configuration")

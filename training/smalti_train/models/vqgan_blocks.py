@@ -1,7 +1,7 @@
-"""What the published VQGANs are built of (Esser et al. 2021, Taming Transformers; paper 000 section 3.4 uses the same).
+"""Parts of the published VQGANs (Esser et al. 2021; Bond-Taylor et al. 2021, section 3.4).
 
-Parameters carry the names of taming's checkpoints, so that those load as they are; unleashing's flat lists of blocks
-map on by a table (``smalti_train.importers.unleashing_layout``). Every module takes float [B, C, h, w].
+Parameters carry the names of taming's checkpoints, so that those load unchanged; a table maps unleashing's flat lists
+of blocks (``smalti_train.importers.unleashing_layout``). Every module takes float [B, C, h, w].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(swish(norm(conv(swish(norm(x)))))), by a 1x1 convolution of x where the channels change."""
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution of x where the channels change."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + self-attention of all positions with one head (paper 000 eq. 3, d_k = channels)."""
+    """x + self-attention of all positions with one head (Bond-Taylor et al. 2021, eq. 3, d_k = channels)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the size by a strided convolution that sees one row below and one column to the right of its cells."""
+    """Halve the size by a strided convolution, padded below and to the right only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, each followed by attention or none of them, and what leads to the next level."""
+    """The blocks of one resolution, all or none of them followed by attention, and the step to the next level."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
         super().__init__()

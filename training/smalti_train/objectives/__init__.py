@@ -1,1 +1,1 @@
-"""What models are trained on and measured by."""
+"""Training objectives: losses, noise, masking, and the figures that models are measured by."""

@@ -1,6 +1,7 @@
-"""What priors are trained on and measured by: absorbing diffusion (paper 000, section 3.2) and its baseline.
+"""Masking, losses and bounds of absorbing diffusion and its autoregressive baseline.
 
-Losses are per sample, in nats per token of the grid; :func:`bits_per_dim` turns bounds and likelihoods into bits.
+Equations are those of Bond-Taylor et al. 2021, section 3.2. Losses are per sample, in nats per token of the grid;
+:func:`bits_per_dim` turns bounds and likelihoods into bits.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from smalti_train.runs.config import Objective
 def stratified(count: int, generator: torch.Generator) -> Tensor:
     """Draw numbers (float32 [count], 0 .. 1), one from each of ``count`` equal strata, in random order.
 
-    Each is uniform by itself; together they cover the range, so that a batch's loss varies less from step to step.
+    Each is uniform; together they cover the range, so that a batch's loss varies less from step to step.
     """
     offsets = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
     return offsets[torch.randperm(count, generator=generator)]
 
 
 def stratified_times(count: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Draw times t (int64 [count], 1 .. steps), :func:`stratified`."""
+    """Draw times t (int64 [count], 1 .. steps) from :func:`stratified` numbers."""
     return (stratified(count, generator) * steps).long().clamp(max=steps - 1) + 1
 
 
@@ -36,8 +37,8 @@ def absorb(
 ) -> Tensor:
     """Mask each token with probability t / T: q(z_t | z_0) of absorbing diffusion, T = ``steps``.
 
-    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T; returns int64 [B, L]. In training at least one
-    token per sample is masked, since a sample without any teaches nothing; ``at_least`` 0 is q itself, for bounds.
+    ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T; returns int64 [B, L]. By default at least one token per
+    sample is masked, since training learns nothing from none; ``at_least`` 0 gives exactly q, for bounds.
     """
     noise = torch.rand(tokens.shape, generator=generator)
     hidden = noise < (times / steps)[:, None]
@@ -47,7 +48,7 @@ def absorb(
 
 
 def absorb_exactly(tokens: Tensor, times: Tensor, steps: int, mask: int, generator: torch.Generator) -> Tensor:
-    """Mask round(t / T * L) tokens of each sample, at least one, all choices alike (paper 000's "fixed" masking).
+    """Mask round(t / T * L) tokens of each sample, at least one, uniformly chosen (the paper's "fixed" masking).
 
     ``tokens`` int64 [B, L], ``times`` int64 [B] in 1 .. T, T = ``steps``; returns int64 [B, L].
     """
@@ -69,13 +70,13 @@ def absorbing_loss(
 
     ``logits`` float [B, L, K]; ``tokens`` int64 [B, L], the clean ones; ``masked`` bool [B, L]; ``times`` int64 [B].
 
-    * ``reweighted``: eq. 7's weight (T - t + 1) / T on each term (not eq. 14's, whose sign is wrong). ``released``
-      takes the weight 1 - t / T of the released code instead, which leaves t = T out.
-    * ``elbo``: eq. 6's 1 / t; averaged over uniform t and multiplied by T it bounds the negative log-likelihood.
-    * ``mlm``: the mean over masked tokens, as in masked language models; weights nothing by time.
+    * ``reweighted``: weight (T - t + 1) / T on each term (eq. 7; the sign in eq. 14 is wrong). ``released`` uses the
+      released code's weight 1 - t / T instead, which leaves t = T out.
+    * ``elbo``: weight 1 / t (eq. 6). T times its mean over uniform t bounds the negative log-likelihood.
+    * ``mlm``: mean over the masked tokens, as in masked language models, without a weight by time.
 
-    Raises UsageError for ``autoregressive``, which is :func:`autoregressive_loss`, and for ``sundae``, which is
-    ``smalti_train.objectives.sundae``.
+    Raises UsageError for ``autoregressive`` (see :func:`autoregressive_loss`) and for ``sundae`` (see
+    ``smalti_train.objectives.sundae``).
     """
     if kind in ("autoregressive", "sundae"):
         raise UsageError(f"the {kind} objective masks nothing; see autoregressive_loss and sundae_objective")
@@ -91,8 +92,8 @@ def absorbing_loss(
 def elbo(denoise: Callable[[Tensor], Tensor], tokens: Tensor, steps: int, mask: int, seed: int = 0) -> Tensor:
     """Bound on the negative log-likelihood of each sample (float [B], nats per token): eq. 6 over every t = T .. 1.
 
-    ``denoise`` maps masked tokens int64 [B, L] to logits float [B, L, K] and is asked T = ``steps`` times; ``tokens``
-    int64 [B, L]. Only which tokens are masked is random, and that is decided by ``seed``.
+    ``denoise`` maps masked tokens int64 [B, L] to logits float [B, L, K] and is called T = ``steps`` times; ``tokens``
+    int64 [B, L]. ``seed`` decides which tokens are masked; nothing else is random.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(tokens), device=tokens.device)
@@ -104,14 +105,14 @@ def elbo(denoise: Callable[[Tensor], Tensor], tokens: Tensor, steps: int, mask: 
 
 
 def autoregressive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Negative log-likelihood of each sample (float [B], nats per token), which is exact (paper 000 eq. 1).
+    """Exact negative log-likelihood of each sample (float [B], nats per token; eq. 1).
 
-    ``tokens`` int64 [B, L]; ``logits`` float [B, L, K], row i about token i given those before it: what
-    ``AutoregressiveTransformer`` says of ``tokens[:, :-1]``, the true tokens at every place (teacher forcing).
+    ``tokens`` int64 [B, L]; ``logits`` float [B, L, K], row i for token i given the tokens before it: the output of
+    ``AutoregressiveTransformer`` on ``tokens[:, :-1]`` (teacher forcing).
     """
     return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").mean(1)
 
 
 def bits_per_dim(elbo: Tensor) -> float:
-    """Turn the mean of bounds or likelihoods (nats per token) into bits per dimension, a dimension being a token."""
+    """Mean of bounds or likelihoods (nats per token) in bits per dimension, where a dimension is a token."""
     return elbo.mean().item() / math.log(2)

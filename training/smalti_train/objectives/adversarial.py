@@ -1,6 +1,7 @@
-"""The losses that make a VQGAN of an autoencoder (paper 000 section 3.4 and its released code; Esser et al. 2021).
+"""Losses of the published VQGANs and of their discriminator.
 
-L = L1 + perceptual + quantiser + lambda * mean(-D(T(x_hat))), the last term from a later step on (eq. 9a).
+L = L1 + perceptual + quantiser + lambda * mean(-D(T(x_hat))), the last term from a later step on (eq. 9a). Equations
+are those of Bond-Taylor et al. 2021, section 3.4; see also their released code and Esser et al. 2021.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ def vqgan_loss(
     last_layer: Tensor | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the terms of paper 000 eq. 9a, unweighted scalars, ``lambda`` and their weighted sum ``loss``.
+    """The terms of eq. 9a as unweighted scalars, ``lambda``, and the weighted sum ``loss``.
 
-    ``reconstruction`` and ``images`` are float [B, 3, H, W] in the model's value range, ``perceptual`` the distance of
-    each pair (float [B] or a scalar; its term is left out without it), ``fake`` the discriminator's logits for the
-    reconstructions, to be given once ``weights.judged(step)``, with ``last_layer`` (``VQGAN.last_layer``). ``reduce``
-    is :func:`adaptive_lambda`'s.
+    ``reconstruction`` and ``images`` are float [B, 3, H, W] in the model's value range. ``perceptual`` is the distance
+    of each pair (float [B] or a scalar); without it the term is left out. ``fake``, the discriminator's logits for the
+    reconstructions, and ``last_layer`` (``VQGAN.last_layer``) are to be given once ``weights.judged(step)``. For
+    ``reduce`` see :func:`adaptive_lambda`.
     """
     terms = {"l1": (reconstruction - images).abs().mean()}
     seen = weights.l1 * terms["l1"]
@@ -53,8 +54,8 @@ def vqgan_loss(
 def quantizer_loss(quantized: Quantized | GumbelQuantized, weights: VQGANLossConfig) -> Tensor:
     """Weighted loss of a quantiser, a scalar.
 
-    Nearest: |sg[E(x)] - z_q|^2 + beta |sg[z_q] - E(x)|^2 (eq. 5), or with beta on the first term where ``legacy_beta``
-    is set; the value is the same, the gradients differ. Gumbel: KL to the uniform distribution.
+    Nearest: |sg[E(x)] - z_q|^2 + beta |sg[z_q] - E(x)|^2 (eq. 5). ``legacy_beta`` puts beta on the first term: the same
+    value, other gradients. Gumbel: KL to the uniform distribution.
     """
     if isinstance(quantized, GumbelQuantized):
         return weights.kl * quantized.kl
@@ -67,13 +68,13 @@ def quantizer_loss(quantized: Quantized | GumbelQuantized, weights: VQGANLossCon
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Hinge loss of a discriminator from its logits for images and for reconstructions (any shapes), a scalar.
 
-    (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2: paper 000's eq. 9b is a cross-entropy, its code this.
+    (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2, as in the released code; eq. 9b is a cross-entropy.
     """
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """What the autoencoder is to lower, from the discriminator's logits for reconstructions: -mean D(x_hat)."""
+    """Adversarial loss of the autoencoder, -mean D(x_hat), from the discriminator's logits for reconstructions."""
     return -fake.mean()
 
 
@@ -85,10 +86,10 @@ def adaptive_lambda(
     delta: float = 1e-4,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Paper 000 eq. 9c at ``last_layer``: |grad of reconstruction| / (|grad of adversarial| + delta) up to ``limit``.
+    """|grad of reconstruction| / (|grad of adversarial| + delta) at ``last_layer``, at most ``limit`` (eq. 9c).
 
-    ``reconstruction`` (L1 and perceptual) and ``adversarial`` are scalars whose graph is kept. ``reduce`` averages a
-    gradient over processes, so that several find the lambda that one would. A scalar without gradient.
+    ``reconstruction`` (L1 and perceptual) and ``adversarial`` are scalars; their graph is kept. ``reduce`` averages a
+    gradient over processes, so that lambda does not depend on their number. Returns a scalar without gradient.
     """
     norms: list[Tensor] = []
     for loss in (reconstruction, adversarial):

@@ -1,7 +1,7 @@
-"""Differentiable augmentation (Zhao et al. 2020): what the discriminator sees, real or made, is changed at random.
+"""Differentiable augmentation (Zhao et al. 2020): random changes to all images that the discriminator sees.
 
-Gradients pass through, so the generator learns under the same changes (paper 000 eq. 9b, T). A draw is data: every
-process draws it for the whole batch and takes the rows of its own images.
+Gradients pass through to the generator (T in Bond-Taylor et al. 2021, eq. 9b). A draw is data: every process draws it
+for the whole batch and takes the rows of its own images.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Augmentation:
     contrast: Tensor
     """float 0.5 .. 1.5, times the distance from the image's mean."""
     dy: Tensor
-    """int64, how many rows further down every row is read; 0 from beyond the image."""
+    """int64: every row is read so many rows further down; 0 outside the image."""
     dx: Tensor
-    """int64, how many columns further right every column is read."""
+    """int64: every column is read so many columns further right."""
 
     def rows(self, first: int, last: int) -> Augmentation:
         """The draw of images ``first`` .. ``last`` - 1."""
@@ -48,7 +48,7 @@ def draw_augmentation(count: int, height: int, width: int, generator: torch.Gene
 def augment(images: Tensor, draw: Augmentation) -> Tensor:
     """Change ``images`` (float [B, 3, H, W]) in brightness, saturation, contrast and place, in this order.
 
-    The amounts are those published for images in [0, 1] and in [-1, 1] alike; results leave the range.
+    The amounts are the published ones, the same for images in [0, 1] and in [-1, 1]; results may leave the range.
     """
     draw = Augmentation(*(getattr(draw, field.name).to(images.device) for field in fields(draw)))
     x = images + draw.brightness
@@ -60,7 +60,7 @@ def augment(images: Tensor, draw: Augmentation) -> Tensor:
 
 
 def diff_augment(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw and :func:`augment` at once."""
+    """Draw an augmentation and apply it; see :func:`augment`."""
     count, _, height, width = images.shape
     return augment(images, draw_augmentation(count, height, width, generator))
 

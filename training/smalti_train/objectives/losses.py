@@ -1,4 +1,4 @@
-"""The autoencoder's loss and the figures its reconstructions are judged by."""
+"""Losses of edge autoencoders, the perceptual loss on EffNet-Lite0's features, and PSNR."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def image_gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(reconstruction: Tensor, images: Tensor, weights: AutoencoderLossConfig) -> dict[str, Tensor]:
-    """Return the pixel terms of the loss and their weighted sum, ``loss``.
+    """The pixel terms of the loss, and their weighted sum ``loss``.
 
     ``reconstruction`` and ``images`` are float [B, 3, H, W] in [-1, 1]; every value is a scalar.
     """
@@ -35,7 +35,7 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor, weights: Autoenc
 def autoencoder_loss(
     reconstruction: Tensor, images: Tensor, quantized: Quantized, weights: AutoencoderLossConfig
 ) -> dict[str, Tensor]:
-    """Return the terms of paper 000 eq. 5, with a pixel loss as reconstruction term, and their weighted ``loss``.
+    """The terms of Bond-Taylor et al. 2021, eq. 5, with a pixel loss as reconstruction term, and the weighted ``loss``.
 
     ``reconstruction`` and ``images`` are float [B, 3, H, W] in [-1, 1]; every value is a scalar.
     """
@@ -51,8 +51,8 @@ def autoencoder_loss(
 class PerceptualLoss(nn.Module):
     """Distance of reconstructions from images in the features of EffNet-Lite0's stages 2 to 5 (Johnson et al. 2016).
 
-    The mean absolute difference of each stage, relative to the mean absolute feature of the images, averaged over the
-    stages: 0 for equal images, about 1 for unrelated ones, whatever the scale of a stage.
+    The mean absolute difference of each stage, divided by the images' mean absolute feature, averaged over the stages:
+    0 for equal images, about 1 for unrelated ones, whatever the scale of a stage.
     """
 
     STAGES = (2, 3, 4, 5)
@@ -69,7 +69,7 @@ class PerceptualLoss(nn.Module):
         generator: torch.Generator,
         value_range: tuple[float, float] = (-1.0, 1.0),
     ) -> Tensor:
-        """Scalar distance of float [B, 3, H, W] in ``value_range``, seen through one random crop for the batch."""
+        """Scalar distance of float [B, 3, H, W] in ``value_range``, on one random crop for the whole batch."""
         black, white = value_range
         scale = 255 / (white - black)
         top, left = (
@@ -87,7 +87,7 @@ class PerceptualLoss(nn.Module):
 
 
 def psnr(reconstruction: Tensor, images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image (float [B]) of float [B, 3, H, W] in ``value_range``, as 8 bits."""
+    """Peak signal-to-noise ratio in dB per image (float [B]) of float [B, 3, H, W] in ``value_range``, at 8 bits."""
     black, white = value_range
     scale = 255 / (white - black)
     pixels = ((reconstruction.clamp(black, white) - black) * scale).round()

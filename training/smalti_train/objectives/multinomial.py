@@ -1,9 +1,10 @@
-"""Multinomial diffusion over the codes of a grid (paper 004 section 3.1; Hoogeboom et al. 2021): what VQ-DDM learns.
+"""Multinomial diffusion over the codes of a grid: noise, posteriors and the bound of VQ-DDM.
 
-A token of z_t is that of the clean grid with a chance that falls with t, and else any of the K codes, all alike (eq.
-16, 17). Times are t = 0 .. T - 1, T = ``schedule.steps``: z_0 has the least noise and z_{T-1} the most, and time -1
-stands for the clean grid x0 itself, where the paper counts z_1 .. z_T from z_0. Distributions are log-probabilities,
-float [B, L, K] (float32 or float64; the tables are float64), one time per sample.
+Equations are those of Hu et al. 2022, section 3.1; the method is that of Hoogeboom et al. 2021. A token of z_t is the
+clean one with a chance that falls with t, otherwise a uniformly random one of the K codes (eq. 16, 17). Times are
+t = 0 .. T - 1, T = ``schedule.steps``: z_0 has the least noise, z_{T-1} the most, and time -1 (``CLEAN``) is the clean
+grid x0. The paper counts from 1 instead: its z_0 is the clean grid. Distributions are log-probabilities, float
+[B, L, K] (float32 or float64; the tables are float64), one time per sample.
 
 Losses are per sample, in nats per token of the grid, as in ``smalti_train.objectives.absorbing``.
 """
@@ -24,15 +25,15 @@ from smalti_train.objectives.absorbing import stratified_times
 from smalti_train.objectives.time_sampling import ImportanceTimes
 
 LOG_ZERO = math.log(1e-30)
-"""What stands for the logarithm of no chance at all: finite, so that differences of it are, and as published."""
+"""Stands for log 0: finite, so that differences are finite too; the published value."""
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """How much noise there is at every time: natural logarithms, float64 [T] on the CPU, under their published names.
+    """Noise at every time: natural logarithms, float64 [T] on the CPU, under their published names.
 
-    alpha is the chance that a step keeps a token as it is, and cumprod_alpha (the paper's alpha with a bar) that all
-    steps from x0 on do; otherwise it is drawn anew from all codes, which may give the same one.
+    alpha is the chance that a step keeps a token; cumprod_alpha (the paper's alpha with a bar) is the chance that all
+    steps from x0 on keep it. A token that is not kept is drawn anew from all codes, which may give the same one.
     """
 
     log_alpha: Tensor
@@ -68,12 +69,12 @@ def schedule_of(alpha: Tensor) -> NoiseSchedule:
 
 
 def cosine_schedule(steps: int, kind: NoiseKind) -> NoiseSchedule:
-    """The cosine schedule of so many steps (eq. 19), printed or released: see ``cosine_alphas``."""
+    """The cosine schedule (eq. 19) with ``steps`` steps, as printed or as released; see ``cosine_alphas``."""
     return schedule_of(torch.from_numpy(cosine_alphas(steps, kind)))
 
 
 def _log_rest(log_chance: Tensor) -> Tensor:
-    """log(1 - chance) of log(chance) (both float64), no lower than log(1e-40), as published."""
+    """log(1 - chance) from log(chance) (both float64), at least log(1e-40), as published."""
     return torch.log(-torch.expm1(log_chance)).clamp(min=math.log(1e-40))
 
 
@@ -84,10 +85,10 @@ def log_one_hot(tokens: Tensor, codes: int, dtype: torch.dtype = torch.float32) 
 
 
 def noised(log_z: Tensor, before: Tensor, after: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """q(z_after | z_before), z_before given by ``log_z``: the chance kept * z + (1 - kept) / K of each code.
+    """q(z_after | z_before), with z_before given by ``log_z``: each code has the chance kept * z + (1 - kept) / K.
 
-    Eq. 16 over any stride; times int64 [B], CLEAN <= before <= after < T. As the kernel is symmetric, this is also the
-    likelihood of z_before (up to no factor) where ``log_z`` gives z_after.
+    Eq. 16 over any stride; times int64 [B], CLEAN <= before <= after < T. The kernel is symmetric: where ``log_z``
+    gives z_after, this is the likelihood of z_before.
     """
     log_kept = schedule.log_kept(before, after)
     kept, rest = (part.to(log_z)[:, None, None] for part in (log_kept, _log_rest(log_kept)))
@@ -107,10 +108,10 @@ def q_pred(log_x0: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
 def q_posterior(
     log_x0: Tensor, log_z: Tensor, t: Tensor, schedule: NoiseSchedule, before: Tensor | None = None
 ) -> Tensor:
-    """q(z_before | z_t, x0), normalised: theta of eq. 20 and 21, its step any stride.
+    """q(z_before | z_t, x0), normalised: theta of eq. 20 and 21, over any stride.
 
     ``log_z`` gives z_t at ``t`` int64 [B] in 0 .. T - 1; ``before`` int64 [B], CLEAN <= before < t, is t - 1 by
-    default. theta = q(z_t | z_before) * q(z_before | x0). With ``before`` CLEAN the second factor is x0 itself.
+    default. theta = q(z_t | z_before) * q(z_before | x0); the second factor is x0 itself where ``before`` is CLEAN.
     """
     before = t - 1 if before is None else before
     theta = noised(log_z, before, t, schedule) + q_pred(log_x0, before, schedule)
@@ -118,14 +119,14 @@ def q_posterior(
 
 
 def p_pred(logits: Tensor, tokens: Tensor, t: Tensor, schedule: NoiseSchedule, before: Tensor | None = None) -> Tensor:
-    """p(z_before | z_t) of a network that says ``logits`` (float [B, L, K]) of x0_hat (eq. 22), normalised.
+    """p(z_before | z_t), normalised, from a network's ``logits`` (float [B, L, K]) of x0_hat (eq. 22).
 
-    ``tokens`` int64 [B, L] are z_t; times as for :func:`q_posterior`. How x0_hat comes about (the outputs alone, or
-    eq. 23's sum) is the network's affair: its logits are these.
+    ``tokens`` int64 [B, L] are z_t; times as for :func:`q_posterior`. The network computes x0_hat, as its outputs alone
+    or by eq. 23's sum.
 
-    As the likelihood of z_t is a factor of its own, the best x0_hat of a position is what the *other* positions say of
-    it, and the step to CLEAN goes by the posterior too, as released; the paper's p(z_0 | z_1) = x0_hat (eq. 22, first
-    line) would leave out what the position's own token says.
+    The likelihood of z_t is a separate factor, so the best x0_hat of a position uses only the *other* positions. The
+    step to CLEAN therefore uses the posterior too, as in the released code. The paper's p(z_0 | z_1) = x0_hat (eq. 22,
+    first line) would ignore the position's own token.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_z = log_one_hot(tokens, logits.shape[-1], logits.dtype)
@@ -135,7 +136,7 @@ def p_pred(logits: Tensor, tokens: Tensor, t: Tensor, schedule: NoiseSchedule, b
 def diffuse(tokens: Tensor, t: Tensor, schedule: NoiseSchedule, codes: int, generator: torch.Generator) -> Tensor:
     """Draw z_t (int64 [B, L]) from q(z_t | x0) (eq. 17) for clean ``tokens`` int64 [B, L], ``t`` int64 [B].
 
-    ``generator`` is the CPU's, so that noise does not depend on the device.
+    ``generator`` is on the CPU, so that noise does not depend on the device.
     """
     kept = schedule.log_cumprod_alpha[t.cpu()].exp()[:, None]
     keep = torch.rand(tokens.shape, generator=generator, dtype=torch.float64) < kept
@@ -144,9 +145,9 @@ def diffuse(tokens: Tensor, t: Tensor, schedule: NoiseSchedule, codes: int, gene
 
 
 def step_loss(logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """The bound's term for ``t`` (float [B], nats per token; T of them and :func:`prior_kl` are the bound, eq. 7).
+    """The bound's term for ``t`` (float [B], nats per token); all T terms and :func:`prior_kl` add up to it (eq. 7).
 
-    For t >= 1 the divergence of p(z_{t-1} | z_t) from the true posterior (eq. 24); for t = 0 the negative
+    For t >= 1 it is the divergence of p(z_{t-1} | z_t) from the true posterior (eq. 24), for t = 0 the negative
     log-likelihood of the clean tokens. ``logits`` float [B, L, K] of x0_hat; ``tokens`` int64 [B, L], the clean ones;
     ``noisy`` int64 [B, L], z_t; ``t`` int64 [B] in 0 .. T - 1.
     """
@@ -159,7 +160,7 @@ def step_loss(logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor, schedule
 
 
 def prior_kl(schedule: NoiseSchedule, codes: int) -> float:
-    """KL(q(z_{T-1} | x0) || uniform) in nats per token, the bound's last term (eq. 7): the same for every token."""
+    """KL(q(z_{T-1} | x0) || uniform) in nats per token: the bound's last term (eq. 7), equal for all tokens."""
     log_x0 = log_one_hot(torch.zeros(1, 1, dtype=torch.int64), codes, torch.float64)
     last = q_pred(log_x0, torch.tensor([schedule.steps - 1]), schedule)
     return max(0.0, float((last.exp() * (last + math.log(codes))).sum()))
@@ -171,8 +172,8 @@ def vlb(
 ) -> Tensor:
     """Bound on the negative log-likelihood of each sample (float [B], nats per token): eq. 7 over every t.
 
-    ``denoise`` maps noisy tokens int64 [B, L] and times int64 [B] to logits float [B, L, K] of x0_hat and is asked T
-    times; ``tokens`` int64 [B, L]. Only the noise is random, and that is decided by ``seed``.
+    ``denoise`` maps noisy tokens int64 [B, L] and times int64 [B] to logits float [B, L, K] of x0_hat and is called T
+    times; ``tokens`` int64 [B, L]. ``seed`` decides the noise; nothing else is random.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.full((len(tokens),), prior_kl(schedule, codes), device=tokens.device)
@@ -186,14 +187,14 @@ def vlb(
 def draw_times(
     count: int, steps: int, generator: torch.Generator, history: ImportanceTimes | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Times t (int64 [count] in 0 .. T - 1) of a training step and the weights of their losses (float32 [count]).
+    """Times t (int64 [count] in 0 .. T - 1) of a training step, and the weights of their losses (float32 [count]).
 
-    One from each of ``count`` equal strata; or, given a ``history`` of T times, by importance: q(t) in proportion to
-    the root of the mean squared loss (appendix). A history counts from 1: tell it of ``t + 1``. T times the mean of
-    weight * loss, and :func:`prior_kl`, estimate the bound without bias either way.
+    One time from each of ``count`` equal strata; or, given a ``history`` of T times, by importance: q(t) in proportion
+    to the root of the mean squared loss (appendix). A history counts times from 1: update it with ``t + 1``. Either
+    way, T times the mean of weight * loss, plus :func:`prior_kl`, is an unbiased estimate of the bound.
 
-    (The released code gives t = 0, whose loss is a likelihood among divergences, the chance of t = 1 once it weighs
-    the times. Here its own losses decide, which costs no bias and less variance.)
+    The released code gives t = 0, whose loss is a likelihood, the chance of t = 1 when it draws by importance. Here its
+    own losses decide: also unbiased, with less variance.
     """
     if history is None:
         return stratified_times(count, steps, generator) - 1, torch.ones(count)

@@ -1,4 +1,4 @@
-"""What one training step shows a prior of any family, what it costs, and how well unseen tokens are predicted."""
+"""Batches for training priors, their losses, and the evaluation on unseen tokens; for all families."""
 
 from __future__ import annotations
 
@@ -35,22 +35,21 @@ from smalti_train.runs.processes import share
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row per sample."""
+    """One training batch, one row per sample."""
 
     tokens: Tensor
-    """int64 [B, L]: what is to be predicted."""
+    """int64 [B, L]: the tokens to predict."""
     shown: Tensor
-    """int64, what the prior sees: [B, L] partly masked, corrupted or noised, or [B, L - 1] where it draws one token
-    after the other."""
+    """int64, the prior's input: [B, L] partly masked, corrupted or noised, or [B, L - 1] for autoregressive priors."""
     labels: Tensor
     """int64 [B]: ``classes`` where the label is left out, 0 where the prior knows none."""
     times: Tensor
-    """int64 [B] in 1 .. T, T times of which there are as many as tokens, or steps of noise (then t + 1 of
-    ``smalti_train.objectives.multinomial``); 0 where nothing is masked or noised."""
+    """int64 [B] in 1 .. T, with T tokens (absorbing) or T noise steps (multinomial, where it is t + 1 of
+    ``smalti_train.objectives.multinomial``); 0 for other priors."""
     weights: Tensor
-    """float32 [B]: 1 / (T * chance of the time), times the loss."""
+    """float32 [B]: factor of the loss, 1 / (T * chance of the time)."""
     uniforms: Tensor
-    """float32 [B, T - 1, L] in 0 .. 1: what SUNDAE's later unrolls are drawn by; T is 1 for other priors."""
+    """float32 [B, T - 1, L] in 0 .. 1: random numbers for the T unrolls of SUNDAE; T is 1 for other priors."""
 
     def share(self, accelerator: Accelerator) -> Lesson:
         """The rows of this process, on its device."""
@@ -61,9 +60,9 @@ class Lesson:
 def lesson(
     config: PriorRun, tokens: Tensor, labels: Tensor, noise: torch.Generator, history: ImportanceTimes | None = None
 ) -> Lesson:
-    """Draw what a whole batch is shown, of clean ``tokens`` int64 [B, L] under ``labels`` int64 [B].
+    """Draw a training batch from clean ``tokens`` int64 [B, L] and ``labels`` int64 [B].
 
-    ``history`` draws the times where they are drawn by importance.
+    ``history`` is given where times are drawn by importance.
     """
     count, length = tokens.shape
     shown, times, weights = tokens[:, :-1], torch.zeros(count, dtype=torch.int64), torch.ones(count)
@@ -91,9 +90,9 @@ def lesson(
 
 
 def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
-    """Loss of every sample (float [B], nats per token), before its weight, from logits float [B, L, K].
+    """Unweighted loss of every sample (float [B], nats per token) from logits float [B, L, K].
 
-    For priors that are asked once per step; see :func:`loss_parts`.
+    For priors that are called once per step, all but SUNDAE; see :func:`loss_parts`.
     """
     if isinstance(config.model, AutoregressiveConfig):
         return autoregressive_loss(logits, shown.tokens)
@@ -104,11 +103,11 @@ def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
 
 
 def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: Lesson) -> Iterator[Tensor]:
-    """The loss of every sample (float [B], nats per token, before its weight) in parts that add up to it.
+    """The unweighted loss of every sample (float [B], nats per token), in parts that add up to it.
 
-    ``predict`` maps what is shown and labels, and for multinomial diffusion times (int64 [B] in 0 .. T - 1), to logits
-    float [B, L, K]. There is one part, or with SUNDAE one for each
-    unroll. No gradient passes from one to another, so each may go backward before the next is asked for.
+    ``predict`` maps shown tokens and labels, for multinomial diffusion also times (int64 [B] in 0 .. T - 1), to logits
+    float [B, L, K]. There is one part, or for SUNDAE one per unroll. No gradient passes between parts, so each can go
+    backward before the next is computed.
     """
     if isinstance(config.model, SundaeTransformerConfig):
         yield from unrolled_losses(
@@ -120,18 +119,18 @@ def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: Lesson) 
 
 
 def _bound(model: MultinomialUNetConfig, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-    """What one time each says of the whole bound (paper 004 eq. 7; float [B], nats per token), but for its prior."""
+    """Estimate of the bound (Hu et al. 2022, eq. 7; float [B], nats per token) from one time each, without prior_kl."""
     return model.steps * step_loss(logits, tokens, noisy, t, noise_of(model))
 
 
 @cache
 def noise_of(model: MultinomialUNetConfig) -> NoiseSchedule:
-    """The noise that a prior of these sizes takes away."""
+    """The noise schedule of a prior with this configuration."""
     return cosine_schedule(model.steps, model.schedule)
 
 
 def figure(model: PriorConfig) -> str:
-    """What :func:`evaluate` measures."""
+    """Name of the figure that :func:`evaluate` measures."""
     return "unrolled_bits_per_token" if isinstance(model, SundaeTransformerConfig) else "bits_per_dim"
 
 
@@ -143,13 +142,13 @@ def evaluate(
     accelerator: Accelerator,
     batch: int = 64,
 ) -> float:
-    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension, or its stand-in.
+    """Negative log-likelihood of unseen tokens (int16 [N, h, w]) given labels, in bits per dimension; see below.
 
-    It is exact for autoregressive priors. For absorbing ones it is a bound (paper 000 eq. 6), whatever the objective
-    and the masking in training, and so it is for multinomial diffusion (paper 004 eq. 7). A SUNDAE prior offers no
-    figure of that kind: here it is the cross-entropy of its training, in bits per token, averaged over two unrolls and
-    over all rates of corruption, and no bound on anything. Times, rates, masks and random tokens are the same at every
-    call, so that two figures differ by the weights alone (and for SUNDAE by what is drawn from them in between).
+    Exact for autoregressive priors. A bound for absorbing priors (Bond-Taylor et al. 2021, eq. 6), whatever the
+    objective and masking in training, and for multinomial priors (Hu et al. 2022, eq. 7). SUNDAE priors have no such
+    figure: theirs is the training's cross-entropy in bits per token, averaged over two unrolls and all corruption
+    rates, and bounds nothing. Times, rates, masks and random tokens are the same at every call, so figures differ by
+    the weights alone (for SUNDAE also by the tokens drawn in between).
     """
     model.eval()
     config = model.config
@@ -180,7 +179,7 @@ def evaluate(
             found.append(bound.cpu())
             continue
         times = stratified_times(len(clean), length, generator)
-        # Samples without a mask count, as nothing: forcing one on them would raise the bound.
+        # Samples without a masked token count as 0: forcing a mask on them would raise the bound.
         noisy = absorb(clean, times, length, config.mask, generator, at_least=0)
         clean, noisy, label = (part.to(accelerator.device) for part in (clean, noisy, label))
         with accelerator.autocast():
@@ -203,7 +202,7 @@ def _unrolled(
 
 
 def times_of(model: PriorConfig, length: int) -> int:
-    """T: times that a lesson on ``length`` tokens draws from."""
+    """T, the number of times that a lesson on ``length`` tokens draws from."""
     return model.steps if isinstance(model, MultinomialUNetConfig) else length
 
 

@@ -1,8 +1,8 @@
-"""What SUNDAE priors are trained on and measured by: correcting a corrupted grid, step after step (paper 003, 3.4).
+"""Corruption and unrolled losses of SUNDAE priors (Savinov et al. 2022).
 
-A grid is corrupted with uniform random tokens; the prior says what it should be, what it says is drawn, and the drawn
-grid is corrected again, ``unrolls`` times in all. So in training the prior meets grids as sampling leaves them (Savinov
-et al. 2022). Losses are per sample, in nats per token.
+A grid is corrupted with uniform random tokens. The prior predicts the clean tokens; a grid is drawn from its prediction
+and corrected again, ``unrolls`` times in all. So training shows the prior grids like those met in sampling. Equations
+and sections are those of McKinney and Willcocks 2022 (training: section 3.4). Losses are per sample, in nats per token.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def corrupt(tokens: Tensor, rates: Tensor, codes: int, generator: torch.Generator) -> Tensor:
-    """Replace each token by a random one of ``codes`` with its sample's chance: q(z_0 | z) of eq. 4.
+    """Replace each token by a random one of ``codes`` with the chance ``rates`` of its sample: q(z_0 | z) of eq. 4.
 
-    ``tokens`` int64 [B, L]; ``rates`` float [B] in 0 .. 1 (the t of the paper: uniform in training); returns int64
-    [B, L]. A random token may happen to be the right one.
+    ``tokens`` int64 [B, L]; ``rates`` float [B] in 0 .. 1 (the paper's t, uniform in training); returns int64 [B, L].
+    A random token may happen to be the right one.
     """
     chosen = torch.rand(tokens.shape, generator=generator) < rates[:, None]
     random = torch.randint(codes, tokens.shape, generator=generator)
@@ -28,13 +28,13 @@ def corrupt(tokens: Tensor, rates: Tensor, codes: int, generator: torch.Generato
 def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a token from each distribution (int64 [B, L]); no gradient passes.
 
-    ``logits`` float [B, L, K]; ``uniforms`` float32 [B, L] in [0, 1), one number for each draw: the token is the one
-    whose share of the cumulated probabilities it falls into. Sample by sample, so that memory stays that of one.
+    ``logits`` float [B, L, K]; ``uniforms`` float32 [B, L] in [0, 1), one number per draw, which is looked up in the
+    cumulated probabilities. Works sample by sample to save memory.
     """
     found: list[Tensor] = []
     for one, places in zip(logits.detach().float(), uniforms):
         shares = one.softmax(-1).cumsum(-1)
-        # What they cumulate to is 1 but for rounding; a token without any probability is never drawn.
+        # The sums end at 1 up to rounding; scaling by them never draws a token without probability.
         found.append(torch.searchsorted(shares, places[:, None] * shares[:, -1:], right=True)[:, 0])
     return torch.stack(found).clamp(max=logits.shape[-1] - 1)
 
@@ -42,12 +42,12 @@ def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
 def unrolled_losses(
     predict: Callable[[Tensor], Tensor], tokens: Tensor, start: Tensor, uniforms: Tensor
 ) -> Iterator[Tensor]:
-    """Each unroll's part of every sample's loss (float [B]); their sum is L^(1:T), the mean of all T (section 2.4).
+    """Each unroll's part of every sample's loss (float [B]); they add up to L^(1:T), the mean over T (section 2.4).
 
-    ``predict`` maps grids int64 [B, L] to logits float [B, L, K]; ``tokens`` int64 [B, L] is what they should be, at
-    all positions; ``start`` int64 [B, L] is the corrupted grid; ``uniforms`` float32 [B, T - 1, L] are what the grids
-    in between are drawn by. As these carry no gradient, a part may go backward before the next is asked for, and memory
-    is that of one unroll.
+    ``predict`` maps grids int64 [B, L] to logits float [B, L, K]; ``tokens`` int64 [B, L] are the clean ones, predicted
+    at all positions; ``start`` int64 [B, L] is the corrupted grid; ``uniforms`` float32 [B, T - 1, L] are the random
+    numbers for the grids in between. No gradient passes between unrolls, so each part can go backward before the next
+    is computed, in the memory of one unroll.
     """
     unrolls = uniforms.shape[1] + 1
     logits = predict(start)

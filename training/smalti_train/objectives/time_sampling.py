@@ -1,4 +1,4 @@
-"""Which times a training step looks at, drawn by how much they matter."""
+"""Importance sampling of diffusion times from the losses seen so far."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from smalti.errors import UsageError
 
 SEEN = 10
-"""Each time must have been seen more often than this before the history is used."""
+"""The history is used once every time has been seen more often than this."""
 KEEP = 0.9
 """Share of a time's history that stays when it is seen again."""
 
 
 class ImportanceTimes(nn.Module):
-    """Times t = 1 .. T, drawn in proportion to the root of their mean squared loss (paper 000's code).
+    """Times t = 1 .. T, drawn in proportion to the root of their mean squared loss.
 
-    Such a choice gives the estimate of a sum over t the least variance (Nichol and Dhariwal 2021, section 3.3). Until
-    every time was seen more than ten times, times are uniform. The state is two buffers, saved with a checkpoint under
-    their published names; index 0 belongs to no time. (The released code asks index 0 to have been seen too, which
-    never happens, and could otherwise draw it.)
+    As in the released code of Bond-Taylor et al. 2021; such draws give sums over t the least variance (Nichol and
+    Dhariwal 2021, section 3.3). Times are uniform until each was seen more than ten times. The state is two buffers,
+    saved with a checkpoint under their published names; index 0 is unused. (The released code waits for index 0 to be
+    seen too, which never happens, and could draw it.)
     """
 
     Lt_history: Tensor
@@ -34,7 +34,7 @@ class ImportanceTimes(nn.Module):
 
     @property
     def ready(self) -> bool:
-        """Whether the history decides, and times are no longer uniform."""
+        """Whether times are drawn by the history and no longer uniformly."""
         return bool((self.Lt_count[1:] > SEEN).all())
 
     def chances(self) -> Tensor:
@@ -42,14 +42,14 @@ class ImportanceTimes(nn.Module):
         steps = len(self.Lt_history) - 1
         if not self.ready:
             return torch.full((steps,), 1 / steps)
-        # The floors are the published ones: no time is ever given up.
+        # Floors as published: every time keeps a chance.
         roots = torch.sqrt(self.Lt_history[1:].float().cpu() + 1e-10) + 1e-4
         return roots / roots.sum()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw ``count`` times; returns them (int64 [count]) and their weights (float32 [count], 1 / (T * chance)).
+        """Draw ``count`` times (int64 [count]) and their weights (float32 [count], 1 / (T * chance)).
 
-        The mean of weight * loss estimates without bias what the mean of losses at uniform times does.
+        The mean of weight * loss is an unbiased estimate of the mean loss at uniform times.
         """
         chances = self.chances()
         drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
@@ -57,10 +57,10 @@ class ImportanceTimes(nn.Module):
 
     @torch.no_grad()
     def update(self, times: Tensor, losses: Tensor) -> None:
-        """Take note of the losses (float [B], before they are weighted) seen at ``times`` (int64 [B] in 1 .. T).
+        """Record the unweighted losses (float [B]) seen at ``times`` (int64 [B] in 1 .. T).
 
-        With several processes, give each of them all samples, in one order: then they go on drawing alike. Losses that
-        are not finite are passed over. Raises UsageError for times outside 1 .. T.
+        Every process must record all samples in the same order, so that all draw the same times. Losses that are not
+        finite are skipped. Raises UsageError for times outside 1 .. T.
         """
         steps = len(self.Lt_history) - 1
         times, losses = times.to(self.Lt_history.device), losses.detach().float().to(self.Lt_history.device)

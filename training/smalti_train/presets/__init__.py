@@ -1,1 +1,1 @@
-"""Named configurations."""
+"""Named configurations: the command line's presets and the published models' recipes."""

@@ -1,4 +1,4 @@
-"""Named configurations. A preset is data; the command line may change single fields of it."""
+"""All presets by name. A preset is data; the command line may change single fields of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loop=LoopConfig(steps=3300, batch=16),
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.3),
     ),
-    # After the one above, with --init: the smoothing is added, and the tokens stay what they are.
+    # Continues the one above, with --init: adds the smoothing and keeps the tokens.
     "avatars-256-decoder": AutoencoderRun(
         preset="avatars-256-decoder",
         model=EdgeAutoencoderConfig(
@@ -65,8 +65,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.5),
         decoder_only=True,
     ),
-    # The trunk of larger pictures, from the released decoder (--init avatars-256) and on its tokens: deeper, for fewer
-    # errors in pixels, and without the smoothing, which training heads puts back.
+    # A deeper decoder for larger pictures, from the released one (--init avatars-256) and on its tokens. It makes fewer
+    # errors in pixels. It leaves the smoothing out; training heads puts it back.
     "avatars-256-deep": AutoencoderRun(
         preset="avatars-256-deep",
         model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6)),
@@ -77,7 +77,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
         decoder_only=True,
         crop=12,
     ),
-    # Begins from the released weights (--init avatars-256): more codes, of which none is of borders alone.
+    # Begins from the released weights (--init avatars-256): more codes, and none that only borders use.
     "avatars": AutoencoderRun(
         preset="avatars",
         model=EdgeAutoencoderConfig(
@@ -89,7 +89,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loss=AutoencoderLossConfig(mse=6.0, even=0.1),
         crop=12,
     ),
-    # Paper 000's VQGAN at a size that two cores train: a quarter of the width, images of 64 pixels on 8x8 tokens.
+    # The VQGAN of Bond-Taylor et al. 2021 at a size that two cores train: a quarter of the width, images of 64 pixels
+    # on 8x8 tokens.
     "avatars-64-vqgan": VQGANRun(
         preset="avatars-64-vqgan",
         model=VQGANConfig(
@@ -175,7 +176,7 @@ HEADS: dict[str, HeadsRun] = {
         loop=TINY_LOOP,
     ),
 }
-"""Heads that draw an autoencoder's tokens larger, on the autoencoder presets of these names."""
+"""Heads for larger pictures, by the name of the autoencoder preset that they belong to."""
 
 
 def _objective(model: PriorConfig) -> Objective:
@@ -218,7 +219,7 @@ def _tiny(preset: str, model: PriorConfig) -> PriorRun:
 
 
 AVATARS_TRANSFORMER = {"codes": 1024, "grid": (16, 16), "classes": 8, "width": 256, "layers": 6, "heads": 4}
-"""1.5 billion multiplications per grid, as the hourglass of ``avatars-256`` takes."""
+"""Costs 1.5 billion multiplications per grid, as much as the hourglass of ``avatars-256``."""
 AVATARS_64_TRANSFORMER = {"codes": 512, "grid": (8, 8), "classes": 8, "width": 256, "layers": 6, "heads": 4}
 TINY_TRANSFORMER = {"codes": 64, "grid": (4, 4), "classes": 8, "width": 32, "layers": 2, "heads": 2}
 
@@ -258,7 +259,8 @@ PRIORS: dict[str, PriorRun] = {
         "avatars-64-multinomial",
         MultinomialUNetConfig(codes=512, grid=(8, 8), classes=8, width=64, multipliers=(1, 2, 4), steps=1000),
     ),
-    # Pixel by pixel, class by class (paper 003, section 4.2), on the tokens of the autoencoder preset of this name.
+    # Pixel by pixel, class by class (McKinney and Willcocks 2022, section 4.2), on the tokens of the autoencoder preset
+    # of this name.
     "fashion-mnist-sundae": PriorRun(
         preset="fashion-mnist-sundae",
         model=SundaeTransformerConfig(

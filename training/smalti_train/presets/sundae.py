@@ -1,9 +1,8 @@
-"""Paper 003's models at their published sizes, as configurations to train them with on one's own folder of images.
+"""The models of McKinney and Willcocks 2022 at their published sizes, to train on a folder of images (``--root``).
 
 Numbers are those of the paper's released configurations: Adam at a constant rate, no averaging of weights, and a prior
-of one hourglass that shortens 2x2. Where nothing was released it is said below. What published weights compute
-differently (``published``) is for them alone: these learn with patches, positions and heads as the paper has them.
-Nobody's images come with them: name a folder with ``--root``.
+of one hourglass that shortens 2x2. Comments below say where nothing was released. The quirks of published weights
+(``published``) are left out: patches, positions and heads are as the paper describes them.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ STEPS = 500_000
 
 
 def _loop(batch: int) -> LoopConfig:
-    """The rhythm of trainings that take days."""
+    """Steps, batch and intervals of trainings that take days."""
     return LoopConfig(steps=STEPS, batch=batch, checkpoint_every=5000, evaluate_every=10_000, sheet_every=10_000)
 
 
@@ -72,7 +71,7 @@ def _prior(
 
 
 def _vqgan(preset: str) -> VQGANRun:
-    """The paper took what taming published for 256 x 256; its losses are those of taming's ImageNet."""
+    """Taming's VQGAN for 256 x 256 pixels, as in the paper; with the losses of taming's ImageNet model."""
     return dataclasses.replace(RECIPE_AUTOENCODERS["taming-imagenet-f16"], preset=preset, model=TAMING_F16)
 
 
@@ -89,7 +88,7 @@ def _faces_1024(preset: str) -> VQGANRun:
 
 
 def _unleashing(preset: str) -> VQGANRun:
-    """Paper 000's own, which this paper took for LSUN."""
+    """The VQGAN of Bond-Taylor et al. 2021, which this paper took for LSUN."""
     return dataclasses.replace(RECIPE_AUTOENCODERS[preset.replace("sundae", "unleashing")], preset=preset)
 
 
@@ -110,7 +109,7 @@ TOKENS_256 = SundaeTransformerConfig(codes=1024, grid=(16, 16))
 PIXELS_28 = SundaeTransformerConfig(codes=256, grid=(28, 28), classes=10, depth=(2, 8, 2))
 
 SUNDAE_PRIORS: dict[str, PriorRun] = {
-    # Numbers of latents in the released configurations tell that faces were learnt mirrored too, others not.
+    # The released configurations' numbers of latents show that faces were learnt mirrored too, the others not.
     "sundae-ffhq1024": _prior("sundae-ffhq1024", FOLDER_1024, MEGAPIXEL, batch=10, unrolls=3, lr=5e-6, flip=True),
     "sundae-ffhq1024-d2048": _prior(
         "sundae-ffhq1024-d2048",
@@ -129,10 +128,10 @@ SUNDAE_PRIORS: dict[str, PriorRun] = {
         flip=True,
     ),
     "sundae-celeba": _prior("sundae-celeba", FOLDER_256, TOKENS_256, batch=48, unrolls=3, flip=True),
-    # No configuration of LSUN's was released: these are the sizes and the batch of the other 256 x 256 data set.
+    # No configuration for LSUN was released: these are the sizes and the batch of the other 256 x 256 data set.
     "sundae-churches": _prior("sundae-churches", FOLDER_256, TOKENS_256, batch=48, unrolls=3),
     "sundae-bedrooms": _prior("sundae-bedrooms", FOLDER_256, TOKENS_256, batch=48, unrolls=3),
-    # Released with a rate of 1e-6, too low to begin with; that of the others stands here.
+    # Released with a rate of 1e-6, too low to begin with; this is the others' rate.
     "sundae-imagenet256": _prior(
         "sundae-imagenet256",
         FOLDER_256,

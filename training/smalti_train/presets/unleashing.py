@@ -1,9 +1,8 @@
-"""The published models at their published sizes, as configurations to train them with on one's own folder of images.
+"""Unleashing's and taming's models at their published sizes, to train on a folder of images (``--root``).
 
-Numbers are those of paper 000 (appendix A, section 3.4) and of taming (Esser et al. 2021) with their released code.
-Nobody's images come with them: name a folder with ``--root``. The perceptual term sees through EffNet-Lite0 unless
-``--perceptual`` names a file of VGG16, as published; beta stands where the equations have it, not where the released
-code has (``legacy_beta``).
+Numbers are those of Bond-Taylor et al. 2021 (appendix A, section 3.4), of Esser et al. 2021 (taming) and of their
+released code. The perceptual term uses EffNet-Lite0 unless ``--perceptual`` names a file of VGG16, as published. Beta
+stands where the equations have it, not where the released code has it (``legacy_beta``).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ FOLDER_256 = DataConfig(name="folder", size=256)
 
 
 def _loop(steps: int, batch: int) -> LoopConfig:
-    """The rhythm of trainings that take days."""
+    """Steps, batch and intervals of trainings that take days."""
     return LoopConfig(steps=steps, batch=batch, checkpoint_every=5000, evaluate_every=10_000, sheet_every=10_000)
 
 
@@ -34,7 +33,7 @@ def _unleashing_vqgan(preset: str, steps: int) -> VQGANRun:
 def _unleashing_prior(preset: str, steps: int, lr: float, warmup: int) -> PriorRun:
     """24 layers, no labels, Adam at a constant rate after its warm-up.
 
-    The released code averages by 0.995 every ten steps: by 0.9995 each.
+    The released code averages with decay 0.995 every ten steps; that is 0.9995 per step.
     """
     return PriorRun(
         preset=preset,
@@ -47,7 +46,7 @@ def _unleashing_prior(preset: str, steps: int, lr: float, warmup: int) -> PriorR
 
 
 TAMING_CODES = 16384
-"""Of the first stage below the published class-conditional transformer."""
+"""Codes of the autoencoder under the published class-conditional transformer."""
 
 RECIPE_AUTOENCODERS: dict[str, VQGANRun] = {
     "unleashing-ffhq256": _unleashing_vqgan("unleashing-ffhq256", 1_400_000),
@@ -57,14 +56,14 @@ RECIPE_AUTOENCODERS: dict[str, VQGANRun] = {
         preset="taming-imagenet-f16",
         model=dataclasses.replace(TAMING_F16, codes=TAMING_CODES),
         data=FOLDER_256,
-        # Base rate and losses are published; batch and steps were up to the machine.
+        # Base rate and losses are published; batch and steps depended on the machine.
         loop=_loop(1_000_000, 12),
         loss=VQGANLossConfig(adversarial=0.8, lambda_max=1e4, start=250_001, augment=False),
     ),
 }
 
 RECIPE_PRIORS: dict[str, PriorRun] = {
-    # The paper stopped FFHQ's by the validation bound, which this leaves to whoever watches it.
+    # The paper stopped FFHQ's training by the validation bound; here it runs to the last step.
     "unleashing-ffhq256": _unleashing_prior("unleashing-ffhq256", 1_000_000, 1e-4, 30_000),
     "unleashing-churches": _unleashing_prior("unleashing-churches", 2_000_000, 2e-4, 10_000),
     "unleashing-bedrooms": _unleashing_prior("unleashing-bedrooms", 2_000_000, 2e-4, 10_000),

@@ -1,8 +1,8 @@
-"""Paper 004's models at their published sizes, as configurations to train them with on one's own folder of images.
+"""The models of Hu et al. 2022 (VQ-DDM) at their published sizes, to train on a folder of images (``--root``).
 
-Adam at 1e-4, annealed along a cosine, batches of 180, the full bound with times by importance (section 4, appendix);
-the first stage is taming's VQGAN, whose codebook ``smalti train refit`` rebuilds. How many steps is published nowhere:
-here they show each of 30,000 faces a thousand times. Nobody's images come with them: name a folder with ``--root``.
+Adam at 1e-4, annealed along a cosine, batches of 180, the full bound with times by importance (section 4, appendix).
+The autoencoder is taming's VQGAN, whose codebook ``smalti train refit`` rebuilds. The number of steps is not published:
+here each of 30,000 faces is seen a thousand times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEPS = 170_000
 
 
 def _vqgan(preset: str, codes: int) -> CodecRun:
-    """Losses and rates of taming's ImageNet model, whose code the paper's first stage is."""
+    """Losses and rates of taming's ImageNet model: the paper's autoencoder uses taming's code."""
     return dataclasses.replace(
         RECIPE_AUTOENCODERS["taming-imagenet-f16"], preset=preset, model=dataclasses.replace(TAMING_F16, codes=codes)
     )

@@ -1,8 +1,8 @@
-"""Weights as a bundle releases them: batch norms folded into their convolutions, every tensor in fp16, by torch name.
+"""Weights in the form that bundles hold: batch norms folded into convolutions, fp16, torch's names.
 
-A bundle's ``*.safetensors`` hold a model's tensors under their names here, linear weights transposed (``name^T``),
-since that is how graphs use them. Beside the folded convolutions stand the norms they were folded from, four numbers
-per channel, and the smoothing's ranges, so that training can go on from a bundle as it can from a run.
+A bundle's ``*.safetensors`` hold a model's tensors under their names here; linear weights are transposed (``name^T``),
+as graphs use them. They also hold the norms from before the folding (four numbers per channel) and the smoothing's
+ranges, so that training can start from a bundle as well as from a run.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from smalti_train.runs.config_files import differences
 from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 
 TRANSPOSED = "^T"
-"""Ends the name of a tensor that is stored transposed."""
+"""Suffix of the name of a tensor that is stored transposed."""
 
 
 def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
-    """Copy of an autoencoder with unit-length codes and no batch norms, and what a graph of it no longer shows.
+    """Copy of an autoencoder with batch norms folded away and codes of unit length, and the tensors that this loses.
 
-    That is the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
+    These are the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
     """
     model = copy.deepcopy(model).eval()
     norms = {
@@ -62,25 +62,25 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
 
 
 def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo :func:`folded`: the state dict, in fp32, of an autoencoder from a bundle's tensors."""
+    """Undo :func:`folded`: turn a bundle's tensors into an autoencoder's state dict in fp32."""
     state = {name: value.float() for name, value in tensors.items()}
     eps = nn.BatchNorm2d(1).eps
     for name in [name for name in state if name.endswith(".running_var")]:
         norm = name.removesuffix(".running_var")
         conv = f"{norm.rsplit('.', 1)[0]}.0"
         scale = state[f"{norm}.weight"] / torch.sqrt(state[name] + eps)
-        usable = scale.abs() > 1e-6  # a channel scaled to nothing has lost its weights; it stays at zero
+        usable = scale.abs() > 1e-6  # a channel scaled to zero has lost its weights; it stays at zero
         state[f"{conv}.weight"] *= torch.where(usable, 1 / scale, 0)[:, None, None, None]
-        del state[f"{conv}.bias"]  # equal to bias - mean * scale of the norm
+        del state[f"{conv}.bias"]  # the norm's bias - mean * scale
         state[f"{norm}.num_batches_tracked"] = torch.tensor(0)
     return state
 
 
 def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str, Tensor]:
-    """Weights to start a new run of ``config`` from: another run's newest, or those a bundle released.
+    """Weights to start a new run of ``config`` from: another run's newest checkpoint, or a bundle's.
 
     An edge autoencoder may have fewer residual blocks or codes than ``config`` (``smalti_train.models.growth``).
-    Raises UsageError when they are of another kind or another size than ``config`` asks for, saying what differs.
+    Raises UsageError for weights of another kind or size than ``config`` asks for, saying what differs.
     """
     folder = Path(source)
     if (folder / "config.json").exists():

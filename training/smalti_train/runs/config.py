@@ -1,7 +1,7 @@
 """Configuration of a run: plain dataclasses.
 
-A preset is data (see ``presets.py``). The resolved configuration is written beside every run (``config_files.py``), and
-a run continues only under the configuration it was started with.
+A preset is such a configuration (``smalti_train.presets``). The resolved configuration is written beside every run
+(``config_files.py``), and a run continues only under the configuration it was started with.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ AbsorbingConfig = HourglassPriorConfig | AbsorbingTransformerConfig
 AutoregressiveConfig = AutoregressiveTransformerConfig | Net2NetTransformerConfig
 """Priors that draw one token after the other."""
 PriorConfig = AbsorbingConfig | AutoregressiveConfig | SundaeTransformerConfig | MultinomialUNetConfig
-"""The last two correct grids whose tokens are all drawn already (paper 003), or take noise from them (paper 004)."""
+"""All priors. SUNDAE priors correct complete grids (McKinney and Willcocks 2022), multinomial ones remove noise from
+them (Hu et al. 2022)."""
 UNROLLS = 2
-"""How often SUNDAE's training lets a prior correct what it drew itself, unless told otherwise."""
+"""Corrections per training step of a SUNDAE prior, by default."""
 EFFNET_LITE0 = "effnet-lite0"
 """The perceptual network that needs no file."""
 
@@ -48,27 +49,27 @@ class OptimizerConfig:
 
     lr: float = 1e-3
     per_image: bool = False
-    """Whether ``lr`` is meant for a batch of one image: the rate is ``lr`` times the batch (taming's base rate)."""
+    """Multiply ``lr`` by the batch (taming's base rate)."""
     warmup: int = 200
-    """Steps."""
+    """Steps of the linear warm-up."""
     final_lr: float = 0.02
     """Fraction of ``lr`` left at the last step."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
-    """Largest norm of the whole gradient; longer ones are scaled down to it, and 0 leaves them as they are."""
+    """Largest norm of the whole gradient; longer gradients are scaled down to it. 0: no clipping."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What both trainings share."""
+    """Steps, batch, precision and intervals of any training."""
 
     steps: int = 3000
     batch: int = 16
     """Images per step over all processes together."""
     precision: Precision = "bf16"
     compile: bool = False
-    """Let torch compile the model: tens of seconds at the start, for faster steps after."""
+    """Let torch compile the model: costs tens of seconds at the start, then steps are faster."""
     seed: int = 0
     checkpoint_every: int = 200
     evaluate_every: int = 200
@@ -82,21 +83,21 @@ class AutoencoderLossConfig:
     l1: float = 1.0
     mse: float = 2.0
     gradient: float = 0.5
-    """L1 of the differences between neighbouring pixels: what makes flat shapes keep their edges."""
+    """L1 of the differences between neighbouring pixels; it keeps the edges of flat shapes."""
     perceptual: float = 0.0
-    """Distance of EffNet-Lite0 features, see ``objectives.losses.PerceptualLoss``; 0 leaves the network out."""
+    """Distance of EffNet-Lite0 features (``smalti_train.objectives.losses.PerceptualLoss``); 0: no such term."""
     perceptual_crop: int = 128
-    """Pixels per side of the random crop that the perceptual term sees: a quarter of the area costs a quarter."""
+    """Pixels per side of the random crop that the perceptual term sees; its cost grows with the area."""
     codebook: float = 1.0
     beta: float = 0.25
-    """Weight of the commitment term (paper 000 eq. 5)."""
+    """Weight of the commitment term (Bond-Taylor et al. 2021, eq. 5)."""
     even: float = 0.0
-    """Weight of the term that asks for codes to be used evenly (``smalti_train.models.quantizer.crowding``)."""
+    """Weight of the term for an even use of the codes (``smalti_train.models.quantizer.crowding``)."""
 
 
 @dataclass(frozen=True)
 class AutoencoderRun:
-    """Everything that decides an autoencoder's training."""
+    """Configuration of an edge autoencoder's training."""
 
     preset: str
     model: EdgeAutoencoderConfig = field(default_factory=EdgeAutoencoderConfig)
@@ -105,9 +106,9 @@ class AutoencoderRun:
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     decoder_only: bool = False
-    """Leave encoder and codebook as they start: tokens keep their meaning, so priors over them stay good."""
+    """Freeze encoder and codebook: tokens keep their meaning, so priors over them stay valid."""
     crop: int | None = None
-    """Tokens per side of the random crops that it learns from, on the grid of the tokens; None: whole images."""
+    """Train on random crops with this many tokens per side, aligned to the token grid; None: whole images."""
     reseed_until: float = 0.6
     """Fraction of the run in which idle codes are moved onto current features."""
     reseed_patience: int = 30
@@ -116,71 +117,71 @@ class AutoencoderRun:
 
 @dataclass(frozen=True)
 class VQGANLossConfig:
-    """Weights of a VQGAN's losses; the defaults are paper 000's, but for beta, which stands where eq. 5 has it."""
+    """Weights of a VQGAN's losses; defaults of Bond-Taylor et al. 2021, with beta on the term where eq. 5 has it."""
 
     l1: float = 1.0
     perceptual: float = 1.0
     """Weight of LPIPS; see ``smalti_train.trainers.perceptual``."""
     codebook: float = 1.0
-    """Weight of the quantiser's loss as a whole (the nearest one's)."""
+    """Weight of the nearest quantiser's whole loss."""
     beta: float = 0.25
     """Weight of the commitment term (eq. 5)."""
     legacy_beta: bool = False
-    """Put ``beta`` on the codebook term instead, as the released code of taming and of paper 000 does."""
+    """Put ``beta`` on the codebook term instead, as the released code of taming and of unleashing does."""
     kl: float = 1e-8
     """Weight of the Gumbel quantiser's KL; taming has 5e-4."""
     adversarial: float = 1.0
-    """Times lambda; 0 leaves the discriminator out. Taming has 0.8."""
+    """Factor of lambda; 0 leaves the discriminator out. Taming has 0.8."""
     lambda_max: float = 1.0
-    """Clamp of lambda (eq. 9c); taming has 1e4, which is none."""
+    """Upper limit of lambda (eq. 9c); taming's 1e4 amounts to none."""
     start: int = 30_001
-    """First step, counted from 0, at which the discriminator learns and counts."""
+    """First step, counted from 0, at which the discriminator learns and enters the loss."""
     augment: bool = True
     """Whether the discriminator sees its images through ``smalti_train.objectives.diff_augment``."""
 
     def __post_init__(self) -> None:
-        """Check the weights; UsageError names one that is negative."""
+        """Check the weights. Raises UsageError for a negative one."""
         weights = {name: value for name, value in vars(self).items() if not isinstance(value, bool)}
         if negative := [name for name, value in weights.items() if value < 0]:
             raise UsageError(f"the weight {negative[0]} of a VQGAN's losses is at least 0, not {weights[negative[0]]}")
 
     def judged(self, step: int) -> bool:
-        """Whether the discriminator learns and counts at ``step`` (counted from 0)."""
+        """Whether the discriminator learns and enters the loss at ``step`` (counted from 0)."""
         return self.adversarial > 0 and step >= self.start
 
 
 PUBLISHED_VQGAN_OPTIMIZER = OptimizerConfig(
     lr=4.5e-6, per_image=True, warmup=0, final_lr=1.0, betas=(0.5, 0.9), clip=0.0
 )
-"""Of both networks, in taming and paper 000 alike: Adam at a constant rate."""
+"""Adam at a constant rate, for autoencoder and discriminator (Esser et al. 2021, Bond-Taylor et al. 2021)."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """Where the weights of a run come from that was imported and not trained here (``smalti import``)."""
+    """Origin of a run's weights where they were imported (``smalti import``)."""
 
     source: str
     """The published system and part, as ``smalti_train.importers.SOURCES`` calls it."""
     file: str
     """Name of the checkpoint, without its folder."""
     sha256: str
-    """Of the checkpoint's bytes."""
+    """SHA-256 of the checkpoint file."""
     licence: str
-    """Of the weights."""
+    """Licence of the weights."""
     classes: tuple[str, ...] = ()
     """Names of a prior's classes, in order."""
 
 
 @dataclass(frozen=True)
 class VQGANRun:
-    """Everything that decides a VQGAN's training."""
+    """Configuration of a VQGAN's training."""
 
     preset: str
     model: VQGANConfig = field(default_factory=VQGANConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = PUBLISHED_VQGAN_OPTIMIZER
-    """Of the autoencoder and of the discriminator, which have one optimiser each."""
+    """For the autoencoder and for the discriminator; each has its own optimiser."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: VQGANLossConfig = field(default_factory=VQGANLossConfig)
     perceptual: str = EFFNET_LITE0
@@ -188,22 +189,22 @@ class VQGANRun:
     perceptual_heads: str | None = None
     """The user's file of LPIPS's linear heads over VGG16; None: every channel counts alike."""
     ema: float = 0.995
-    """Decay of the averaged weights, lower at first; they are what is evaluated and exported."""
+    """Decay of the averaged weights, lower at first. The averages are evaluated and exported."""
     ema_every: int = 10
     """Steps from one average to the next."""
     gumbel_steps: int = GUMBEL_STEPS
     """A Gumbel quantiser's temperature is max(1/16, 1 - step / ``gumbel_steps``)."""
     flip: bool = True
-    """Mirror each image half of the times it is seen."""
+    """Mirror each image with probability 1/2."""
     decoder_only: bool = False
-    """Leave encoder and codebook as they start: tokens keep their meaning, so priors over them stay good."""
+    """Freeze encoder and codebook: tokens keep their meaning, so priors over them stay valid."""
     pixel_bits: int | None = None
-    """Set where the probabilistic head alone is trained, on images of so many bits (``train_log_sigma``)."""
+    """Train the probabilistic head alone, on images of so many bits (``train_log_sigma``); None: train the VQGAN."""
     imported: Imported | None = None
-    """Set where the weights were imported; the other fields then only say what the model is and what to measure on."""
+    """Set for imported weights; the other fields then only describe the model and the images to measure on."""
 
     def __post_init__(self) -> None:
-        """Check what a value alone can tell; UsageError says what is not allowed."""
+        """Check single values. Raises UsageError for one that is not allowed."""
         if not 0 <= self.ema < 1 or self.ema_every < 1 or self.gumbel_steps < 1:
             raise UsageError(
                 f"ema {self.ema} must lie in 0 .. 1 and ema_every {self.ema_every} and gumbel_steps "
@@ -215,7 +216,7 @@ class VQGANRun:
 
 @dataclass(frozen=True)
 class PixelRun:
-    """Grey pixels in place of an autoencoder's tokens: a folder like that of a run, though nothing was trained."""
+    """Grey pixels in place of an autoencoder's tokens: a run's folder without a training."""
 
     preset: str
     model: PixelCodesConfig = field(default_factory=PixelCodesConfig)
@@ -224,10 +225,10 @@ class PixelRun:
 
 @dataclass(frozen=True)
 class PreviewRun:
-    """Everything that decides a preview decoder's training."""
+    """Configuration of a preview decoder's training."""
 
     preset: str
-    """The autoencoder's."""
+    """The autoencoder's preset."""
     model: PreviewDecoderConfig = field(default_factory=PreviewDecoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -236,50 +237,50 @@ class PreviewRun:
 
 @dataclass(frozen=True)
 class HeadsRun:
-    """Everything that decides a training of heads that draw an autoencoder's tokens larger."""
+    """Configuration of a training of size heads, which decode an autoencoder's tokens to larger pictures."""
 
     preset: str
     model: SizedAutoencoderConfig = field(default_factory=SizedAutoencoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    """Of the decoder's own size; the heads learn from the same images at theirs."""
+    """Images at the decoder's own size; each head learns from the same images at its size."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
-    """Of each size; its perceptual term is of the decoder's own alone."""
+    """For every size; the perceptual term applies to the decoder's own size alone."""
     decoder_rate: float = 0.2
-    """Learning rate of the decoder, which is trained already, as a share of the heads'."""
+    """Learning rate of the decoder (trained before) as a share of the heads' rate."""
 
 
 @dataclass(frozen=True)
 class PriorRun:
-    """Everything that decides a prior's training."""
+    """Configuration of a prior's training."""
 
     preset: str
     model: PriorConfig
-    """In the file, ``kind`` says which of ``PRIOR_KINDS`` it is; without one it is an hourglass."""
+    """Sizes of the prior. In the file, ``kind`` names one of ``PRIOR_KINDS``; without it, it is an hourglass."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     objective: Objective = "reweighted"
-    """``reweighted``, ``elbo`` and ``mlm`` train absorbing priors (``objectives.absorbing``); ``autoregressive``,
-    ``sundae`` and ``vlb`` (multinomial) are the one objective of their families."""
+    """``reweighted``, ``elbo`` or ``mlm`` for absorbing priors, ``autoregressive`` for autoregressive ones, ``sundae``
+    for SUNDAE priors, ``vlb`` for multinomial priors; see the modules of ``smalti_train.objectives``."""
     unrolls: int = UNROLLS
-    """How often ``sundae`` corrects a grid in one step, each time what it drew before; 3 for more diversity."""
+    """Corrections per step under ``sundae``, each of the grid drawn before; 3 gives more diverse samples."""
     masking: Masking = "random"
-    """Mask each token with chance t / T, or a ``fixed`` number of them, round(t / T * tokens)."""
+    """``random``: mask each token with chance t / T. ``fixed``: mask round(t / T * tokens) of them."""
     times: Times = "uniform"
-    """Draw times alike, or by ``importance``: by the losses seen at them (``objectives.time_sampling``)."""
+    """``uniform``, or ``importance``: by the losses seen at each time (``smalti_train.objectives.time_sampling``)."""
     label_dropout: float = 0.1
-    """Chance that a sample is trained without its label, so that guidance has an unconditional side."""
+    """Chance that a sample is trained without its label; guidance needs the unconditional prediction."""
     ema: float = 0.999
-    """Decay of the averaged weights per step, lower at first; they are what is evaluated, drawn from and exported."""
+    """Decay of the averaged weights per step, lower at first. The averages are evaluated, sampled and exported."""
     flip: bool = False
-    """Also learn from mirrored images (encoded once more, not mirrored in token space)."""
+    """Also learn from mirrored images (mirrored before they are encoded)."""
     imported: Imported | None = None
-    """Set where the weights were imported; the other fields then only say what the model is and what to measure on."""
+    """Set for imported weights; the other fields then only describe the model and the images to measure on."""
 
     def __post_init__(self) -> None:
-        """Check that the objective is one for the model; UsageError says which are."""
+        """Check that objective, masking, times and unrolls suit the model. Raises UsageError where they do not."""
         own = own_objective(self.model)
         if own != (self.objective if self.objective in ("autoregressive", "sundae", "vlb") else None):
             allowed = "are reweighted, elbo and mlm" if own is None else f"is {own} alone"
@@ -301,7 +302,7 @@ class PriorRun:
 
 TrainedRun = AutoencoderRun | VQGANRun | PriorRun
 CodecRun = AutoencoderRun | VQGANRun | PixelRun
-"""Runs of what turns images into tokens and back."""
+"""Runs of autoencoders, and of grey pixels in place of one."""
 Run = TrainedRun | PixelRun | PreviewRun | HeadsRun
 AnyRun = TypeVar("AnyRun", bound=TrainedRun | PreviewRun | HeadsRun)
 
@@ -313,11 +314,11 @@ PRIOR_KINDS: dict[str, type[PriorConfig]] = {
     "sundae": SundaeTransformerConfig,
     "multinomial-unet": MultinomialUNetConfig,
 }
-"""Sizes of priors by what a run's file calls them."""
+"""Configurations of priors by their ``kind`` in a run's file."""
 
 
 def prior_kind(model: PriorConfig) -> str:
-    """What a run's file calls a prior of these sizes."""
+    """The ``kind`` of a prior in a run's file."""
     return next(name for name, kind in PRIOR_KINDS.items() if type(model) is kind)
 
 
@@ -340,7 +341,7 @@ def noise_of(model: PriorConfig) -> Noise | None:
 
 
 def own_objective(model: PriorConfig) -> Literal["autoregressive", "sundae", "vlb"] | None:
-    """The one objective of priors that mask nothing; None for those that have a choice."""
+    """The only objective of a prior that masks nothing; None for absorbing priors, which have a choice."""
     if isinstance(model, SundaeTransformerConfig):
         return "sundae"
     if isinstance(model, MultinomialUNetConfig):

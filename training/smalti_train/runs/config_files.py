@@ -1,4 +1,4 @@
-"""Configurations as JSON files beside their runs, and what two of them differ in."""
+"""Reading, writing and comparing configurations: JSON files beside their runs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RUN_KINDS: dict[str, type[Run]] = {
     "preview": PreviewRun,
     "heads": HeadsRun,
 }
-"""Runs by what their file calls them."""
+"""Configurations of runs by their ``kind`` in the file."""
 
 
 def to_json(run: Run) -> bytes:
-    """Readable JSON of a configuration, ``kind`` first."""
+    """A configuration as indented JSON, ``kind`` first."""
     kind = next(name for name, kind in RUN_KINDS.items() if type(run) is kind)
     content = {"kind": kind, **msgspec.to_builtins(run)}
     if isinstance(run, PriorRun):
@@ -42,7 +42,7 @@ def to_json(run: Run) -> bytes:
 
 
 def read_run(path: Path) -> Run:
-    """Read the configuration beside a run; UsageError when it is missing or not one of ours."""
+    """Read the configuration beside a run. Raises UsageError when it is missing or not one of ours."""
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         kind = RUN_KINDS[raw.pop("kind")]
@@ -58,9 +58,9 @@ def read_run(path: Path) -> Run:
 
 
 def _read_prior(raw: dict[str, Any]) -> PriorRun:
-    """Convert field by field, as the type of the model is written in the file."""
+    """Convert a prior's run field by field: the type of its model depends on ``kind`` in the file."""
     model = msgspec.convert(raw["model"], dict[str, Any])
-    kind = model.pop("kind", "hourglass")  # runs from before there was a choice do not say
+    kind = model.pop("kind", "hourglass")  # old runs have no kind: all were hourglasses
     if kind not in PRIOR_KINDS:
         raise msgspec.ValidationError(f"prior of kind {kind!r}; there are {', '.join(PRIOR_KINDS)}")
     types = {**get_type_hints(PriorRun), "model": PRIOR_KINDS[kind]}
@@ -69,7 +69,7 @@ def _read_prior(raw: dict[str, Any]) -> PriorRun:
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """List fields in which two configurations differ, as ``model.codes: 1024, not 512`` lines (a's value, not b's)."""
+    """Fields in which two configurations differ, as lines ``model.codes: 1024, not 512`` (a's value, not b's)."""
     if type(a) is not type(b):
         return [f"{prefix.removesuffix('.') or 'configuration'}: {type(a).__name__}, not {type(b).__name__}"]
     lines: list[str] = []

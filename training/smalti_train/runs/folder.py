@@ -1,11 +1,11 @@
-"""The folder of a run: its configuration, its checkpoints, and how both survive being killed at any moment.
+"""The folder of a run: its configuration and its checkpoints, safe against being killed at any moment.
 
     RUN/config.json               the resolved configuration
     RUN/checkpoint-00001200/      model.safetensors, optimizer.safetensors, ..., state.json
     RUN/sheets/, RUN/logs/        sample grids, tensorboard
 
-A checkpoint is written into a folder of another name, flushed, and renamed: whatever happens, the folders named
-``checkpoint-*`` are whole. Nothing is pickled.
+A checkpoint is written into a folder of another name, flushed, and renamed, so every folder named ``checkpoint-*`` is
+whole. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -29,23 +29,21 @@ from smalti_train.runs.config import Run
 from smalti_train.runs.config_files import differences, read_run, to_json
 
 KEEP = 2
-"""Checkpoints kept; the one before the last is there should the last be damaged by the disk."""
+"""Checkpoints kept: the last, and one more in case the disk damages it."""
 
 
 class RunFolder:
-    """A folder that belongs to one configuration and, while open, to one training."""
+    """The folder of one configuration; while open, it belongs to one training."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: FileLock | None = None
 
     def open(self, config: Run, lock: bool = True) -> None:
-        """Create the folder for ``config``, or take up the run that is already there.
+        """Create the folder for ``config``, or open the run that is already there.
 
-        Of several processes that train together one takes the ``lock``.
-
-        Raises UsageError when the folder belongs to another configuration or to a training still running, OutputError
-        when it cannot be written.
+        Where several processes train together, only one takes the ``lock``. Raises UsageError when the folder belongs
+        to another configuration or to a training still running, OutputError when it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +62,7 @@ class RunFolder:
             raise OutputError(f"cannot write to {self.path}: {error}") from error
 
     def keep_config(self, config: Run) -> None:
-        """Write the configuration, from when on the folder belongs to it; OutputError when it cannot be written."""
+        """Write the configuration; from then on the folder belongs to it. Raises OutputError when that fails."""
         try:
             replace_file(self.path / "config.json", to_json(config))
         except OSError as error:
@@ -80,7 +78,7 @@ class RunFolder:
             )
 
     def close(self) -> None:
-        """Let another process continue the run; does nothing for a folder that is not open."""
+        """Release the lock, so that another process may continue the run; no effect if not open."""
         if self._lock is not None:
             self._lock.release()
 
@@ -89,7 +87,7 @@ class RunFolder:
         return sorted(self.path.glob("checkpoint-*"))
 
     def save(self, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Write a checkpoint of named groups of tensors and JSON ``state``.
+        """Write a checkpoint: groups of tensors by name, and ``state`` as JSON.
 
         Raises OutputError when it cannot be written (a full disk, say); earlier checkpoints are untouched.
         """
@@ -115,7 +113,7 @@ class RunFolder:
             shutil.rmtree(old, ignore_errors=True)
 
     def save_sheet(self, step: int, image: Image.Image) -> None:
-        """Write a grid of images as ``sheets/STEP.png``; OutputError when it cannot be written."""
+        """Write a grid of images as ``sheets/STEP.png``. Raises OutputError when it cannot be written."""
         target = self.path / "sheets" / f"{step:08d}.png"
         try:
             target.parent.mkdir(exist_ok=True)
@@ -124,13 +122,13 @@ class RunFolder:
         save_png(image, target)
 
     def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """Tensors by part and the JSON state of the newest checkpoint, or None for a new run."""
+        """Tensors by group and JSON state of the newest checkpoint; None for a new run."""
         checkpoints = self.checkpoints()
         return read_checkpoint(checkpoints[-1]) if checkpoints else None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read what :meth:`RunFolder.save` wrote; SmaltiError names a damaged file."""
+    """Read what :meth:`RunFolder.save` wrote. Raises SmaltiError, naming the file, when it is damaged."""
     file = path / "state.json"
     try:
         state = json.loads(file.read_text())
@@ -145,13 +143,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
 
 
 def flush(file: Path) -> None:
-    """Make sure a written file is on the disk before a rename makes it count."""
+    """Force a written file to the disk; call it before a rename puts the file into place."""
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Write ``target`` so that readers see the old bytes or the new ones, never a part."""
+    """Write ``target`` atomically: readers see the old bytes or the new ones, never a part."""
     partial = target.with_name(f".{target.name}.partial")
     partial.write_bytes(content)
     flush(partial)
@@ -172,7 +170,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            # Files know no memory layout, and fused optimisers take moments to lie in memory as the parameter does.
+            # Files keep no memory layout, but fused optimisers expect moments in the parameter's layout.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

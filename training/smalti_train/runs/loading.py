@@ -1,4 +1,4 @@
-"""Models from their configurations, and trained models from the folders of their runs."""
+"""Building models from their configurations, and loading trained models from their runs' folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from smalti_train.runs.config_files import read_run
 from smalti_train.runs.folder import RunFolder
 
 Autoencoder = EdgeAutoencoder | VQGAN | PixelCodes
-"""Has ``encode(images) -> ids``, ``decode(ids) -> images``, and ``config`` with ``codes, factor, value_range``."""
+"""Autoencoders have ``encode(images) -> ids``, ``decode(ids) -> images`` and ``config`` with
+``codes, factor, value_range``."""
 AbsorbingPrior = HourglassPrior | AbsorbingTransformer
 """Called with masked tokens, labels and rows; ``config`` has ``codes, grid, classes, mask``."""
 AutoregressivePrior = AutoregressiveTransformer | Net2NetTransformer
@@ -73,7 +74,7 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
     """Load an autoencoder in eval mode from its run's newest checkpoint, or from a prior's copy of one.
 
     Where a run averages its weights (a VQGAN's does), the averages are loaded; pixels have no weights. Raises
-    UsageError when there should be some and are none, or the run is of another kind.
+    UsageError when weights are missing or the run is of another kind.
     """
     config = read_run(path / "config.json")
     if isinstance(config, PriorRun | PreviewRun):
@@ -97,13 +98,16 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, CodecRun]:
 
 
 def trained_steps(path: Path) -> int | None:
-    """Steps of a run's newest checkpoint; None where there is none, as beside imported weights and copies."""
+    """Steps of a run's newest checkpoint; None for imported weights and copies, which have no checkpoint."""
     saved = RunFolder(path).checkpoints()
     return int(saved[-1].name.removeprefix("checkpoint-")) if saved else None
 
 
 def load_prior(path: Path) -> tuple[Prior, PriorRun]:
-    """Load the averaged weights of a run's newest checkpoint, in eval mode; UsageError when there are none."""
+    """Load a prior in eval mode with the averaged weights of its run's newest checkpoint.
+
+    Raises UsageError when there are none.
+    """
     config = read_run(path / "config.json")
     if not isinstance(config, PriorRun):
         kind = "preview decoder" if isinstance(config, PreviewRun) else "autoencoder"
@@ -111,14 +115,14 @@ def load_prior(path: Path) -> tuple[Prior, PriorRun]:
     saved = RunFolder(path).latest()
     if saved is None:
         raise UsageError(f"{path} has no checkpoint yet; let 'smalti train prior' write one first")
-    with unfilled():  # published priors are large: no time for values that are about to be replaced
+    with unfilled():  # published priors are large: skip values that are about to be replaced
         model = build_prior(config.model)
     model.load_state_dict(saved[0]["ema"], assign=True)
     return model.eval(), config
 
 
 def load_preview(path: Path) -> tuple[PreviewDecoder, PreviewRun]:
-    """Load a preview decoder in eval mode from its run's newest checkpoint; UsageError when there is none."""
+    """Load a preview decoder in eval mode from its run's newest checkpoint. Raises UsageError when there is none."""
     config = read_run(path / "config.json")
     if not isinstance(config, PreviewRun):
         raise UsageError(f"{path} is not the run of a preview decoder; 'smalti train preview' makes one")
@@ -131,7 +135,10 @@ def load_preview(path: Path) -> tuple[PreviewDecoder, PreviewRun]:
 
 
 def load_heads(path: Path) -> tuple[SizedAutoencoder, HeadsRun]:
-    """Load an autoencoder with its heads in eval mode from their run's newest checkpoint; UsageError without one."""
+    """Load an autoencoder with its size heads in eval mode from their run's newest checkpoint.
+
+    Raises UsageError when there is none.
+    """
     config = read_run(path / "config.json")
     if not isinstance(config, HeadsRun):
         raise UsageError(f"{path} is not the run of heads; 'smalti train heads' makes one")

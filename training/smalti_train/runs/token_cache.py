@@ -1,4 +1,4 @@
-"""Images as tokens: a prior's run keeps a copy of its autoencoder and the tokens it made of the training images."""
+"""A prior's run keeps a copy of its autoencoder, and the tokens of the training images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from smalti_train.runs.loading import Autoencoder, load_autoencoder
 
 
 def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, CodecRun]:
-    """Load the autoencoder of a prior's run: that of the run ``source``, or the copy made when the prior's run began.
+    """Load the autoencoder of a prior's run: from the run ``source``, or from the copy in the prior's run.
 
-    Raises UsageError when there is neither, or when ``source`` no longer is what the run began with.
+    Raises UsageError when there is neither, or when ``source`` has changed since the prior's run began.
     """
     own = run / "autoencoder"
     if source is None:
@@ -44,10 +44,10 @@ def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, Codec
 
 
 def keep_autoencoder(run: Path, model: Autoencoder, config: CodecRun, steps: int | None = None) -> None:
-    """Copy the autoencoder below a prior's run, so that later training of either leaves the pair intact.
+    """Copy the autoencoder into a prior's run, so that training it further does not break the pair.
 
-    The copy's configuration tells the ``steps`` that were made, where they are known and not those that were planned.
-    A copy made before is left alone. Raises OutputError when it cannot be written.
+    The copy's configuration records the ``steps`` made (if known) in place of the steps planned. An existing copy is
+    left alone. Raises OutputError when the copy cannot be written.
     """
     own = run / "autoencoder"
     if (own / "model.safetensors").exists():
@@ -68,8 +68,8 @@ def encode_images(
 ) -> NDArray[np.int16]:
     """Tokens (int16 [N, h, w]) of every image, followed by those of the mirrored images when ``flip`` is set.
 
-    In fp32 whatever the run's precision: bf16 picks another code for one patch in nine (avatars-256), and a prior that
-    learns from such tokens expects others than those that a bundle's encoder gives.
+    Computed in fp32 whatever the run's precision: in bf16 one patch in nine gets another code (avatars-256), and the
+    prior would learn tokens that differ from those of a bundle's encoder.
     """
     parts: list[NDArray[np.int16]] = []
     model.to(accelerator.device)
@@ -87,7 +87,7 @@ def encode_images(
 def cached_tokens(
     path: Path, model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
 ) -> NDArray[np.int16]:
-    """Read the tokens at ``path`` (int16 [N or 2N, h, w]), after encoding the images there if it does not exist."""
+    """Read the tokens at ``path`` (int16 [N or 2N, h, w]); encode the images first if the file does not exist."""
     if not path.exists():
         buffer = io.BytesIO()
         np.save(buffer, encode_images(model, data, accelerator, flip, title), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Train an edge autoencoder: reconstruct images through a codebook that stays in use."""
+"""Training of edge autoencoders: reconstruction of images, and a codebook whose idle codes are reseeded."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
 
 
 def crops(images: NDArray[np.uint8], side: int, step: int, seed: int, number: int) -> NDArray[np.uint8]:
-    """Crop uint8 [B, H, W, 3] to [B, side, side, 3] at one place for all, a multiple of ``step`` pixels.
+    """Crop uint8 [B, H, W, 3] to [B, side, side, 3], all images at one place on a grid of ``step`` pixels.
 
-    The place is a pure function of ``seed`` and the training step's ``number``.
+    The place depends only on ``seed`` and the training step's ``number``.
     """
     generator = np.random.default_rng([seed, number])
     top, left = (int(generator.integers((size - side) // step + 1)) * step for size in images.shape[1:3])
@@ -123,7 +123,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             images = to_images(seen, accelerator.device)
 
             wrapped.train()
-            model.encoder.train(not config.decoder_only)  # else its norms would go on following the batches
+            model.encoder.train(not config.decoder_only)  # a frozen encoder keeps its norms' statistics too
             reconstruction, features, quantized = wrapped(images)
             terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
             if perceptual is not None:
@@ -136,7 +136,7 @@ def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | 
             optimizer.step()
             optimizer.zero_grad()
             if step < config.reseed_until * loop.steps and not config.decoder_only:
-                # From the whole batch, so that every process moves the same codes to the same places.
+                # Uses the whole batch, so that every process moves the same codes to the same places.
                 everyone = accelerator.gather((features.detach(), quantized.ids))
                 model.quantizer.reseed_idle(*everyone, config.reseed_patience, step_generator(loop.seed, step))
             step += 1

@@ -1,8 +1,8 @@
-"""ReFiT (paper 004 section 3.2): rebuild the codebook of a trained autoencoder so that its codes are in use.
+"""ReFiT (Hu et al. 2022, section 3.2): rebuild the codebook of a trained autoencoder so that its codes are in use.
 
 Straight-through training moves only codes that are picked, so most codes of a large codebook are never used. ReFiT
-takes features that the trained encoder really makes, clusters them, and makes the centres the codes; encoder and codes
-then stay as they are while the decoder (and its discriminator) learn to read the new codes.
+clusters features of the trained encoder and takes the centres as codes. Encoder and codes then stay fixed while the
+decoder (and its discriminator) learn to read the new codes.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.loading import Autoencoder, build_autoencoder
 
 POOL = 20_000
-"""P of the paper for CelebA-HQ and LSUN; 50,000 to 100,000 served ImageNet better (table 1)."""
+"""Features to cluster: the paper's P for CelebA-HQ and LSUN; 50,000 to 100,000 were better for ImageNet (table 1)."""
 CHAIN = 200
-"""Steps of each Markov chain of the seeding, as its authors use."""
+"""Steps of each Markov chain of the seeding, as used by its authors."""
 ITERATIONS = 30
-"""Rounds of k-means at most."""
+"""Greatest number of rounds of k-means."""
 ROWS = 8192
-"""Vectors whose distances to all centres are in memory at once."""
+"""Vectors whose distances to all centres are held in memory at once."""
 
 
 @torch.no_grad()
 def feature_pool(
     autoencoder: Autoencoder, images: NDArray[np.uint8], count: int, seed: int, batch: int = 64, progress: bool = False
 ) -> Tensor:
-    """What the autoencoder is to quantise: ``count`` features (float32 [P, D], CPU) of images uint8 [N, H, W, 3].
+    """``count`` random features of the encoder (float32 [P, D], CPU) from images uint8 [N, H, W, 3].
 
-    As in the paper, images are drawn with replacement and of each draw one position, uniformly; unit length where codes
-    are compared by their cosine. An image that is drawn twice is encoded once. The autoencoder is asked in eval mode,
-    where it is. ``progress`` shows a bar on stderr. Raises UsageError for a ``count`` below 1, no images, or an
-    autoencoder whose codes are not picked by distance.
+    As in the paper, each feature comes from an image drawn with replacement, at a uniformly drawn position. Features
+    have unit length where codes are compared by cosine. An image drawn twice is encoded once. The autoencoder runs in
+    eval mode on its own device. ``progress`` shows a bar on stderr. Raises UsageError for a ``count`` below 1, no
+    images, or an autoencoder whose codes are not picked by distance.
     """
     autoencoder = refittable(autoencoder)
     if count < 1 or not len(images):
@@ -69,12 +69,12 @@ def feature_pool(
 
 
 def afk_mc2(pool: Tensor, k: int, chain: int, seed: int) -> Tensor:
-    """Pick ``k`` of the vectors ``pool`` (float [P, D]) to start k-means from; float [k, D].
+    """Pick ``k`` of the vectors ``pool`` (float [P, D]) as first centres for k-means; float [k, D].
 
-    Assumption-free k-MC2 (Bachem et al. 2016, algorithm 1): each centre is the end of a Markov chain of ``chain``
-    steps that approaches k-means++'s choice by squared distance, with proposals from a mixture of that choice for the
-    first centre and of all vectors alike. One pass over the pool and O(k^2 * chain) distances. Raises UsageError unless
-    1 <= k <= P and ``chain`` is at least 1.
+    Assumption-free k-MC2 (Bachem et al. 2016, algorithm 1). Each centre is the end of a Markov chain of ``chain``
+    steps, which approximates the choice of k-means++ (by squared distance). Proposals are drawn half uniformly, half
+    by squared distance from the first centre. Costs one pass over the pool and O(k^2 * chain) distances. Raises
+    UsageError unless 1 <= k <= P and ``chain`` is at least 1.
     """
     if not 1 <= k <= len(pool) or chain < 1:
         raise UsageError(f"{k} seeds of {len(pool)} vectors by chains of {chain}: from 1 of each, no more than vectors")
@@ -94,7 +94,7 @@ def afk_mc2(pool: Tensor, k: int, chain: int, seed: int) -> Tensor:
         weights = chances[row].tolist()
         now = 0
         for step in range(1, chain):
-            # Multiplied out, so that a state on top of a seed, whose distance is zero, is always left.
+            # Multiplied out, so that a state with distance zero (on top of a seed) is always left.
             if distances[step] * weights[now] > levels[step] * distances[now] * weights[step]:
                 now = step
         seeds[index] = candidates[now]
@@ -102,17 +102,17 @@ def afk_mc2(pool: Tensor, k: int, chain: int, seed: int) -> Tensor:
 
 
 def k_means(pool: Tensor, centres: Tensor, iterations: int, unit: bool = False) -> Tensor:
-    """Move ``centres`` (float [K, D]) to the means of the vectors of ``pool`` (float [P, D]) nearest to them; [K, D].
+    """Cluster ``pool`` (float [P, D]) by k-means from ``centres`` (float [K, D]); returns the new centres [K, D].
 
-    Lloyd's algorithm, until nothing changes and at most ``iterations`` rounds; ``unit`` keeps centres at unit length
-    (spherical k-means, for vectors of unit length). A centre that no vector is nearest to moves onto the vector that is
-    furthest from its own: none of the centres returned is without a vector. Raises UsageError for a pool with fewer
-    different vectors than centres, or whose vectors differ by less than rounding.
+    Lloyd's algorithm, until nothing changes or for ``iterations`` rounds; ``unit`` keeps centres at unit length
+    (spherical k-means, for vectors of unit length). A centre without vectors moves onto the vector that is furthest
+    from its own centre, so every centre returned has a vector. Raises UsageError for a pool with fewer different
+    vectors than centres, or whose vectors differ by less than rounding.
     """
     if (different := len(pool.unique(dim=0))) < len(centres):
         raise UsageError(
             f"a pool of {different} different vectors is too small for {len(centres)} codes: take many times as many "
-            f"vectors as codes (paper 004: {POOL} for 1024), or fewer codes"
+            f"vectors as codes (Hu et al. 2022: {POOL} for 1024), or fewer codes"
         )
     vectors, means = pool.double(), centres.double()  # squared distances are differences of large numbers
     assigned = None
@@ -128,7 +128,7 @@ def k_means(pool: Tensor, centres: Tensor, iterations: int, unit: bool = False) 
         means = F.normalize(means, dim=1) if unit else means
         means[~filled] = _furthest(vectors, squared, int((~filled).sum()))
     found = means.to(pool.dtype)
-    for _ in range(len(found) + 1):  # a centre on a vector keeps it, and each round puts one more onto one
+    for _ in range(len(found) + 1):  # each round puts at least one more centre onto a vector, where it stays
         nearest, squared = _nearest(vectors, found.double())
         empty = torch.bincount(nearest, minlength=len(found)) == 0
         if not empty.any():
@@ -140,11 +140,11 @@ def k_means(pool: Tensor, centres: Tensor, iterations: int, unit: bool = False) 
 def refit_codebook(
     autoencoder: Autoencoder, pool: Tensor, codes: int, seed: int, chain: int = CHAIN, iterations: int = ITERATIONS
 ) -> Tensor:
-    """A codebook (float32 [``codes``, D]) of cluster centres of ``pool`` (float [P, D], see :func:`feature_pool`).
+    """A new codebook (float32 [``codes``, D]): cluster centres of ``pool`` (float [P, D], see :func:`feature_pool`).
 
-    ``codes`` may be fewer (or more) than the autoencoder has; :func:`with_codebook` puts them in. Unit length where
-    codes are compared by their cosine. Raises UsageError for a pool of other dimensions or of fewer different vectors
-    than ``codes``, for values that are not finite, and for an autoencoder whose codes are not picked by distance.
+    ``codes`` may differ from the autoencoder's number; :func:`with_codebook` puts them in. Codes have unit length where
+    they are compared by cosine. Raises UsageError for a pool of other dimensions or of fewer different vectors than
+    ``codes``, for values that are not finite, and for an autoencoder whose codes are not picked by distance.
     """
     autoencoder = refittable(autoencoder)
     if pool.ndim != 2 or pool.shape[1] != autoencoder.config.code_dim:
@@ -172,7 +172,7 @@ def with_codebook(autoencoder: Autoencoder, codebook: Tensor) -> EdgeAutoencoder
 
 
 def refittable(autoencoder: Autoencoder) -> EdgeAutoencoder | VQGAN:
-    """The autoencoder, if it picks codes by their distance from features; UsageError says why where it does not."""
+    """Return the autoencoder. Raises UsageError, saying why, unless it picks codes by distance from features."""
     if not isinstance(autoencoder, EdgeAutoencoder | VQGAN):
         raise UsageError("pixels as tokens have no codebook that could be rebuilt: ReFiT is for trained autoencoders")
     if isinstance(autoencoder, VQGAN) and isinstance(autoencoder.quantize, GumbelQuantizer):
@@ -184,16 +184,16 @@ def refittable(autoencoder: Autoencoder) -> EdgeAutoencoder | VQGAN:
 
 
 def _features(autoencoder: EdgeAutoencoder | VQGAN, images: Tensor) -> Tensor:
-    """What is compared with the codes (float [B, D, h, w]) of images float [B, 3, H, W] in the value range."""
+    """Features compared with the codes, float [B, D, h, w]; images are float [B, 3, H, W] in the value range."""
     if isinstance(autoencoder, EdgeAutoencoder):
         return F.normalize(autoencoder.encoder(images).float(), dim=1)
     return autoencoder.features(images)
 
 
 def _nearest(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of ``centres`` (float64 [K, D]) to each of ``vectors`` (float64 [n, D]), and its squared distance.
+    """Index and squared distance of the centre (float64 [K, D]) nearest to each vector (float64 [n, D]).
 
-    Returns int64 [n] and float64 [n]; the distance of a vector from a centre that equals it is exactly zero.
+    Returns int64 [n] and float64 [n]; the distance is exactly zero where vector and centre are equal.
     """
     own = centres.square().sum(1)
     ids = torch.cat([(own - 2 * part @ centres.T).argmin(1) for part in vectors.split(ROWS)])

@@ -1,7 +1,8 @@
-"""Train heads that draw an autoencoder's tokens at twice and four times its pixels, on pictures drawn at those sizes.
+"""Training of size heads: they decode an autoencoder's tokens to pictures of twice and four times its size.
 
-Encoder and codes stay as they are, so that priors over the tokens stay good; the decoder learns along, with its own
-size among those that count. A step shows whole pictures: their borders are where a crop would have none.
+The pictures to learn from are drawn at those sizes. Encoder and codes stay fixed, so that priors over the tokens stay
+valid; the decoder is trained too, and its own size is part of the loss. Training uses whole pictures, no crops, so that
+borders are seen as they are.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ from smalti_train.trainers.loop import (
 from smalti_train.trainers.loss_guard import LossWatch
 
 JUDGED = 64
-"""Images that are judged while training; at its end it is all of them."""
+"""Unseen images measured during training; at its end all of them are."""
 SHOWN = 8
 """Images on a sheet."""
 CROP = 192
-"""Pixels of a picture at its largest size that a sheet shows, one to one."""
+"""Pixels per side that a sheet shows of each picture at the largest size, one to one."""
 
 
 def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, init: Path | None = None) -> None:
     """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
 
-    A new run takes its autoencoder from the run or bundle ``autoencoder``, or autoencoder and heads from the heads' run
-    ``init``. Raises UsageError for parts that do not fit each other, the data or the machine; OutputError when a
+    A new run takes its autoencoder from ``autoencoder`` (a run or a bundle), or autoencoder and heads from ``init`` (a
+    run of heads). Raises UsageError for parts that do not fit each other, the data or the machine; OutputError when a
     checkpoint cannot be written; TrainingError when the loss is no longer a number.
     """
     folder = RunFolder(path)
@@ -125,7 +126,7 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
                 group["lr"] = rate * lr
             chosen = np.sort(share(accelerator, batch_indices(step, loop.batch, len(tokens), loop.seed)))
             ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
-            # Norms keep the statistics they have: a few pictures would give poorer ones.
+            # Norms keep their statistics: a few pictures would give poorer ones.
             made = wrapped(ids)
             losses: dict[str, Tensor] = {}
             for scale, images in zip(SCALES, train):
@@ -160,7 +161,7 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
 
 
 def _begin(model: SizedAutoencoder, config: HeadsRun, source: str | Path | None, init: Path | None) -> None:
-    """Fill a new run's model: from a heads' run, or the autoencoder alone from a run or a bundle."""
+    """Fill a new run's model from a run of heads, or its autoencoder alone from a run or a bundle."""
     if init is not None:
         other, theirs = load_heads(init)
         if changed := differences(theirs.model, config.model, "model."):
@@ -182,7 +183,7 @@ def _sizes(data: DataConfig) -> list[DataConfig]:
 def drawn(
     model: SizedAutoencoder, tokens: NDArray[np.int16], accelerator: Accelerator, batch: int = 4
 ) -> dict[int, NDArray[np.uint8]]:
-    """Pictures uint8 [N, H, W, 3] of tokens int16 [N, h, w], by scale."""
+    """Decode tokens int16 [N, h, w] to pictures uint8 [N, H, W, 3], by scale."""
     parts: dict[int, list[NDArray[np.uint8]]] = {scale: [] for scale in SCALES}
     for first in range(0, len(tokens), batch):
         ids = torch.from_numpy(tokens[first : first + batch].astype(np.int64)).to(accelerator.device)
@@ -194,7 +195,7 @@ def drawn(
 
 
 def enlarged(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Lanczos enlargement of uint8 [N, H, W, 3]: what heads are to be better than."""
+    """Lanczos enlargement of uint8 [N, H, W, 3], the baseline for the heads."""
     size = (pixels.shape[2] * scale, pixels.shape[1] * scale)
     return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.LANCZOS)) for one in pixels])
 
@@ -207,9 +208,9 @@ def judge(
     limit: int | None = None,
     labels: bool = False,
 ) -> dict[str, float]:
-    """PSNR and edge PSNR in dB over unseen images by scale, and of the decoder's picture enlarged to that scale.
+    """PSNR and edge PSNR in dB over unseen images, by scale; beside them those of the decoder's picture enlarged.
 
-    ``images`` are those of ``tokens`` at each of ``SCALES``; ``labels`` adds the figures of each label.
+    ``images`` are the originals of ``tokens`` at each of ``SCALES``; ``labels`` adds figures for each label.
     """
     rows: dict[str, list[float]] = {}
     count = len(tokens) if limit is None else min(limit, len(tokens))
@@ -234,7 +235,7 @@ def judge(
 def sheet(
     model: SizedAutoencoder, tokens: NDArray[np.int16], images: list[ImageSet], accelerator: Accelerator
 ) -> Image.Image:
-    """One to one, the middles of unseen images at the largest size: real, drawn by the head, the picture enlarged."""
+    """Centres of unseen images at the largest size, one to one: real, drawn by the head, decoder's picture enlarged."""
     made = drawn(model, tokens[:SHOWN], accelerator)
     largest = SCALES[-1]
     rows = (np.asarray(images[-1].images[:SHOWN]), made[largest], enlarged(made[1], largest))

@@ -1,7 +1,8 @@
-"""Train a VQGAN's probabilistic head alone: how far pixels stray from the decoder's mean (paper 000 section 4.1.1).
+"""Training of a VQGAN's probabilistic head, which predicts each pixel's deviation from the decoder's mean.
 
-Encoder, codebook and decoder stay what they are, so tokens and pictures do too; with the head the autoencoder and a
-prior over its tokens become a density of images, in bits per dimension (``smalti_train.objectives.vqgan_likelihood``).
+See Bond-Taylor et al. 2021, section 4.1.1. Encoder, codebook and decoder stay fixed, and so do tokens and pictures.
+With the head, the autoencoder and a prior over its tokens give a density of images, in bits per dimension
+(``smalti_train.objectives.vqgan_likelihood``).
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from smalti_train.trainers.loss_guard import LossWatch
 HEAD_OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=20)
 HEAD_LOOP = LoopConfig(steps=500, batch=16)
 BITS = 5
-"""Of the images' values, as in the paper."""
+"""Bits of the images' values, as in the paper."""
 
 
 def head_run(trained: VQGANRun, bits: int = BITS) -> VQGANRun:
     """Configuration of a run that trains the head of a trained VQGAN on images of ``bits`` bits.
 
-    A VQGAN that was trained without such a head gets one. Raises UsageError for bits that 8-bit images do not have.
+    A VQGAN without such a head gets one. Raises UsageError for bits that 8-bit images do not have.
     """
     if not 1 <= bits <= 8:
         raise UsageError(f"bits {bits}: images have 8 bits a value, so 1 .. 8 are allowed")
@@ -60,9 +61,9 @@ def head_run(trained: VQGANRun, bits: int = BITS) -> VQGANRun:
 
 
 def train_log_sigma(config: VQGANRun, path: Path, autoencoder: Path) -> None:
-    """Train the head of the VQGAN in the run ``autoencoder`` until ``config.loop.steps``; ``config`` is a head's run.
+    """Train the head of the VQGAN in the run ``autoencoder`` until ``config.loop.steps``; see :func:`head_run`.
 
-    Continues from the newest checkpoint below ``path`` when there is one. What it writes is a whole VQGAN. Raises
+    Continues from the newest checkpoint below ``path`` when there is one. Checkpoints hold the whole VQGAN. Raises
     UsageError for a configuration that does not fit the VQGAN, the data or the machine; OutputError when a checkpoint
     cannot be written; TrainingError when the loss is no longer a number.
     """
@@ -150,7 +151,7 @@ def _train(config: VQGANRun, folder: RunFolder, autoencoder: Path) -> None:
 
 @torch.no_grad()
 def pixel_nats(model: VQGAN, data: ImageSet, bits: int, limit: int | None = None, batch: int = 16) -> Tensor:
-    """-log N(image; mean, deviation given its own tokens) in nats of ``data``'s images, float [N], in fp32.
+    """Negative log-density of ``data``'s images given their own tokens, in nats per image (float [N], fp32).
 
     Images have ``bits`` bits; the noise that dequantises them is the same at every call.
     """
@@ -167,16 +168,16 @@ def pixel_nats(model: VQGAN, data: ImageSet, bits: int, limit: int | None = None
 
 
 def image_bits(pixel: float, tokens: float, length: int, dimensions: int, bits: int, black_to_white: float) -> float:
-    """Bound in bits per dimension of images, from means: ``pixel`` nats per image, the prior's ``tokens`` in bits each.
+    """Bound on images in bits per dimension, from the means ``pixel`` (nats per image) and ``tokens`` (bits per token).
 
-    ``length`` tokens and ``dimensions`` values make an image; ``black_to_white`` is the length of the value range.
+    An image has ``length`` tokens and ``dimensions`` values; ``black_to_white`` is the length of the value range.
     """
     parts = torch.tensor([pixel], dtype=torch.float64), torch.tensor([tokens * length * math.log(2)])
     return bits_per_dimension(*parts, dimensions, bits, (0.0, black_to_white)).item()
 
 
 def _with_head(config: VQGANRun, autoencoder: Path) -> VQGAN:
-    """The trained VQGAN in eval mode, with a new head where it had none; UsageError unless it is ``config``'s."""
+    """The trained VQGAN in eval mode, with a new head if it had none. Raises UsageError unless it is ``config``'s."""
     trained, _ = load_autoencoder(autoencoder)
     if not isinstance(trained, VQGAN):
         raise UsageError(f"{autoencoder} is no VQGAN, and no other autoencoder has a probabilistic head")

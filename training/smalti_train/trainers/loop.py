@@ -1,4 +1,4 @@
-"""What every training loop shares: processes and precision, the order of images, the learning rate, progress."""
+"""Shared parts of the training loops: processes, precision, order of the images, learning rate, progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision="no" if loop.precision == "fp32" else loop.precision,
-            cpu=not torch.accelerator.is_available(),  # else accelerate overlooks the other processes of a CPU
+            cpu=not torch.accelerator.is_available(),  # otherwise accelerate overlooks other processes on a CPU
             dynamo_backend="inductor" if loop.compile else "no",
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
@@ -45,9 +45,9 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Indices of the images of ``step``: a fresh permutation every pass, a pure function of the step.
+    """Indices of the images of ``step``, from a new permutation for every pass over the data.
 
-    That is what makes a resumed run see exactly the images that the uninterrupted one would have seen.
+    They depend only on the arguments, so a resumed run sees the images that it would have seen uninterrupted.
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     passes = positions // count
@@ -60,7 +60,7 @@ def batch_indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.in
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Random numbers of one step, the same on every process and after every restart."""
+    """Random generator of one step, the same on every process and after every restart."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
 
 
@@ -79,9 +79,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Give an update of averaged weights that forgets the first ones: decay is min(``decay``, (1 + n) / (10 + n)).
+    """Update function for averaged weights, with decay min(``decay``, (1 + n) / (10 + n)) at the n-th update.
 
-    With a constant decay of 0.999 a sixth of the random start would still be there after 1800 steps.
+    With a constant decay of 0.999 a sixth of the random start would remain after 1800 steps.
     """
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, dict[str, float]]:
-    """What a checkpoint's JSON says of fp16's loss scale; nothing in other precisions."""
+    """State of fp16's loss scale for a checkpoint's JSON; empty in other precisions."""
     return {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
 
 
@@ -107,7 +107,7 @@ def restore_scaler(accelerator: Accelerator, state: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def interruptible(accelerator: Accelerator, report: Reporter, checkpoint: Callable[[], None]) -> Iterator[None]:
-    """Around a training's steps: an interrupt leaves a checkpoint, and in any case terminal and logs are closed."""
+    """Context for a training's steps: an interrupt writes a checkpoint; terminal and logs are closed in any case."""
     try:
         yield
     except KeyboardInterrupt:
@@ -137,7 +137,7 @@ class Reporter:
             self.task = bar.add_task(title, total=steps, completed=step, figures="")
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        """Say that ``step`` is done, with its figures."""
+        """Report that ``step`` is done, with its figures."""
         rate = (step - self.first) * self.batch / max(1e-9, time.monotonic() - self.started)
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items()) + f"  {rate:.1f} images/s"
         if self.bar:
@@ -155,6 +155,6 @@ class Reporter:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self.bar:
             self.bar.stop()

@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no longer a number, before a checkpoint of it takes the place of a good one."""
+"""Stops a training whose loss is no longer finite, before it overwrites a good checkpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from smalti_train.runs.config import LoopConfig
 from smalti_train.runs.folder import RunFolder
 
 EVERY = 10
-"""Steps between two looks at the losses; looking at each would have the processor wait for a GPU."""
+"""Steps between two checks; checking every step would make the CPU wait for the GPU."""
 NEVER = sys.maxsize
 
 
 class LossWatch:
     """Remembers the first step whose loss was not finite, and stops the training soon after.
 
-    Call it after every step with that step's loss, on every process, and :meth:`check` before a checkpoint.
+    On every process, call it after every step with that step's loss, and call :meth:`check` before a checkpoint.
     """
 
     def __init__(self, accelerator: Accelerator, loop: LoopConfig, folder: RunFolder, *models: nn.Module) -> None:
@@ -28,21 +28,22 @@ class LossWatch:
         self.first = torch.full((1,), NEVER, device=accelerator.device)
 
     def __call__(self, step: int, *losses: Tensor) -> None:
-        """Take note of the losses (scalars) of ``step``, counted from 1; TrainingError when it is time to look.
+        """Record the losses (scalars) of ``step``, counted from 1.
 
-        It is every tenth step, and whenever something is evaluated, drawn or saved.
+        Checks at every tenth step and whenever something is evaluated, drawn or saved. Raises TrainingError when a loss
+        was not finite.
         """
         for loss in losses:
             self.first = torch.where(loss.detach().isfinite(), self.first, self.first.clamp(max=step))
         loop = self.loop
         due = (EVERY, loop.evaluate_every, loop.sheet_every, loop.checkpoint_every, loop.steps)
         if any(step % every == 0 for every in due):
-            everyone = self.accelerator.gather(self.first)  # a process alone would leave the others waiting
+            everyone = self.accelerator.gather(self.first)  # all must stop: one alone would leave the others waiting
             assert isinstance(everyone, Tensor)
             self._stop_if(int(everyone.min()))
 
     def check(self) -> None:
-        """Raise TrainingError unless all losses so far were finite, and all weights are."""
+        """Raise TrainingError unless all losses so far and all weights are finite."""
         self._stop_if(int(self.first))
         for model in self.models:
             for name, parameter in model.named_parameters():

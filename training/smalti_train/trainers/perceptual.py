@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018) from weights that the user brings: the perceptual loss of the published VQGANs.
+"""LPIPS (Zhang et al. 2018), the perceptual loss of the published VQGANs, from the user's weights.
 
-smalti ships no VGG16. Users have torchvision's ``vgg16-397923af.pth`` and LPIPS's linear heads ``vgg.pth``. Without
-heads every channel counts alike. The loss on EffNet-Lite0's features, which needs no download, is in
+smalti ships no VGG16: users provide torchvision's ``vgg16-397923af.pth`` and LPIPS's linear heads ``vgg.pth``. Without
+heads all channels have equal weight. The loss on EffNet-Lite0's features, which needs no download, is in
 ``smalti_train.objectives.losses``.
 """
 
@@ -20,15 +20,15 @@ from smalti_train.importers.weight_files import open_weights
 from smalti_train.models.vgg16 import VGG16, WIDTHS
 
 CHANNELS = tuple(stage[-1] for stage in WIDTHS)
-"""Of the five activations that are compared."""
+"""Channels of the five activations that are compared."""
 EPS = 1e-10
 
 
 class LPIPS(nn.Module):
-    """Distance of images in VGG16's features, frozen, in eval mode whatever its surroundings do.
+    """Distance of images in VGG16's features; frozen, and always in eval mode.
 
-    At every position of relu1_2 .. relu5_3 features are scaled to unit length; the squared difference is summed over
-    channels with the heads' weights, averaged over positions, and summed over the five.
+    At every position of relu1_2 .. relu5_3 features are scaled to unit length. The squared difference is summed over
+    channels with the heads' weights, averaged over positions, and summed over the five activations.
     """
 
     def __init__(self, network: VGG16, heads: list[Tensor] | None = None) -> None:
@@ -45,9 +45,9 @@ class LPIPS(nn.Module):
         return super().train(False)
 
     def forward(self, reconstruction: Tensor, images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-        """Distance per image (float [B]) of float [B, 3, H, W] in ``value_range``, from 16 pixels per side.
+        """Distance per image (float [B]); images are float [B, 3, H, W] in ``value_range``, 16 pixels per side or more.
 
-        LPIPS was fitted to the whole range.
+        LPIPS was fitted to images that use the whole range.
         """
         black, white = value_range
         scale = 255 / (white - black)
@@ -62,9 +62,9 @@ class LPIPS(nn.Module):
 
 
 def open_lpips(vgg: Path, heads: Path | None = None) -> LPIPS:
-    """LPIPS from torchvision's VGG16 and, where given, the published heads (``lin0.model.1.weight`` .. ``lin4``).
+    """Open LPIPS from torchvision's VGG16 and the published heads, if given (``lin0.model.1.weight`` .. ``lin4``).
 
-    Heads may also stand in a whole checkpoint of LPIPS. Raises UsageError, naming the file, for other contents.
+    The heads may also be part of a whole checkpoint of LPIPS. Raises UsageError, naming the file, for other contents.
     """
     name, _, network, _ = open_weights(vgg)
     if not isinstance(network, VGG16):
@@ -73,10 +73,13 @@ def open_lpips(vgg: Path, heads: Path | None = None) -> LPIPS:
 
 
 def read_heads(path: Path) -> list[Tensor]:
-    """Weights (five float [1, C, 1, 1]) of LPIPS's linear heads; UsageError, naming the file, for other contents."""
+    """Read the weights of LPIPS's linear heads, five float [1, C, 1, 1].
+
+    Raises UsageError, naming the file, for other contents.
+    """
     names = [f"lin{index}.model.1.weight" for index in range(len(CHANNELS))]
     state = read_checkpoint(path)
-    # A whole LPIPS has the network too, fixed scales, and newer ones the heads a second time as a list.
+    # A whole LPIPS also holds the network and fixed scales; newer ones hold the heads a second time as a list.
     spare = re.compile(r"net\.|lins\.|scaling_layer\.")
     layout: Layout = {name: Slot((1, channels, 1, 1), name) for name, channels in zip(names, CHANNELS)}
     try:

@@ -1,8 +1,7 @@
-"""Distil a preview decoder from an autoencoder's decoder: what a run shows while it goes on, at a tenth of the
-operations.
+"""Distillation of preview decoders: small decoders for pictures during sampling, at a tenth of the operations.
 
-It learns from the decoder's own pixels of the training images' tokens. In half of the grids some tokens are missing, so
-that it shows unfinished grids too: as what those that are there make likely.
+A preview learns the pixels that the full decoder makes of the training images' tokens. In half of the grids some tokens
+are missing, so that it learns to show unfinished grids.
 """
 
 from __future__ import annotations
@@ -46,16 +45,16 @@ from smalti_train.trainers.loss_guard import LossWatch
 PREVIEW_OPTIMIZER = OptimizerConfig(lr=2e-3, warmup=50, final_lr=0.02)
 PREVIEW_LOOP = LoopConfig(steps=1500, batch=16)
 GREATEST_COST = 0.1
-"""Of the decoder's operations."""
+"""Greatest cost of a preview as a share of the decoder's operations."""
 WIDTHS = (128, 96, 64, 48, 32, 24, 16, 8)
 JUDGED = 64
-"""Images that are judged while training."""
+"""Unseen images measured during training."""
 
 
 def preview_run(autoencoder: Autoencoder, trained: CodecRun) -> PreviewRun:
     """Configuration of a preview decoder's training: the widest one that costs at most a tenth of the decoder.
 
-    Raises UsageError for pixels, which need no decoder, and for decoders so small that nothing is to be gained.
+    Raises UsageError for pixels, which need no decoder, and for decoders too small for a cheaper preview.
     """
     if isinstance(trained, PixelRun):
         raise UsageError(f"{trained.preset} takes pixels as tokens: there is no decoder, and nothing to preview faster")
@@ -83,10 +82,10 @@ def cost(preview: PreviewDecoder, autoencoder: Autoencoder) -> float:
 
 
 def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None, init: Path | None = None) -> None:
-    """Train the preview of the decoder in the run ``autoencoder`` until ``config.loop.steps``.
+    """Train a preview of the decoder in the run ``autoencoder`` until ``config.loop.steps``.
 
-    Continues from the newest checkpoint below ``path`` when there is one, with the run's own copy of the autoencoder,
-    which may then be None; a new run may start from the preview in the run ``init``. Raises UsageError for a
+    Continues from the newest checkpoint below ``path`` when there is one; ``autoencoder`` may then be None, since the
+    run has its own copy. A new run may start from the preview in the run ``init``. Raises UsageError for a
     configuration that does not fit the decoder, the data or the machine; OutputError when a checkpoint cannot be
     written; TrainingError when the loss is no longer a number.
     """
@@ -173,7 +172,7 @@ def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Pat
 
 
 def _check(config: PreviewRun, teacher: Autoencoder) -> None:
-    """Raise UsageError unless the preview reads the tokens that the decoder does."""
+    """Raise UsageError unless preview and decoder read the same tokens."""
     ours, theirs = config.model, teacher.config
     if (ours.codes, ours.factor) != (theirs.codes, theirs.factor):
         raise UsageError(
@@ -191,9 +190,9 @@ def _initial(source: Path, config: PreviewRun) -> PreviewDecoder:
 
 @torch.no_grad()
 def start_from_codes(model: PreviewDecoder, teacher: Autoencoder) -> None:
-    """Begin with a random projection of the teacher's codes, so that tokens which look alike are alike from the start.
+    """Initialise the embedding with a random projection of the teacher's codes, so that similar codes start similar.
 
-    Their mean stands for a token that is missing.
+    A missing token starts as their mean.
     """
     assert not isinstance(teacher, PixelCodes)
     quantizer = teacher.quantizer if isinstance(teacher, EdgeAutoencoder) else teacher.quantize
@@ -204,7 +203,7 @@ def start_from_codes(model: PreviewDecoder, teacher: Autoencoder) -> None:
 
 
 def unfinished(tokens: Tensor, codes: int, generator: torch.Generator) -> Tensor:
-    """The grids (int64 [B, h, w]), in every second of which a random share of the tokens is ``codes``, for missing."""
+    """The grids (int64 [B, h, w]); in every second one a random share of the tokens is missing (set to ``codes``)."""
     share_lost = torch.rand(len(tokens), 1, 1, generator=generator)
     share_lost[::2] = 0
     lost = torch.rand(tokens.shape, generator=generator) < share_lost
@@ -212,7 +211,7 @@ def unfinished(tokens: Tensor, codes: int, generator: torch.Generator) -> Tensor
 
 
 def teacher_pixels(teacher: Autoencoder, tokens: Tensor) -> Tensor:
-    """What the decoder makes of tokens, float [B, 3, H, W] of -1 .. 1 whatever its own range."""
+    """The decoder's pictures of tokens, float [B, 3, H, W] in -1 .. 1 whatever its own range."""
     black, white = teacher.config.value_range
     pixels = teacher.decode(tokens).float().clamp(black, white)
     return (pixels - black) * (2 / (white - black)) - 1
@@ -226,7 +225,7 @@ def _judged(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> floa
 
 @torch.no_grad()
 def _sheet(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> NDArray[np.uint8]:
-    """Rows of what the decoder makes, of what the preview does, and of what it does where half of the tokens lack."""
+    """Three rows: the decoder's pictures, the preview's, and the preview's with half of the tokens missing."""
     lost = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)).to(tokens.device) < 0.5
     half = torch.where(lost, model.config.codes, tokens)
     return np.concatenate([to_pixels(part) for part in (teacher_pixels(teacher, tokens), model(tokens), model(half))])

@@ -1,4 +1,8 @@
-"""Train a prior over an autoencoder's tokens: absorbing diffusion (000), its baselines, SUNDAE (003), VQ-DDM (004)."""
+"""Training of priors over an autoencoder's tokens.
+
+Kinds: absorbing diffusion and its autoregressive twin (Bond-Taylor et al. 2021), taming's transformer (Esser et al.
+2021), SUNDAE (McKinney and Willcocks 2022) and multinomial diffusion (VQ-DDM, Hu et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -57,9 +61,9 @@ def train_prior(
 ) -> None:
     """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
 
-    ``autoencoder`` is the run whose tokens are learnt; a run that continues has its own copy. ``init`` holds released
-    weights to start a new run from. Raises UsageError for parts that do not fit each other, the data or the machine;
-    OutputError when a checkpoint cannot be written; TrainingError when the loss is no longer a number.
+    ``autoencoder`` is the run whose tokens are learnt; a run that continues has its own copy. ``init`` holds weights to
+    start a new run from. Raises UsageError for parts that do not fit each other, the data or the machine; OutputError
+    when a checkpoint cannot be written; TrainingError when the loss is no longer a number.
     """
     folder = RunFolder(path)
     try:
@@ -85,7 +89,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
         unseen = cached_tokens(
             path / "tokens/validation.npy", codec, validation, accelerator, False, "validation tokens"
         )
-    codec.to(accelerator.device)  # a run that continues has its tokens and did not encode
+    codec.to(accelerator.device)  # a continued run has read its tokens from disk, not encoded on the device
     grids = tokens.reshape(len(tokens), -1).astype(np.int64)
     labels = np.tile(train.labels, 2 if config.flip else 1).astype(np.int64)
 
@@ -168,7 +172,7 @@ def _train(config: PriorRun, folder: RunFolder, autoencoder: Path | None, init: 
 
 
 def averaged(ema: AveragedModel) -> Prior:
-    """Return the model that holds the averaged weights."""
+    """The model with the averaged weights."""
     module = ema.module
     assert isinstance(module, Prior)
     return module
@@ -176,7 +180,7 @@ def averaged(ema: AveragedModel) -> Prior:
 
 @torch.no_grad()
 def sheet(model: Prior, codec: Autoencoder, accelerator: Accelerator) -> Image.Image:
-    """Samples of the runtime's own samplers, one column per label, the same seeds at every call."""
+    """Samples drawn by the runtime's samplers, one column per label, the same seeds at every call."""
     columns = min(8, model.config.classes or 8)
     count = columns * SHEET_ROWS
     names = [str(index) for index in range(model.config.classes)]

@@ -1,4 +1,4 @@
-"""How well an autoencoder in training reconstructs unseen images: figures and a sheet, for every kind of it."""
+"""Reconstruction of unseen images during an autoencoder's training: figures and a sheet."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def evaluate(
 ) -> dict[str, float]:
     """PSNR in dB over unseen images, mean and per label, and how their tokens use the codebook.
 
-    ``codes_used_percent`` is the share of codes that appear, ``code_perplexity`` the exponential of the entropy of
-    their frequencies: as many codes, used alike, would say as much.
+    ``codes_used_percent`` is the share of codes that appear. ``code_perplexity`` is the exponential of the entropy of
+    their frequencies: the number of equally frequent codes with the same entropy.
     """
     model.eval()
     value_range = model.config.value_range

@@ -1,4 +1,4 @@
-"""``smalti train refit``: from an autoencoder's run to one with a rebuilt codebook, ready to train its decoder."""
+"""``smalti train refit``: write a run with a rebuilt codebook, ready for training its decoder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from smalti_train.trainers.codebook_refit import POOL, feature_pool, refit_codeb
 from smalti_train.trainers.reconstruction import evaluate
 
 RATE = 0.1
-"""Of the run's own learning rate: about what the paper's code fine-tunes with (2e-6 after 1.8e-5)."""
+"""New learning rate as a share of the run's: about the ratio in the paper's code (2e-6 after 1.8e-5)."""
 LIMIT = 1024
-"""Unseen images at most on which codebooks are compared."""
+"""Greatest number of unseen images on which codebooks are compared."""
 Figures = dict[str, float]
 
 
@@ -40,24 +40,24 @@ def refit_run(
     data: Callable[[DataConfig], DataConfig] = lambda own: own,
     progress: bool = False,
 ) -> tuple[Figures, Figures]:
-    """Rebuild the codebook of the autoencoder in ``run`` (paper 004, section 3.2) and write the folder ``output``.
+    """Rebuild the codebook of the autoencoder in ``run`` (Hu et al. 2022, section 3.2) and write the run ``output``.
 
-    What is written is a run of no steps yet, in which encoder and codebook are frozen; ``smalti train autoencoder --run
-    output`` trains the decoder, with the run's own discriminator where it has one (a VQGAN's, from the first step on).
+    The new run is at step 0, with encoder and codebook frozen; ``smalti train autoencoder --run output`` then trains
+    the decoder, for a VQGAN with the run's own discriminator from the first step on.
 
     Args:
         run: the folder of an edge autoencoder or of a VQGAN with a nearest quantiser, trained or imported.
         output: a folder that does not exist.
         codes: K' of the new codebook, the old one's by default.
         pool: features to cluster, from images of the training split.
-        seed: of the choice of features and of the first centres.
+        seed: for the choice of features and of the first centres.
         steps: of the decoder's training, the run's own number by default.
-        lr: its learning rate, RATE of the run's own by default.
+        lr: learning rate of that training, RATE times the run's own by default.
         data: changes which images are learnt from.
         progress: show a bar on stderr.
 
     Returns:
-        Figures of the old codebook and of the new one, before the decoder has learnt to read it, on unseen images:
+        Figures of the old and of the new codebook on unseen images, before the decoder has learnt the new one:
         ``psnr``, ``codes_used_percent``, ``code_perplexity``.
 
     Raises:
@@ -91,10 +91,10 @@ def write_decoder_run(
     steps: int | None = None,
     lr: float | None = None,
 ) -> None:
-    """Write ``output``, a run of no steps yet that trains the decoder of ``model`` alone.
+    """Write ``output``, a run at step 0 that trains the decoder of ``model`` alone.
 
-    ``model`` is that of the folder ``run``, with its own codes or others; its discriminator comes along. ``config`` is
-    what ``run`` was trained with; ``steps`` and ``lr`` as in :func:`refit_run`. Raises OutputError.
+    ``model`` is that of the run ``run``, with its own codes or others; the run's discriminator is copied. ``config`` is
+    the configuration of ``run``; ``steps`` and ``lr`` as in :func:`refit_run`. Raises OutputError when writing fails.
     """
     parts = _checkpoint(model, config, run)
     loop = dataclasses.replace(config.loop, steps=steps or config.loop.steps)
@@ -115,7 +115,7 @@ def write_decoder_run(
 
 
 def _checkpoint(model: torch.nn.Module, config: AutoencoderRun | VQGANRun, run: Path) -> dict[str, dict[str, Tensor]]:
-    """What a training of no steps would have saved: no moments yet, and the discriminator that the run had."""
+    """A checkpoint of step 0: the model, no moments, and the run's discriminator."""
     weights = model.state_dict()
     if isinstance(model, EdgeAutoencoder):
         return {"model": weights, "optimizer": {}, "idle": {"idle": model.quantizer.idle}}

@@ -1,4 +1,7 @@
-"""Train a published VQGAN (Esser et al. 2021; paper 000 section 3.4): an autoencoder judged by a discriminator."""
+"""Training of the published VQGANs: an autoencoder against a discriminator.
+
+See Esser et al. 2021, and Bond-Taylor et al. 2021, section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,7 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
             mirrored = share(accelerator, mirrored)[:, None, None, None].to(accelerator.device)
             images = torch.where(mirrored, images.flip(3), images)
 
-            # The autoencoder, with what the discriminator says of its reconstructions once that has begun.
+            # The autoencoder, with the discriminator's loss once that has begun.
             wrapped.train()
             reconstruction, _, quantized = wrapped(images, temperature, False, noise, part)
             reconstruction, distance, fake = reconstruction.float(), None, None
@@ -153,7 +156,7 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
             accelerator.backward(terms["loss"])
             _step(optimizer, model, config, accelerator)
 
-            # The discriminator, on every process for the whole batch: its norms look at all images together.
+            # The discriminator, on every process for the whole batch: its norms need all images together.
             if judged:
                 discriminator.requires_grad_(True)
                 real, made = accelerator.gather((images.contiguous(), reconstruction.detach().contiguous()))
@@ -161,7 +164,7 @@ def _train(config: VQGANRun, folder: RunFolder, init: dict[str, Tensor] | None) 
                 terms["discriminator"] = discriminator_loss(*verdicts)
                 accelerator.backward(terms["discriminator"])
                 for parameter in discriminator.parameters() if accelerator.num_processes > 1 else ():
-                    # Equal up to rounding, and equal they stay.
+                    # Equal up to rounding; the mean keeps the processes equal.
                     parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")  # pyright: ignore
                 _step(judging, discriminator, config, accelerator)
             step += 1
@@ -206,7 +209,10 @@ def _averaged(ema: AveragedModel) -> VQGAN:
 
 
 def _perceptual(config: VQGANRun) -> PerceptualLoss | LPIPS | None:
-    """The network of the perceptual term, if it has a weight; UsageError names a file that is not what it should be."""
+    """The network of the perceptual term, or None where its weight is 0.
+
+    Raises UsageError, naming the file, for other contents.
+    """
     if not config.loss.perceptual:
         return None
     if config.perceptual == EFFNET_LITE0:
@@ -223,7 +229,7 @@ def _distance(
     noise: torch.Generator,
     accelerator: Accelerator,
 ) -> Tensor:
-    """How far reconstructions look from images (float scalar or [B])."""
+    """Perceptual distance between reconstructions and images (float scalar or [B])."""
     with accelerator.autocast():
         if isinstance(perceptual, LPIPS):
             return perceptual(reconstruction, images, value_range)
