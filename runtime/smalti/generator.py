@@ -135,8 +135,8 @@ class Generator:
 
         ``image`` and ``mask`` are PIL images or arrays of one size, whose sides are multiples of the bundle's factor:
         uint8 [H, W, 3] and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be
-        repainted (paper 003, section 3.6); the others are those of the image, and condition the draw: all of them, but
-        in an autoregressive bundle only those before it in raster order. Where no ``label`` is given, the image says
+        repainted (McKinney and Willcocks 2022, section 3.6). The others are those of the image and condition the draw,
+        all of them, but in an autoregressive bundle only those before it in raster order. Where no ``label`` is given, the image says
         what it is. Options as for :meth:`generate`; ``stride`` is read for images larger than the bundle's.
 
         Painting beyond an image's edge is repainting a larger one::

@@ -1,4 +1,4 @@
-"""Canvases larger than a prior was trained on: mixtures of what it says in every window (paper 000, section 3.3)."""
+"""Canvases larger than a prior was trained on: mixtures of its answers in every window (Bond-Taylor et al. 2021)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def canvas_denoiser(
     mask: int | None = None,
     batch: int = WINDOWS,
 ) -> Denoiser:
-    """Turn a denoiser of windows into one of canvases, by eq. 8 of paper 000.
+    """Turn a denoiser of windows into one of canvases, by Bond-Taylor et al. 2021, eq. 8.
 
     At each position the probabilities of all windows that cover it are averaged. What is returned are the logarithms
     of that mixture, so that a temperature applies to the mixture, as in the paper. (The released code visits positions

@@ -1,4 +1,4 @@
-"""Sampling of absorbing diffusion (paper 000): the loop that draws what a schedule lays out."""
+"""Sampling of absorbing diffusion (Bond-Taylor et al. 2021): the loop that draws what a schedule lays out."""
 
 from __future__ import annotations
 

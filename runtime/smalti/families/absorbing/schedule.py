@@ -64,8 +64,8 @@ def make_schedule(
     * ``exact`` unmasks as even a number per step as whole numbers allow.
     * ``cosine`` leaves the share cos(pi/2 * s/S) masked after step s (Chang et al. 2022, MaskGIT): few at first, while
       nothing is decided and tokens drawn together cannot agree, many at the end.
-    * ``binomial`` is the process of paper 000: going through t = S .. 1, each token still masked is unmasked with
-      probability 1/t, which is to say that each token's step is uniform; step sizes vary.
+    * ``binomial`` is the process of Bond-Taylor et al. 2021: going through t = S .. 1, each token still masked is
+      unmasked with probability 1/t, which is to say that each token's step is uniform; step sizes vary.
 
     ``order``:
 

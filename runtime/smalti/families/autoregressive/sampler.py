@@ -1,4 +1,4 @@
-"""Sampling of autoregressive priors (paper 000's baseline, taming): one token after the other, in raster order."""
+"""Sampling of autoregressive priors (Esser et al. 2021): one token after the other, in raster order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(
     guidance: float = 1.0,
     no_label: int = 0,
 ) -> Iterator[Int32]:
-    """Draw every masked token given those before it (paper 000 eq. 1); yields the grids (int32 [N, L]) after each call.
+    """Draw every masked token given those before it; yields the grids (int32 [N, L]) after each call.
 
     ``tokens`` int32 [N, L] is the start and is not modified: ``mask`` where a token is to be drawn, and a token to be
     kept elsewhere. What is kept steers only what comes after it in raster order, as any token does; a start that keeps

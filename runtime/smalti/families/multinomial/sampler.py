@@ -1,4 +1,6 @@
-"""Sampling of multinomial diffusion (paper 004, section 3.1): tokens start as noise, every step takes some of it away.
+"""Sampling of multinomial diffusion (Hu et al. 2022): tokens start as noise, and every step takes some of it away.
+
+Equations and sections are theirs.
 
 Times count as in training: t = T - 1 is the noisiest, 0 the least noisy, and CLEAN (-1) the grid itself.
 """

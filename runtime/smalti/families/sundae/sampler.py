@@ -1,4 +1,7 @@
-"""Sampling of SUNDAE priors (paper 003, section 3.5): tokens start at random, every step draws part of them anew."""
+"""Sampling of SUNDAE priors: tokens start at random, and every step draws part of them anew.
+
+Equations and sections are those of McKinney and Willcocks 2022.
+"""
 
 from __future__ import annotations
 
