@@ -11,7 +11,6 @@ import argparse
 import numpy as np
 
 import smalti
-from smalti.backends.onnxruntime_cpu import OnnxSession
 from smalti.codec import tiles
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     height, width = latent.grid
     tokens = drawn.reshape(4, 4, height, width).transpose(0, 2, 1, 3).reshape(1, 4 * height, 4 * width)
 
-    session = OnnxSession(gen.bundle, "decoder", gen.report.precision["decoder"], gen.report.threads)
+    session = gen.backend.open(gen.bundle, "decoder", gen.report.precision["decoder"])
 
     def decode(part: np.ndarray) -> np.ndarray:
         return session({"tokens": part})[0]

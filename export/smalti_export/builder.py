@@ -13,7 +13,8 @@ import msgspec
 import onnx
 from torch import Tensor, nn
 
-from smalti.backends.onnxruntime_cpu import OnnxSession, default_threads
+from smalti.backends.base import default_threads
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.manifest import (
     PRIORS,
     ROUNDED,
@@ -257,7 +258,7 @@ def _measured(
     component = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=(variant,))
     only = msgspec.structs.replace(record, components={part.role: component}, weights=(_record(file, content),))
     trial = Bundle(Path("trial"), only, "", {graph_file: graph, file: content})
-    session = OnnxSession(trial, part.role, precision, default_threads())
+    session = OnnxRuntimeCpu(default_threads()).open(trial, part.role, precision)
     try:
         found = figures.measure(part.role, session, runs)
     except SamplingError:  # invalid logits, such as NaN

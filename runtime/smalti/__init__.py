@@ -8,7 +8,8 @@ gen.generate(count=4, seed=7, label="lorelei").images[0].save("out.png")
 
 from __future__ import annotations
 
-from smalti.backends.onnxruntime_cpu import ProviderReport
+from smalti.backends.base import Backend, ProviderReport
+from smalti.backends.null import NullBackend
 from smalti.bundle.manifest import Manifest
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.errors import (
@@ -34,6 +35,7 @@ from smalti.result import Result, Step, Timings
 from smalti.version import __version__
 
 __all__ = [
+    "Backend",
     "Bundle",
     "BundleError",
     "DamagedKernel",
@@ -45,6 +47,7 @@ __all__ = [
     "Manifest",
     "MissingExtra",
     "NoMatchingKernel",
+    "NullBackend",
     "OutputError",
     "ParityError",
     "ProviderReport",

@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.backends.onnxruntime_cpu import (
-    OnnxSession,
-    ProviderReport,
-    default_threads,
-    resolve_precision,
-    resolve_provider,
-    runtime_version,
-)
+from smalti.backends.base import Backend, ProviderReport, Session
+from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.manifest import PRIORS, Role
 from smalti.bundle.reader import Bundle, open_bundle
@@ -50,42 +44,50 @@ def load(
     provider: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    *,
+    backend: Backend | None = None,
 ) -> Generator:
     """Open a bundle and get it ready to run.
 
     ``bundle``: a path (folder or ``.zip``) or an embedded name; None takes the embedded default. ``provider``: ``auto``
     or ``cpu``. ``precision``: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``threads``: cores to use, all by default.
+    ``backend`` runs the graphs in place of a provider, such as :class:`smalti.NullBackend` in tests of your program.
 
     Raises BundleError for a bundle that is missing or damaged, ProviderUnavailable for a provider that cannot run here,
     UsageError for a value outside these.
     """
     if not isinstance(bundle, str | Path | Bundle | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"bundle {bundle!r}: a path or a name is needed")
-    return Generator(bundle if isinstance(bundle, Bundle) else open_bundle(bundle), provider, precision, threads)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return Generator(opened, provider, precision, threads, backend)
 
 
 class Generator:
     """A loaded bundle. Components become ready when first used; methods may be called from several threads."""
 
-    def __init__(self, bundle: Bundle, provider: str, precision: str, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, provider: str, precision: str, threads: int | None, backend: Backend | None = None
+    ) -> None:
         if threads is not None and not (isinstance(threads, int) and threads >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"threads {threads!r}: a whole number, at least 1, is needed")
         check_defaults(bundle.manifest, str(bundle.path))
-        actual, why = resolve_provider(provider)
-        chosen, why_precision = resolve_precision(bundle, precision)
+        if backend is not None and (provider != "auto" or threads is not None):
+            raise UsageError("a backend brings its own provider and threads: leave those out")
+        self.backend, why = (backend, "the backend was given") if backend else resolve_provider(provider, threads)
+        chosen, why_precision = self.backend.resolve_precision(bundle, precision)
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.report = ProviderReport(
             requested=provider,
-            actual=actual,
-            device="CPU",
+            actual=self.backend.name,
+            device=self.backend.device,
             requested_precision=precision,
             precision=chosen,
             why=f"{why}; {why_precision}",
-            runtime=runtime_version(),
-            threads=threads or default_threads(),
+            runtime=self.backend.runtime,
+            threads=self.backend.threads,
         )
-        self._sessions: dict[Role, OnnxSession] = {}
+        self._sessions: dict[Role, Session] = {}
         self._lock = threading.Lock()
         self._session(PRIORS[self.manifest.family])
         self._decoder()
@@ -95,11 +97,11 @@ class Generator:
         """Labels this bundle knows."""
         return self.manifest.classes
 
-    def _session(self, role: Role) -> OnnxSession:
+    def _session(self, role: Role) -> Session:
         with self._lock:
             if role not in self._sessions:
                 precision = self.report.precision[role]
-                session = OnnxSession(self.bundle, role, precision, self.report.threads)
+                session = self.backend.open(self.bundle, role, precision)
                 # A manifest that tells other sizes than its graph's would be drawn by, to no picture of the model's.
                 if wrong := mismatches(self.bundle, role, precision, session.inputs, session.outputs):
                     raise BundleError(wrong[0])
@@ -136,8 +138,9 @@ class Generator:
         ``image`` and ``mask`` are PIL images or arrays of one size, whose sides are multiples of the bundle's factor:
         uint8 [H, W, 3] and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be
         repainted (McKinney and Willcocks 2022, section 3.6). The others are those of the image and condition the draw,
-        all of them, but in an autoregressive bundle only those before it in raster order. Where no ``label`` is given, the image says
-        what it is. Options as for :meth:`generate`; ``stride`` is read for images larger than the bundle's.
+        all of them, but in an autoregressive bundle only those before it in raster order. Where no ``label`` is given,
+        the image says what it is. Options are those of :meth:`generate`; ``stride`` counts for images larger than the
+        bundle's.
 
         Painting beyond an image's edge is repainting a larger one::
 
@@ -250,7 +253,7 @@ class Generator:
     def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
         """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
         run = family_of(self.manifest).lay_out(start, settings, self.manifest)
-        drawn = run.draw(self, timings.timed)
+        drawn = run.draw(self, timings.timed, self.backend.sample)
         codes = self.manifest.latent.codes
         preview = self._preview if "preview" in self.manifest.components else None
         index = 0

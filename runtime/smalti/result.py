@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.backends.onnxruntime_cpu import ProviderReport
+from smalti.backends.base import ProviderReport
 from smalti.bundle.reader import Bundle
 from smalti.errors import UsageError
 from smalti.families.absorbing import sampler as absorbing

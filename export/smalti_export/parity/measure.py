@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.backends.onnxruntime_cpu import Session
+from smalti.backends.base import Session
 from smalti.bundle.manifest import PRIORS, Manifest, Role
 from smalti.codec import grey
 from smalti.errors import UsageError

@@ -1,4 +1,4 @@
-"""Run graphs on ONNX Runtime, and report which provider and precision was requested, which is used, and why.
+"""Run graphs on ONNX Runtime's CPU provider.
 
 This is the only file of the runtime that uses ONNX Runtime.
 """
@@ -7,99 +7,48 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smalti.backends.base import Arrays, Backend, Session
 from smalti.backends.signatures import Signature
-from smalti.bundle.manifest import PRIORS, Precision, Role
+from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, ProviderUnavailable, UsageError
+from smalti.errors import BundleError, ProviderUnavailable
 
-Provider = Literal["cpu"]
-RequestedPrecision = Literal["auto", "fp32", "fp16", "int8"]
-
-_LATER = ("cuda", "tensorrt", "rtx")
 LIBRARY = "onnxruntime"
 """Name of the inference library."""
 INSTALL_CPU = 'pip install "smalti[cpu]"'
 
-Arrays = Mapping[str, NDArray[Any]]
 
+class OnnxRuntimeCpu(Backend):
+    """ONNX Runtime's CPU provider."""
 
-class Session(Protocol):
-    """One graph, ready to run."""
+    name: ClassVar[str] = "cpu"
+    device = "CPU"
 
-    def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the graph on named inputs; return its outputs in the graph's order."""
-        ...
+    def __init__(self, threads: int) -> None:
+        """Raises ProviderUnavailable when ONNX Runtime cannot be imported."""
+        _onnxruntime()
+        self.threads = threads
+        self.runtime = runtime_version()
 
+    def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
+        """Load a component; BundleError when ONNX Runtime refuses its graph."""
+        return OnnxSession(bundle, role, precision, self.threads)
 
-@dataclass(frozen=True)
-class ProviderReport:
-    """The requested provider and precision, those in use, and the reason."""
+    def declared(
+        self, bundle: Bundle, role: Role, precision: Precision
+    ) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
+        """Return inputs and outputs as a graph itself declares them; constants of a hostile graph are not folded.
 
-    requested: str
-    actual: Provider
-    device: str
-    requested_precision: str
-    precision: dict[str, Precision]
-    """Precision of each component."""
-    why: str
-    runtime: str
-    threads: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values, for JSON."""
-        return asdict(self)
-
-
-def resolve_provider(requested: str) -> tuple[Provider, str]:
-    """The provider to use for a request, and the reason.
-
-    Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
-    """
-    if requested not in ("auto", "cpu", *_LATER):
-        raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
-    if requested in _LATER:
-        raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, or auto")
-    _onnxruntime()
-    if requested == "cpu":
-        return "cpu", "cpu was asked for"
-    return "cpu", "the CPU is the only provider in this version"
-
-
-def resolve_precision(bundle: Bundle, requested: str) -> tuple[dict[str, Precision], str]:
-    """Choose each component's precision on a CPU, and say why; ``auto`` means int8 where the bundle has it, else fp32.
-
-    Every variant in a bundle met its tolerance when it was exported, so all of them are certified. A component without
-    the requested precision runs in fp32.
-
-    Raises UsageError when the precision is unknown, or when neither the prior nor the decoder comes in it.
-    """
-    if requested not in get_args(RequestedPrecision):
-        raise UsageError(f"precision {requested!r}: allowed are {', '.join(get_args(RequestedPrecision))}")
-    wanted: Precision = "int8" if requested == "auto" else cast(Precision, requested)
-    roles = tuple(bundle.manifest.components)
-    have = [role for role in roles if wanted in bundle.precisions(role)]
-    if requested != "auto" and not {PRIORS[bundle.manifest.family], "decoder"} & set(have):
-        there = sorted({precision for role in roles for precision in bundle.precisions(role)})
-        raise UsageError(f"{bundle.path} has no {wanted} variant; it comes in {', '.join(there)}")
-    chosen: dict[str, Precision] = {role: wanted if role in have else "fp32" for role in roles}
-    others = [role for role in roles if role not in have]
-    why = f"{wanted} is certified for {', '.join(have)}" if have else "no int8 variant is certified"
-    return chosen, why + (f"; {', '.join(others)} in fp32" if others and have else "")
-
-
-def default_threads() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        Raises BundleError when ONNX Runtime refuses the graph.
+        """
+        session = OnnxSession(bundle, role, precision, self.threads, optimise=False)
+        return session.inputs, session.outputs
 
 
 def runtime_version() -> str:

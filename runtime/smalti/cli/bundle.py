@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.backends.onnxruntime_cpu import resolve_provider
+from smalti.backends.registry import resolve_provider
 from smalti.bundle.manifest import allowed
 from smalti.bundle.reader import open_bundle
 from smalti.cli.card import card, card_lines, figure

@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import typer
 
-from smalti.backends.onnxruntime_cpu import RequestedPrecision, resolve_precision
+from smalti.backends.base import Backend, RequestedPrecision
+from smalti.backends.registry import resolve_provider
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.cli.options import (
     BundleOption,
@@ -87,17 +88,18 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
             f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
             f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
         )
-    generator = load(opened, provider, _precision(recipe, opened), threads)
+    backend, _ = resolve_provider(provider, threads)
+    generator = load(opened, provider, _precision(recipe, opened, backend), threads)
     options: dict[str, Any] = recipe.options
     result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
     return generator, result, recipe.columns
 
 
-def _precision(recipe: Recipe, bundle: Bundle) -> str:
+def _precision(recipe: Recipe, bundle: Bundle, backend: Backend) -> str:
     """What to ask for, so that every component runs in the precision that the picture was made in."""
     for requested in get_args(RequestedPrecision):
         with contextlib.suppress(UsageError):  # a precision that the bundle does not come in
-            if resolve_precision(bundle, requested)[0] == recipe.precision:
+            if backend.resolve_precision(bundle, requested)[0] == recipe.precision:
                 return requested
     raise BundleError(f"the picture was made in {recipe.precision}, which this version of smalti does not choose")
 

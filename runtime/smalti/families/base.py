@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+import smalti_kernels
 from smalti.bundle.manifest import Family as FamilyName
 from smalti.bundle.manifest import Manifest, Role, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.families.absorbing.sampler import Logits
+from smalti.families.absorbing.sampler import Logits, Sample
 from smalti.families.autoregressive.sampler import NextLogits
 
 Int32 = NDArray[np.int32]
@@ -84,14 +85,17 @@ class Run:
     again, for each step. SUNDAE's may be fewer, as a run ends when all its samples are frozen."""
     table: object
     """What happens in each call, computed ahead; None where the network's answers decide it."""
-    begin: Callable[[Prior, Timed], Iterator[Int32]]
+    begin: Callable[[Prior, Timed, Sample], Iterator[Int32]]
 
-    def draw(self, prior: Prior, timed: Timed = lambda network: network) -> Iterator[Int32]:
+    def draw(
+        self, prior: Prior, timed: Timed = lambda network: network, sample: Sample = smalti_kernels.sample
+    ) -> Iterator[Int32]:
         """Draw with ``prior``: gives grids int32 [N, h, w] after each call, K where a token is still to be drawn.
 
         ``timed`` wraps the network, over windows where the canvas has several, so that its calls can be counted.
+        ``sample`` draws tokens from logits.
         """
-        return self.begin(prior, timed)
+        return self.begin(prior, timed, sample)
 
 
 class Family(ABC):
@@ -154,7 +158,7 @@ def labels_of(settings: Settings, classes: tuple[str, ...]) -> Int32:
 def part_of(run: Run, inside: tuple[slice, ...]) -> Run:
     """Cut the grids of a run to what lies ``inside`` of a larger canvas."""
 
-    def begin(prior: Prior, timed: Timed) -> Iterator[Int32]:
-        return (grids[inside] for grids in run.draw(prior, timed))
+    def begin(prior: Prior, timed: Timed, sample: Sample) -> Iterator[Int32]:
+        return (grids[inside] for grids in run.draw(prior, timed, sample))
 
     return replace(run, begin=begin)

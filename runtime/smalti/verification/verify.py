@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from smalti.backends.onnxruntime_cpu import OnnxSession, default_threads, resolve_provider
+from smalti.backends.base import Backend
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.engines import ENGINES
 from smalti.bundle.manifest import AGAIN, PRIORS, ROUNDED, Measure, Precision, Role, missed
@@ -89,10 +91,10 @@ def _raised(check: Callable[[], object]) -> list[str]:
 def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[str]:
     """Problems of one graph, each with its file's name."""
     try:
-        session = OnnxSession(bundle, role, precision, 1, optimise=False)
+        inputs, outputs = OnnxRuntimeCpu(1).declared(bundle, role, precision)
     except BundleError as error:
         return [str(error)]
-    return mismatches(bundle, role, precision, session.inputs, session.outputs)
+    return mismatches(bundle, role, precision, inputs, outputs)
 
 
 def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
@@ -154,13 +156,13 @@ def remeasure(
         )
     if missing := sorted(set(bundle.manifest.components) - set(golden.cases)):
         raise BundleError(f"{bundle.path}: the golden inputs have none of the {missing[0]}. {AGAIN}")
-    actual, _ = resolve_provider(provider)
+    backend, _ = resolve_provider(provider, threads)
     found: list[Remeasured] = []
     for measure in bundle.manifest.certificate:
         if measure.precision not in bundle.precisions(measure.component):
             continue
         say(f"{measure.component} {measure.precision}")
-        figures = _figures(bundle, measure, golden, provider, threads)
+        figures = _figures(bundle, measure, golden, backend)
         again = {name for name in measure.tolerances if not name.startswith(ROUNDED)}
         if lacking := sorted(again - figures.keys()):
             raise BundleError(
@@ -170,15 +172,15 @@ def remeasure(
         wrong = tuple(missed(figures, measure.tolerances))
         found.append(
             Remeasured(
-                measure.component, measure.precision, actual, figures, measure.figures, measure.tolerances, wrong
+                measure.component, measure.precision, backend.name, figures, measure.figures, measure.tolerances, wrong
             )
         )
     return found
 
 
-def _figures(bundle: Bundle, measure: Measure, golden: Golden, provider: str, threads: int | None) -> dict[str, float]:
+def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend) -> dict[str, float]:
     role, precision = measure.component, measure.precision
-    session = OnnxSession(bundle, role, precision, threads or default_threads())
+    session = backend.open(bundle, role, precision)
     if wrong := mismatches(bundle, role, precision, session.inputs, session.outputs):
         raise BundleError("; ".join(wrong))
 
@@ -191,7 +193,7 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, provider: str, th
     figures = compare(bundle, role, golden.cases[role], graph)
     if golden.runs is not None and role == PRIORS[bundle.manifest.family]:
         count, classes = len(golden.runs), bundle.manifest.classes
-        generator = load(bundle, provider, precision, threads)
+        generator = load(bundle, precision=precision, backend=backend)
         labels = [classes[index % len(classes)] if classes else None for index in range(count)]
         try:
             *_, last = generator.stream(seeds=range(count), label=labels)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti.backends.onnxruntime_cpu import default_threads
+from smalti.backends.base import default_threads
 from smalti.errors import MissingExtra, OutputError
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite

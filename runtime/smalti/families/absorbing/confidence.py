@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.errors import UsageError
-from smalti.families.absorbing.sampler import Denoiser, ask
+from smalti.families.absorbing.sampler import Denoiser, Sample, ask
 from smalti_kernels import STREAM_ORDER, random_words, sample
 from smalti_kernels.spec.noise import FRACTION_BITS, gumbel
 
@@ -36,6 +36,7 @@ def run(
     top_p: float | NDArray[np.float32] = 1.0,
     guidance: float = 1.0,
     no_label: int = 0,
+    draw: Sample = sample,
 ) -> Iterator[Int32]:
     """At each call draw every masked position, and keep the most confident; yields the grids after each call.
 
@@ -81,7 +82,7 @@ def run(
         logits, uncond = ask(denoiser, tokens[active], labels[active], rows, guidance, no_label)
         which, _ = np.nonzero(wanted)
         samples, positions, step = active[which], rows[wanted], call_steps[active, call][which]
-        drawn = sample(
+        drawn = draw(
             logits[wanted],
             tokens,
             sample=samples,

@@ -104,7 +104,7 @@ class Absorbing(Family):
             return Run(
                 sizes.shape[1],
                 None,
-                lambda prior, timed: shaped(
+                lambda prior, timed, draw: shaped(
                     confidence.run(
                         timed(windows(prior)),
                         tokens,
@@ -113,6 +113,7 @@ class Absorbing(Family):
                         steps=own.steps,
                         mask=mask,
                         choice_temperature=heat,
+                        draw=draw,
                         **common,
                     )
                 ),
@@ -126,5 +127,7 @@ class Absorbing(Family):
         return Run(
             table.calls,
             table,
-            lambda prior, timed: shaped(sampler.run(timed(windows(prior)), tokens, table, mask=mask, **common)),
+            lambda prior, timed, draw: shaped(
+                sampler.run(timed(windows(prior)), tokens, table, mask=mask, draw=draw, **common)
+            ),
         )

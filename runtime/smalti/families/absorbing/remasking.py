@@ -41,9 +41,9 @@ def remasking_schedule(
 
     * a number, 0 .. 1: that fraction of the greatest possible, min(1, (1 - alpha_s) / alpha_t) (ReMDM-rescale). 0 masks
       nothing again: the law is that of :func:`smalti.families.absorbing.schedule.make_schedule`.
-    * ``"mlm"``: 1 - alpha_s. That is the masked-language-model sampler of the released code of Bond-Taylor et al. 2021, which
-      at each step masks every token anew with probability t/T, draws all of the masked ones and keeps what it drew: of those,
-      the ones that the next step masks are not drawn here, for nobody would see them.
+    * ``"mlm"``: 1 - alpha_s. That is the masked-language-model sampler of the released code of Bond-Taylor et al.
+      2021, which at each step masks every token anew with probability t/T, draws all masked ones and keeps what it
+      drew. Tokens that the next step masks are not drawn here, for nobody would see them.
 
     ``counts`` "binomial" decides for each token by itself. With "exact" and "cosine" exactly as many stay masked after
     each step as in :func:`~smalti.families.absorbing.schedule.make_schedule`; sigma times the

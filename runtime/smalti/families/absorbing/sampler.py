@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from smalti.errors import UsageError
 from smalti.families.absorbing.schedule import Schedule
-from smalti_kernels import sample
+from smalti_kernels import Draw, sample
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+Sample: TypeAlias = Callable[..., Draw]
+"""``smalti_kernels.sample``, or what a backend has in its place: equal logits give equal tokens."""
 
 
 class Denoiser(Protocol):
@@ -39,6 +41,7 @@ def run(
     guidance: float = 1.0,
     no_label: int = 0,
     mask: int | None = None,
+    draw: Sample = sample,
 ) -> Iterator[Int32]:
     """Draw the scheduled positions call by call; yields the grids (int32 [N, L], masks included) after each call.
 
@@ -67,7 +70,7 @@ def run(
         rows = np.where(wanted, positions, 0)
         logits, uncond = ask(denoiser, tokens[active], labels[active], rows, guidance, no_label)
         which, _ = np.nonzero(wanted)
-        tokens = sample(
+        tokens = draw(
             logits[wanted],
             tokens,
             sample=active[which],

@@ -47,7 +47,7 @@ class Autoregressive(Family):
         return Run(
             len(positions),
             positions,
-            lambda prior, timed: (
+            lambda prior, timed, draw: (
                 grids.reshape(start.shape)
                 for grids in sampler.run(
                     timed(prior.next_logits()),
@@ -61,6 +61,7 @@ class Autoregressive(Family):
                     top_p=settings.top_p,
                     guidance=settings.guidance,
                     no_label=len(manifest.classes),
+                    draw=draw,
                 )
             ),
         )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.errors import UsageError
+from smalti.families.absorbing.sampler import Sample
 from smalti_kernels import sample
 
 Int32 = NDArray[np.int32]
@@ -38,6 +39,7 @@ def run(
     top_p: float | NDArray[np.float32] = 1.0,
     guidance: float = 1.0,
     no_label: int = 0,
+    draw: Sample = sample,
 ) -> Iterator[Int32]:
     """Draw every masked token given those before it; yields the grids (int32 [N, L]) after each call.
 
@@ -70,7 +72,7 @@ def run(
         else:
             both = predictor(np.concatenate([before] * 2), np.concatenate([labels, unlabelled]))
             logits, uncond = both[: len(tokens)], both[len(tokens) :][drawn]
-        tokens = sample(
+        tokens = draw(
             logits[drawn],
             tokens,
             sample=drawn,

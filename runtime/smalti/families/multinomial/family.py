@@ -67,7 +67,7 @@ class Multinomial(Family):
         run = Run(
             table.steps if free.any() else 0,
             table,
-            lambda prior, timed: (
+            lambda prior, timed, draw: (
                 grids.reshape(whole_grid.shape)
                 for grids in sampler.run(
                     lambda time: timed(at(prior, time)),
@@ -83,6 +83,7 @@ class Multinomial(Family):
                     top_p=settings.top_p,
                     guidance=settings.guidance,
                     no_label=len(manifest.classes),
+                    draw=draw,
                 )
             ),
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
-from smalti.families.absorbing.sampler import Denoiser, ask
+from smalti.families.absorbing.sampler import Denoiser, Sample, ask
 from smalti.families.batching import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
 from smalti_kernels import STREAM_SUBSET, random_words, sample
 
@@ -96,6 +96,7 @@ def run(
     top_p: float = 1.0,
     guidance: float = 1.0,
     no_label: int = 0,
+    draw: Sample = sample,
 ) -> Iterator[Int32]:
     """Take noise away, step by step, by z_s ~ p(z_s | z_t) (eq. 22); yields the grids (int32 [N, L]) after each step.
 
@@ -139,7 +140,7 @@ def run(
                 base = of_rows(uncond, line, column)
                 wanted = base + np.float32(guidance) * (wanted - base)
             clean = clean_chances(wanted, temperature, top_k, top_p)
-            tokens = sample(
+            tokens = draw(
                 posterior(clean, now[own, place], float(table.kept[step]), float(table.clean[step])),
                 tokens,
                 sample=own,

@@ -85,7 +85,7 @@ class Sundae(Family):
         run = Run(
             own.steps if free.any() else 0,
             table,
-            lambda prior, timed: (
+            lambda prior, timed, draw: (
                 grids.reshape(whole_grid.shape)
                 for grids in sampler.run(
                     timed(canvas_denoiser(prior.logits, (height, width), latent.grid, stride=stride)),
@@ -99,6 +99,7 @@ class Sundae(Family):
                     top_p=settings.top_p,
                     guidance=settings.guidance,
                     no_label=len(manifest.classes),
+                    draw=draw,
                 )
             ),
         )

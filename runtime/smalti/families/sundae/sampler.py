@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.errors import UsageError
-from smalti.families.absorbing.sampler import Denoiser, ask
+from smalti.families.absorbing.sampler import Denoiser, Sample, ask
 from smalti.families.absorbing.schedule import MAX_STEPS
 from smalti.families.batching import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
 from smalti_kernels import STREAM_START, STREAM_SUBSET, random_words, sample
@@ -98,6 +98,7 @@ def run(
     top_p: float | NDArray[np.float32] = 1.0,
     guidance: float = 1.0,
     no_label: int = 0,
+    draw: Sample = sample,
 ) -> Iterator[Int32]:
     """Draw tokens anew, step by step, by z_t ~ f(. | z_{t-1}) (eq. 2); yields the grids (int32 [N, L]) after each step.
 
@@ -143,7 +144,7 @@ def run(
             own, place = owner[part], position[part]
             who, line, column, rows = side_by_side(own, place)
             logits, uncond = ask(denoiser, before[who], labels[who], rows, guidance, no_label)
-            drawn = sample(
+            drawn = draw(
                 of_rows(logits, line, column),
                 tokens,
                 sample=own,

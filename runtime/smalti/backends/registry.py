@@ -1,0 +1,24 @@
+"""The backends there are, by what ``provider`` calls them."""
+
+from __future__ import annotations
+
+from smalti.backends.base import Backend, default_threads
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.errors import ProviderUnavailable, UsageError
+
+LATER = ("cuda", "tensorrt", "rtx")
+
+
+def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backend, str]:
+    """Return the backend for a request, with ``threads`` cores (all by default), and the reason.
+
+    Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
+    """
+    if requested not in ("auto", "cpu", *LATER):
+        raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
+    if requested in LATER:
+        raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, or auto")
+    backend = OnnxRuntimeCpu(threads or default_threads())
+    if requested == "cpu":
+        return backend, "cpu was asked for"
+    return backend, "the CPU is the only provider in this version"
