@@ -20,6 +20,7 @@ ROOMS = {
     "smalti": (
         "version",
         "errors",
+        "files",
         "images",
         "bundle",
         "backends",
@@ -44,7 +45,6 @@ ROOMS = {
         "cli",
     ),
     "smalti_export": (
-        "files",
         "defaults",
         "engines",
         "source",

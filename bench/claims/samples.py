@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claims.common import Bench, Row, features
+from smalti.files import replace_file
 from smalti_train.data import ImageSet
 from smalti_train.evaluation.evaluate import draw
 from smalti_train.evaluation.metrics import frechet_distance, kernel_distance, prdc
@@ -37,12 +39,16 @@ def drawn(
         subject, count = open_subject(str(run), **options), per_label or bench.scale.per_label
         images = draw(subject, bench.unseen() if data is None else data, count, 0).images
         seconds = (time.perf_counter() - started) / len(images)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".partial").open("wb") as file:
-            np.savez(file, images=images, seconds=seconds)
-        path.with_suffix(".partial").replace(path)
+        _keep(path, images=images, seconds=seconds)
     with np.load(path, allow_pickle=False) as held:
         return held["images"], float(held["seconds"])
+
+
+def _keep(path: Path, **arrays: Any) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, buffer.getvalue())
 
 
 def reconstructed(bench: Bench, run: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -55,10 +61,7 @@ def reconstructed(bench: Bench, run: Path) -> tuple[NDArray[np.float32], NDArray
     if not path.exists():
         subject = open_subject(str(run))
         first, second = (features(subject.decode(subject.encode(images))) for images in bench.real()[:2])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".partial").open("wb") as file:
-            np.savez(file, first=first, second=second)
-        path.with_suffix(".partial").replace(path)
+        _keep(path, first=first, second=second)
     with np.load(path, allow_pickle=False) as held:
         return held["first"], held["second"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,16 @@ import msgspec
 from smalti.bundle import manifest
 from smalti.bundle.manifest import Manifest, Precision, SamplerDefaults
 from smalti.bundle.reader import MANIFEST
-from smalti.errors import BundleError, OutputError, UsageError
+from smalti.errors import BundleError, UsageError
 from smalti.families.settings import resolve
-from smalti.images import check_folder
+from smalti.files import check_folder, flush, replace_folder, whole_folder
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
-from smalti_export.files import replace_folder
 from smalti_export.source import Pair, class_names, data_licences, load_pair, provenance
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.runs.config import noise_of
-from smalti_train.runs.folder import flush
 
 
 def export_bundle(
@@ -131,16 +127,9 @@ def _check_output(output: Path) -> None:
 
 def _write(output: Path, files: dict[str, bytes]) -> None:
     """Write a folder beside its final place, then move it there whole."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
+    with whole_folder(output) as partial:
         for file, content in files.items():
             (partial / file).write_bytes(content)
             flush(partial / file)
         _check_output(output)  # again: the folder may have changed during the work
         replace_folder(partial, output)
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

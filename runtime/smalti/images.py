@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from smalti.errors import OutputError, UsageError
+from smalti.errors import UsageError
+from smalti.files import write_whole
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are damaged, unknown, or claim to be larger than it will decode."""
@@ -67,53 +66,3 @@ def save_png(image: Image.Image, path: Path, texts: Mapping[str, str] | None = N
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     write_whole(path, buffer.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Raises OutputError, which names the file and the reason, when writing fails.
-    """
-    partial = _partial(path)
-    try:
-        with partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        # Remove it after an interrupt too.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check before the work that ``path`` can be written. Raises OutputError with the reason when it cannot."""
-    partial = _partial(path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def check_folder(path: Path) -> None:
-    """Check before the work that files can be written to the folder ``path``, which need not exist and is not created.
-
-    Raises OutputError with the reason when they cannot.
-    """
-    try:
-        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        probe = _partial(nearest / "probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write to folder {path}: {error.strerror or error}") from error
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")

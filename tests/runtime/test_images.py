@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from smalti import OutputError, UsageError
+from smalti.files import check_folder, check_writable, write_whole
 from smalti.images import (
-    check_folder,
-    check_writable,
     contact_sheet,
     open_image,
     save_png,
-    write_whole,
 )
 from smalti.recipe import PNG_KEY, Recipe, encode_recipe, read_recipe
 from smalti.result import save_picture
@@ -209,7 +207,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path):
 import resource, sys
 from pathlib import Path
 from smalti import OutputError
-from smalti.images import write_whole
+from smalti.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_whole(Path(sys.argv[1] + "/small.bin"), b"x" * 900)
 try:

@@ -15,7 +15,7 @@ from smalti.bundle.engines import ENGINES, EngineRecord, Engines
 from smalti.bundle.manifest import FileRecord, Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle
 from smalti.errors import EngineError, OutputError, UsageError
-from smalti.images import check_folder, write_whole
+from smalti.files import check_folder, write_whole
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import Toolkit

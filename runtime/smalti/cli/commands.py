@@ -18,8 +18,9 @@ from smalti.cli.generate import generate, inpaint
 from smalti.cli.options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
 from smalti.cli.verbs import LAZY
 from smalti.errors import UsageError
+from smalti.files import check_writable, write_whole
 from smalti.generator import load
-from smalti.images import check_writable, contact_sheet, open_image, save_png, write_whole
+from smalti.images import contact_sheet, open_image, save_png
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files, all of one size.")]
 

@@ -25,8 +25,9 @@ from smalti.cli.options import (
 )
 from smalti.errors import BundleError, OutputError, UsageError
 from smalti.families.settings import chosen_options
+from smalti.files import check_folder, check_writable
 from smalti.generator import Generator, load
-from smalti.images import check_folder, check_writable, contact_sheet, open_image, save_png
+from smalti.images import contact_sheet, open_image, save_png
 from smalti.recipe import Recipe, read_recipe
 from smalti.result import Result, save_picture
 

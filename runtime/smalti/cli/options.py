@@ -12,7 +12,7 @@ import typer
 
 from smalti.errors import UsageError
 from smalti.families.settings import DECLARED
-from smalti.images import check_writable
+from smalti.files import check_writable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -12,8 +12,6 @@ import base64
 import io
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from numpy.typing import NDArray
 
 from smalti.bundle.manifest import Measure
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, OutputError, UsageError
+from smalti.errors import BundleError, UsageError
+from smalti.files import whole_folder
 from smalti.verification.golden import Case, read_golden
 
 LOADER = '''"""Golden inputs of the {role}, for polygraphy --data-loader-script."""
@@ -75,17 +74,12 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
     bundle.forget()
     if same := {file.casefold() for file in files} & {file.casefold() for file in graphs}:  # scripts in particular
         raise BundleError(f"{bundle.path}: a file of a bundle cannot be called {min(same)}, as others here are")
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with whole_folder(output) as partial:
         for file, content in (files | graphs).items():
             (partial / file).parent.mkdir(parents=True, exist_ok=True)
             (partial / file).write_bytes(content)
         check_new(output)
         partial.rename(output)
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return commands
 
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from smalti.backends.base import default_threads
 from smalti.errors import MissingExtra, OutputError
+from smalti.files import replace_file
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite
-from smalti_train.runs.folder import replace_file
 
 BATCH = 32
 FORMAT = 1

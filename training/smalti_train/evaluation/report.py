@@ -128,7 +128,8 @@ def write(folder: Path, figures: dict[str, Any], sheets: dict[str, Image.Image])
     """Write ``figures.json``, ``report.md`` and the sheets into ``folder``. Raises OutputError when that fails."""
     import json
 
-    from smalti.images import check_folder, save_png, write_whole
+    from smalti.files import check_folder, write_whole
+    from smalti.images import save_png
 
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

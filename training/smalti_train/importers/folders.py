@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from smalti.errors import OutputError, UsageError
+from smalti.errors import UsageError
+from smalti.files import whole_folder
 from smalti_train.data.config import DataConfig
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import Pair
@@ -163,9 +162,7 @@ def _sha256(file: Path) -> str:
 
 def _write(output: Path, codec: _Codec, prior: tuple[nn.Module, PriorRun] | None) -> None:
     """Write the folder beside its place, then rename it into place."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(output) as partial:
         if prior is None:
             (partial / "config.json").write_bytes(to_json(codec.run))
             RunFolder(partial).save(0, {"model": codec.model.state_dict()}, {})
@@ -179,7 +176,3 @@ def _write(output: Path, codec: _Codec, prior: tuple[nn.Module, PriorRun] | None
             tensors = {name: value.contiguous() for name, value in codec.model.state_dict().items()}
             save_file(tensors, below / "model.safetensors")
         partial.rename(output)
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,6 @@ whole. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
+from smalti.files import flush, replace_file
 from smalti.images import save_png
 from smalti_train.runs.config import Run
 from smalti_train.runs.config_files import differences, read_run, to_json
@@ -140,20 +140,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             f"{file} cannot be read: {error}. Remove {path} to continue from the checkpoint before it."
         ) from error
     return parts, state
-
-
-def flush(file: Path) -> None:
-    """Force a written file to the disk; call it before a rename puts the file into place."""
-    with file.open("rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def replace_file(target: Path, content: bytes) -> None:
-    """Write ``target`` atomically: readers see the old bytes or the new ones, never a part."""
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(content)
-    flush(partial)
-    partial.replace(target)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

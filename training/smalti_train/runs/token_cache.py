@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
+from smalti.files import replace_file
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.pixels import to_images
 from smalti_train.data.progress import image_progress
 from smalti_train.runs.config import CodecRun, PixelRun
 from smalti_train.runs.config_files import differences, to_json
-from smalti_train.runs.folder import replace_file
 from smalti_train.runs.loading import Autoencoder, load_autoencoder
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from smalti_export import files as replace
-from smalti_export.files import replace_folder
+from smalti import files as replace
+from smalti.files import replace_folder
 
 FOREVER = """
 import sys
 from pathlib import Path
-from smalti_export.files import replace_folder
+from smalti.files import replace_folder
 target = Path(sys.argv[1])
 number = 0
 while True:
