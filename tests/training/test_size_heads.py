@@ -94,6 +94,19 @@ def test_a_tile_with_its_halo_decodes_to_the_pixels_of_the_whole(config: SizedAu
     assert whole.std() > 0.01
 
 
+def test_new_heads_draw_the_enlarged_picture_and_learn_from_the_first_step() -> None:
+    torch.manual_seed(0)
+    model = SizedAutoencoder(SMALL)
+    ids = torch.randint(SMALL.codes, (1, 4, 4))
+    made = model.eval()(ids)
+    for scale in (2, 4):
+        bicubic = F.interpolate(made[1], scale_factor=scale, mode="bicubic", align_corners=False)
+        torch.testing.assert_close(made[scale], bicubic, atol=1e-5, rtol=0)
+        (made[scale] - torch.rand_like(made[scale])).square().mean().backward(retain_graph=True)
+    for last in model.heads.last:
+        assert cast(nn.Conv2d, last).weight.grad.abs().max() > 0
+
+
 def test_what_a_head_adds_below_the_threshold_is_nothing() -> None:
     config = dataclasses.replace(SMALL, shrink=2.0)
     model = lively(config)

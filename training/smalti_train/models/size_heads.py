@@ -138,7 +138,10 @@ class SizeHeads(nn.Module):
         for level, channels in enumerate(config.fine):
             self.up.append(nn.Conv2d(width, 4 * channels, 1))
             self.levels.append(nn.Sequential(*(PlainBlock(channels) for _ in range(config.fine_blocks[level]))))
-            self.last.append(nn.Conv2d(channels, 3 * STEM**2, 3, padding=1))
+            last = nn.Conv2d(channels, 3 * STEM**2, 3, padding=1)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)  # else the head learns to be silent before it learns to draw
+            self.last.append(last)
             self.enlarge.append(Enlargement(SCALES[level + 1]))
             width = channels
 
