@@ -159,7 +159,8 @@ class SizeHeads(nn.Module):
             x = self.levels[level](F.pixel_shuffle(self.up[level](torch.relu(x)), 2))
             if scale in scales:
                 added = self.last[level](torch.relu(x)).float()
-                added = added - added.clamp(-self.shrink, self.shrink)
+                if self.shrink:  # at 0 it would still hide from what is exactly zero that it should change
+                    added = added - added.clamp(-self.shrink, self.shrink)
                 made[scale] = F.pixel_shuffle(self.enlarge[level](picture) + added, STEM)
         return made
 
