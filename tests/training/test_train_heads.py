@@ -1,4 +1,4 @@
-"""Training heads by the real commands: tokens stay, sizes are learnt, a stopped run ends as an uninterrupted one."""
+"""Training heads by the real commands: all else stays, sizes are learnt, a stopped run ends as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ def tiny_heads(tiny_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFa
     return path
 
 
-def test_tokens_stay_and_every_size_is_learnt(tiny_heads: Path, tiny_runs: tuple[Path, Path]) -> None:
+def test_tokens_and_decoder_stay_and_larger_sizes_are_learnt(tiny_heads: Path, tiny_runs: tuple[Path, Path]) -> None:
     before, _ = load_autoencoder(tiny_runs[0])
     model, config = load_heads(tiny_heads)
     for name, value in model.autoencoder.state_dict().items():
-        if name.startswith(("encoder.", "quantizer.")):
-            assert torch.equal(value, before.state_dict()[name]), name
+        assert torch.equal(value, before.state_dict()[name]), name
     torch.manual_seed(0)
     fresh = SizedAutoencoder(config.model).eval()
     fresh.autoencoder.load_state_dict(before.state_dict())
     pixels = open_split(config.data, "train").images[:8]
     with torch.no_grad():
         ids = model.encode(to_images(pixels))
-        for scale in SCALES:
+        for scale in SCALES[1:]:
             real = to_images(open_split(dataclasses.replace(config.data, size=64 * scale), "train").images[:8])
             gained = (psnr(model.decode(ids, scale), real) - psnr(fresh.decode(ids, scale), real)).mean()
             assert gained > 0.1, scale

@@ -189,10 +189,14 @@ class SizedAutoencoder(nn.Module):
 
     def forward(self, ids: Tensor, scales: tuple[int, ...] = SCALES) -> dict[int, Tensor]:
         """Pictures for each scale in ``scales``; see :meth:`decode`."""
-        smoothed = isinstance(self.autoencoder.decoder[-1], EdgeAwareSmoothing)
-        end = len(self.autoencoder.decoder) - 2 - smoothed  # before the last convolution and the pixel shuffle
-        features = self.autoencoder.decoder[:end](self.autoencoder.quantizer.lookup(ids))
-        picture = self.autoencoder.decoder[end:](features).float()
+        features, picture = self.seen(ids)
         larger = tuple(scale for scale in scales if scale > 1)
-        made = self.heads(features, picture.detach(), larger) if larger else {}
+        made = self.heads(features, picture, larger) if larger else {}
         return {1: picture, **made} if 1 in scales else made
+
+    def seen(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What heads see of tokens int [B, h, w]: the decoder's last features, and its picture float32 [B, 3, H, W]."""
+        decoder = self.autoencoder.decoder
+        end = len(decoder) - 2 - isinstance(decoder[-1], EdgeAwareSmoothing)  # before the last convolution
+        features = decoder[:end](self.autoencoder.quantizer.lookup(ids))
+        return features, decoder[end:](features).float()

@@ -246,9 +246,7 @@ class HeadsRun:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
-    """For every size; the perceptual term applies to the decoder's own size alone."""
-    decoder_rate: float = 0.2
-    """Learning rate of the decoder (trained before) as a share of the heads' rate."""
+    """Of each size; only the weights of its pixel terms count."""
 
 
 @dataclass(frozen=True)

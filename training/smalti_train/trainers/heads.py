@@ -1,8 +1,7 @@
-"""Training of size heads: they decode an autoencoder's tokens to pictures of twice and four times its size.
+"""Train heads that draw an autoencoder's tokens at twice and four times its pixels, on pictures drawn at those sizes.
 
-The pictures to learn from are drawn at those sizes. Encoder and codes stay fixed, so that priors over the tokens stay
-valid; the decoder is trained too, and its own size is part of the loss. Training uses whole pictures, no crops, so that
-borders are seen as they are.
+Encoder, codes and decoder stay as they are, so that priors over the tokens and the decoder's own pictures stay good. A
+step shows whole pictures: their borders are where a crop would have none.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti.images import contact_sheet
@@ -24,7 +23,7 @@ from smalti_train.data.config import DataConfig, open_split
 from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
-from smalti_train.objectives.losses import PerceptualLoss, reconstruction_loss
+from smalti_train.objectives.losses import reconstruction_loss
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import AutoencoderRun, HeadsRun
 from smalti_train.runs.config_files import differences
@@ -39,8 +38,8 @@ from smalti_train.trainers.loop import (
     learning_rate,
     restore_scaler,
     scaler_state,
+    set_learning_rate,
     start,
-    step_generator,
 )
 from smalti_train.trainers.loss_guard import LossWatch
 
@@ -89,25 +88,20 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
         )
     accelerator.init_trackers("tensorboard")
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
-    model.autoencoder.encoder.requires_grad_(False)
-    model.autoencoder.quantizer.requires_grad_(False)
+    model.autoencoder.requires_grad_(False)
+    model.to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        [{"params": model.heads.parameters()}, {"params": model.autoencoder.decoder.parameters()}],
+        model.heads.parameters(),
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         fused=True,
     )
-    perceptual: nn.Module | None = None
-    if config.loss.perceptual:
-        perceptual = PerceptualLoss(config.loss.perceptual_crop).to(
-            accelerator.device, memory_format=torch.channels_last
-        )  # pyright: ignore[reportCallIssue] - as above
     step = 0
     if saved is not None:
         step = saved[1]["step"]
         restore_optimizer(optimizer, saved[0]["optimizer"])
         restore_scaler(accelerator, saved[1])
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    heads, optimizer = accelerator.prepare(model.heads, optimizer)
     measure = torch.compile(reconstruction_loss) if config.loop.compile else reconstruction_loss
     report = Reporter("heads", step, config.loop.steps, config.loop.batch, main)
     watch = LossWatch(accelerator, config.loop, folder, model)
@@ -122,24 +116,20 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
     with interruptible(accelerator, report, checkpoint):
         while step < loop.steps:
             lr = learning_rate(step, loop, config.optimizer)
-            for group, rate in zip(optimizer.param_groups, (1.0, config.decoder_rate)):
-                group["lr"] = rate * lr
+            set_learning_rate(optimizer, lr)
             chosen = np.sort(share(accelerator, batch_indices(step, loop.batch, len(tokens), loop.seed)))
             ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
-            # Norms keep their statistics: a few pictures would give poorer ones.
-            made = wrapped(ids)
+            with torch.no_grad(), accelerator.autocast():
+                seen = model.seen(ids)
+            made = heads(*seen, SCALES[1:])
             losses: dict[str, Tensor] = {}
-            for scale, images in zip(SCALES, train):
+            for scale, images in zip(SCALES[1:], train[1:]):
                 target = to_images(images.images[chosen], accelerator.device)
                 losses[f"x{scale}"] = measure(made[scale], target, config.loss)["loss"]
-                if scale == 1 and perceptual is not None:
-                    with accelerator.autocast():
-                        losses["perceptual"] = perceptual(made[1], target, step_generator(loop.seed, step))
-            weights = {"perceptual": config.loss.perceptual}
-            loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+            loss = torch.stack([*losses.values()]).sum()
             accelerator.backward(loss)
             if config.optimizer.clip:
-                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+                accelerator.clip_grad_norm_(model.heads.parameters(), config.optimizer.clip)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
