@@ -188,7 +188,7 @@ def test_without_its_packages_the_command_says_which_to_install(
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("smalti_train.cli.importing")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "smalti_train.runs.config", None)
+    monkeypatch.setitem(sys.modules, "smalti_train.importers.folders", None)
     assert _run(["import", "--help"]) == 1
     assert 'pip install "smalti[train]"' in capsys.readouterr().err
 
