@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
-from smalti_train.models.edge_autoencoder import STEM, EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.edge_autoencoder import (
+    STEM,
+    EdgeAutoencoder,
+    EdgeAutoencoderConfig,
+    ResidualBlock,
+    conv_bn,
+)
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 
 SCALES = (1, 2, 4)
@@ -70,21 +76,6 @@ class SizedAutoencoderConfig:
         return -(-(own + max(reach, REACH)) // self.autoencoder.factor)
 
 
-class PlainBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))) without norms; the last convolution starts at zero, so a block starts as x."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
-        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
-        for parameter in self.outer.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Float [B, C, h, w] to the same shape."""
-        return x + self.outer(torch.relu(self.inner(torch.relu(x))))
-
-
 class Enlargement(nn.Module):
     """Bicubic enlargement as a convolution and a pixel shuffle, fast in every runtime; without parameters."""
 
@@ -132,12 +123,12 @@ class SizeHeads(nn.Module):
         super().__init__()
         self.shrink = config.shrink / 127.5
         features, width = config.autoencoder.channels[0], config.width
-        self.start = nn.Conv2d(features + 3 * STEM**2, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(PlainBlock(width) for _ in range(config.blocks)))
+        self.start = conv_bn(features + 3 * STEM**2, width)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
         self.up, self.levels, self.last, self.enlarge = (nn.ModuleList() for _ in range(4))
         for level, channels in enumerate(config.fine):
-            self.up.append(nn.Conv2d(width, 4 * channels, 1))
-            self.levels.append(nn.Sequential(*(PlainBlock(channels) for _ in range(config.fine_blocks[level]))))
+            self.up.append(conv_bn(width, 4 * channels, kernel=1))
+            self.levels.append(nn.Sequential(*(ResidualBlock(channels) for _ in range(config.fine_blocks[level]))))
             last = nn.Conv2d(channels, 3 * STEM**2, 3, padding=1)
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)  # else the head learns to be silent before it learns to draw
@@ -151,14 +142,14 @@ class SizeHeads(nn.Module):
         ``features`` float [B, C, H/4, W/4] and ``picture`` float32 [B, 3, H, W] come from the decoder.
         """
         x = torch.cat((features, F.pixel_unshuffle(picture, STEM).to(features.dtype)), dim=1)
-        x = self.blocks(self.start(x))
+        x = self.blocks(torch.relu(self.start(x)))
         made: dict[int, Tensor] = {}
         for level, scale in enumerate(SCALES[1:]):
             if not any(wanted >= scale for wanted in scales):
                 break
-            x = self.levels[level](F.pixel_shuffle(self.up[level](torch.relu(x)), 2))
+            x = self.levels[level](torch.relu(F.pixel_shuffle(self.up[level](x), 2)))
             if scale in scales:
-                added = self.last[level](torch.relu(x)).float()
+                added = self.last[level](x).float()
                 if self.shrink:  # at 0 it would still hide from what is exactly zero that it should change
                     added = added - added.clamp(-self.shrink, self.shrink)
                 made[scale] = F.pixel_shuffle(self.enlarge[level](picture) + added, STEM)
