@@ -158,7 +158,7 @@ HEADS: dict[str, HeadsRun] = {
         ),
         data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
         optimizer=OptimizerConfig(lr=1e-3, warmup=100),
-        loop=LoopConfig(steps=2400, batch=4, compile=True, checkpoint_every=100),
+        loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
         loss=AutoencoderLossConfig(mse=6.0),
     ),
     "tiny": HeadsRun(

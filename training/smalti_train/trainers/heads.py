@@ -121,6 +121,7 @@ def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init:
             ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
             with torch.no_grad(), accelerator.autocast():
                 seen = model.seen(ids)
+            heads.train()
             made = heads(*seen, SCALES[1:])
             losses: dict[str, Tensor] = {}
             for scale, images in zip(SCALES[1:], train[1:]):
@@ -174,6 +175,7 @@ def drawn(
     model: SizedAutoencoder, tokens: NDArray[np.int16], accelerator: Accelerator, batch: int = 4
 ) -> dict[int, NDArray[np.uint8]]:
     """Decode tokens int16 [N, h, w] to pictures uint8 [N, H, W, 3], by scale."""
+    model.eval()
     parts: dict[int, list[NDArray[np.uint8]]] = {scale: [] for scale in SCALES}
     for first in range(0, len(tokens), batch):
         ids = torch.from_numpy(tokens[first : first + batch].astype(np.int64)).to(accelerator.device)
