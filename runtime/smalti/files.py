@@ -7,7 +7,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from smalti.errors import OutputError
@@ -40,7 +40,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def whole_folder(output: Path) -> Generator[Path, None, None]:
     """Give an empty folder beside ``output`` to write into; it goes away if it was not moved into place.
 
     An OSError inside becomes an OutputError that names ``output``.
