@@ -21,11 +21,7 @@ def sampler_defaults(family: Family, asked: Mapping[str, Any]) -> SamplerDefault
     not fit together.
     """
     chosen_by = FAMILIES[family]
-    if foreign := chosen_by.foreign(asked, OWN_OPTIONS):
-        raise UsageError(
-            f"{', '.join(foreign)}: this prior {chosen_by.way}, and knows no such choice; leave it out"
-            + (f" (it has {', '.join(chosen_by.options)})" if chosen_by.options else "")
-        )
+    chosen_by.refuse_foreign(asked, OWN_OPTIONS, "this prior")
     if unknown := [name for name in asked if name not in SamplerDefaults.__struct_fields__]:
         raise UsageError(f"default {unknown[0]!r}: allowed are {', '.join(SamplerDefaults.__struct_fields__)}")
     chosen = msgspec.structs.replace(chosen_by.defaults, **asked)

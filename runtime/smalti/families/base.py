@@ -138,9 +138,16 @@ class Family(ABC):
     def check_defaults(self, chosen: SamplerDefaults) -> None:  # noqa: B027 - most families have nothing to check
         """Raise UsageError for defaults that do not go together."""
 
-    def foreign(self, asked: Asked, others: tuple[str, ...]) -> list[str]:
-        """Return the options among ``asked`` that belong to ``others`` and not to this family."""
-        return [name for name in others if name in asked and name not in self.options]
+    def refuse_foreign(self, asked: Asked, known: tuple[str, ...], who: str) -> None:
+        """Raise UsageError for options among ``asked`` that are ``known`` to other families alone.
+
+        ``who`` draws, as the message has it, such as "this prior".
+        """
+        if foreign := [name for name in known if name in asked and name not in self.options]:
+            raise UsageError(
+                f"{', '.join(foreign)}: {who} {self.way}, and knows no such choice; leave it out"
+                + (f" (it has {', '.join(self.options)})" if self.options else "")
+            )
 
     def own(self, settings: Settings) -> Any:
         """Return the family's own settings; UsageError for those of another family."""

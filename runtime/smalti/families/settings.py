@@ -100,11 +100,7 @@ def resolve(
     size = canvas_size(asked.get("size"), manifest.latent)
     temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
     family = family_of(manifest)
-    if foreign := family.foreign(asked, OWN_OPTIONS):
-        raise UsageError(
-            f"{', '.join(foreign)}: bundle {manifest.name} {family.way}, and knows no such choice; leave it out"
-            + (f" (it has {', '.join(family.options)})" if family.options else "")
-        )
+    family.refuse_foreign(asked, OWN_OPTIONS, f"bundle {manifest.name}")
     own = family.settle(asked, temperature, size, manifest)
     top_k = whole("top_k", asked.get("top_k", default.top_k))
     top_p = number("top_p", asked.get("top_p", default.top_p), 0, 1)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-import numpy as np
 
 from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
@@ -121,9 +120,7 @@ class Absorbing(Family):
         if own.remask == 0:
             table = make_schedule(settings.seeds, grid, own.steps, own.schedule, own.order, wanted)
         else:
-            table = remasking_schedule(
-                settings.seeds, grid, own.steps, own.schedule, own.order, own.remask, np.asarray(wanted)
-            )
+            table = remasking_schedule(settings.seeds, grid, own.steps, own.schedule, own.order, own.remask, wanted)
         return Run(
             table.calls,
             table,
