@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -102,23 +102,31 @@ class TorchPrior:
 
     def __init__(self, model: Prior, accelerator: Accelerator | None = None) -> None:
         self.model, self.accelerator = model, accelerator
+        self._at: Callable[[int | None], Denoiser] | None = None
+        if isinstance(model, MultinomialPrior):
+            timed = torch_denoisers(model, accelerator)
+            self._at = lambda time: timed(_told(time))
+        elif not isinstance(model, AutoregressivePrior):
+            denoiser = torch_denoiser(model, accelerator)
+            self._at = lambda time: denoiser
 
     def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> Logits:
         """Logits [N, R, K] at raster positions ``rows`` int32 [N, R]; UsageError for a prior of another kind."""
-        model = self.model
-        if isinstance(model, AutoregressivePrior):
+        if self._at is None:
             raise UsageError("this prior predicts one token after the other: use next_logits")
-        if isinstance(model, MultinomialPrior):
-            if time is None:
-                raise UsageError("this prior takes noise away, and must be told the time")
-            return torch_denoisers(model, self.accelerator)(time)(tokens, labels, rows)
-        return torch_denoiser(model, self.accelerator)(tokens, labels, rows)
+        return self._at(time)(tokens, labels, rows)
 
     def next_logits(self) -> NextLogits:
         """Return a new reader of tokens; UsageError for a prior that predicts many tokens at once."""
         if not isinstance(self.model, AutoregressivePrior):
             raise UsageError("this prior predicts many tokens at once: use logits")
         return next_logits(self.model, self.accelerator)
+
+
+def _told(time: int | None) -> int:
+    if time is None:
+        raise UsageError("this prior takes noise away, and must be told the time")
+    return time
 
 
 def described(name: str, config: PriorConfig, factor: int, classes: Sequence[str]) -> Manifest:
@@ -161,7 +169,5 @@ def draw_tokens(
     asked = Options(**{**options, "seeds": seeds, "label": labels})
     settings = resolve(manifest, None, 0, asked, draw_labels=False)
     start = np.full((len(seeds), *manifest.latent.grid), manifest.latent.codes, np.int32)
-    tokens = start
-    for tokens in family_of(manifest).lay_out(start, settings, manifest).draw(prior):  # noqa: B007 - the last counts
-        pass
+    *_, tokens = family_of(manifest).lay_out(start, settings, manifest).draw(prior)
     return tokens
