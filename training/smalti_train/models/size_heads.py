@@ -2,8 +2,7 @@
 
 Vector art has little more detail at 1024 pixels than at 256: the edges are known, but drawn too coarsely. So each head
 corrects the edges of the enlarged picture. It reads the decoder's last features, and none of its convolutions runs
-above a quarter of its output's resolution. Its correction is shrunk towards zero (Donoho 1995, soft thresholding):
-below one level of 255 it vanishes, so that flat areas stay as flat as in the smaller picture.
+above a quarter of its output's resolution.
 """
 
 from __future__ import annotations
@@ -43,9 +42,6 @@ class SizedAutoencoderConfig:
     """Channels at twice and at four times that resolution."""
     fine_blocks: tuple[int, int] = (1, 1)
     """Residual blocks at twice and at four times that resolution."""
-    shrink: float = 0.0
-    """Levels of 255 by which a head's correction is shrunk towards zero. Set it only after a first training: values
-    shrunk to zero give no gradient."""
 
     @property
     def codes(self) -> int:
@@ -121,7 +117,6 @@ class SizeHeads(nn.Module):
 
     def __init__(self, config: SizedAutoencoderConfig) -> None:
         super().__init__()
-        self.shrink = config.shrink / 127.5
         features, width = config.autoencoder.channels[0], config.width
         self.start = conv_bn(features + 3 * STEM**2, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
@@ -150,8 +145,6 @@ class SizeHeads(nn.Module):
             x = self.levels[level](torch.relu(F.pixel_shuffle(self.up[level](x), 2)))
             if scale in scales:
                 added = self.last[level](x).float()
-                if self.shrink:  # at 0 it would still hide from what is exactly zero that it should change
-                    added = added - added.clamp(-self.shrink, self.shrink)
                 made[scale] = F.pixel_shuffle(self.enlarge[level](picture) + added, STEM)
         return made
 

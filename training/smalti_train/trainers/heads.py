@@ -198,11 +198,10 @@ def judge(
     images: list[ImageSet],
     accelerator: Accelerator,
     limit: int | None = None,
-    labels: bool = False,
 ) -> dict[str, float]:
     """PSNR and edge PSNR in dB over unseen images, by scale; beside them those of the decoder's picture enlarged.
 
-    ``images`` are the originals of ``tokens`` at each of ``SCALES``; ``labels`` adds figures for each label.
+    ``images`` are the originals of ``tokens`` at each of ``SCALES``.
     """
     rows: dict[str, list[float]] = {}
     count = len(tokens) if limit is None else min(limit, len(tokens))
@@ -216,10 +215,7 @@ def judge(
             for name, pixels in pictures.items():
                 for kind, measure in (("psnr", psnr), ("edge psnr", edge_psnr)):
                     values = measure(pixels, np.asarray(real.images[part])).tolist()
-                    for value, label in zip(values, real.labels[part].tolist()):
-                        rows.setdefault(f"{name} {kind}", []).append(value)
-                        if labels:
-                            rows.setdefault(f"{name} {kind}/{real.label_names[label]}", []).append(value)
+                    rows.setdefault(f"{name} {kind}", []).extend(values)
     return {name: float(np.mean(values)) for name, values in rows.items()}
 
 
