@@ -85,8 +85,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         ),
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=8e-4, warmup=100),
-        loop=LoopConfig(steps=20000, batch=16, evaluate_every=500, sheet_every=1000),
-        loss=AutoencoderLossConfig(mse=6.0, even=0.1),
+        loop=LoopConfig(steps=7000, batch=16, compile=True, evaluate_every=500, sheet_every=1000),
+        loss=AutoencoderLossConfig(mse=6.0),
         crop=12,
     ),
     # The VQGAN of Bond-Taylor et al. 2021 at a size that two cores train: a quarter of the width, images of 64 pixels
