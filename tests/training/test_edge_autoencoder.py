@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
+from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig, conv_bn
 from smalti_train.models.quantizer import CosineQuantizer, crowding
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.presets.catalogue import AUTOENCODERS
@@ -141,6 +141,15 @@ def test_a_border_is_like_the_inside_where_padding_repeats_it() -> None:
             features = model.encoder(flat)
         apart = (features - features[:, :, 4:5, 4:5]).abs().amax()
         assert (apart < 1e-4) == even, padding
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_repeating_the_border_is_the_same_in_training_and_after(stride: int) -> None:
+    torch.manual_seed(0)
+    conv = conv_bn(3, 5, stride=stride, padding="replicate")[0]
+    image = torch.randn(2, 3, 12, 8)
+    assert torch.equal(conv.train()(image), conv.eval()(image))
+    assert torch.equal(conv(image), F.conv2d(F.pad(image, (1, 1, 1, 1), "replicate"), conv.weight, stride=stride))
 
 
 @settings(max_examples=20, deadline=None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
@@ -76,8 +77,24 @@ def conv_bn(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: Literal["zeros", "replicate"] = "zeros"
 ) -> nn.Sequential:
     """Build a convolution and the batch norm that folds into it."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, padding_mode=padding)
+    kind = nn.Conv2d if padding == "zeros" else ReplicatingConv2d
+    conv = kind(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, padding_mode=padding)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class ReplicatingConv2d(nn.Conv2d):
+    """A 3x3 convolution with ``padding_mode="replicate"`` that trains compiled.
+
+    torch 2.13 cannot compile the gradient of its own padding where channels lie last.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
+        """Float [B, C, h, w] to [B, outputs, h / stride, w / stride]."""
+        if not self.training:
+            return super().forward(input)
+        high = torch.cat([input[:, :, :1], input, input[:, :, -1:]], 2)
+        padded = torch.cat([high[..., :1], high, high[..., -1:]], 3)
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 class ResidualBlock(nn.Module):

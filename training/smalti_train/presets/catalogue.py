@@ -85,7 +85,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
         ),
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=8e-4, warmup=100),
-        loop=LoopConfig(steps=7000, batch=16, compile=True, evaluate_every=500, sheet_every=1000),
+        loop=LoopConfig(steps=6000, batch=16, compile=True, evaluate_every=500, sheet_every=1000),
         loss=AutoencoderLossConfig(mse=6.0),
         crop=12,
     ),
