@@ -32,6 +32,7 @@ from smalti_train.presets.unleashing import RECIPE_AUTOENCODERS, RECIPE_PRIORS
 from smalti_train.runs.config import PriorRun, VQGANRun
 from smalti_train.runs.loading import build_autoencoder, build_prior
 from smalti_train.trainers import prior as train_prior
+from smalti_train.trainers import trainer
 from smalti_train.trainers import vqgan as train_vqgan
 
 STAGES = ("autoencoder", "prior")
@@ -144,9 +145,10 @@ def fits(needed: int, memory: float) -> bool:
     return enough
 
 
-def measured(loop: Any, train: Callable[[], None]) -> None:
-    """Train, and print the seconds from the beginning of the step to the end of its last update."""
+def measured(module: Any, train: Callable[[], None]) -> None:
+    """Train by a function of ``module``, and print the seconds from the beginning of the last step to its update."""
     marks: dict[str, float] = {}
+    loop: Any = trainer
     began, ended = loop.learning_rate, loop.LossWatch.__call__
 
     def begins(*arguments: Any) -> float:
@@ -160,7 +162,7 @@ def measured(loop: Any, train: Callable[[], None]) -> None:
         ended(*arguments)
 
     loop.learning_rate, loop.LossWatch.__call__ = begins, ends
-    loop.sheet = lambda *_: Image.new("RGB", (8, 8))  # 32 samples would take longer than all the rest
+    module.sheet = lambda *_: Image.new("RGB", (8, 8))  # 32 samples would take longer than all the rest
     train()
     print(f"  one step: {marks['ended'] - marks['began']:.2f} s", flush=True)
     print(f"  most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB")

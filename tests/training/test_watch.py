@@ -21,16 +21,17 @@ from smalti_train.runs.loading import load_autoencoder
 from smalti_train.trainers import autoencoder as train_autoencoder
 from smalti_train.trainers import preview as train_preview
 from smalti_train.trainers import prior as train_prior
+from smalti_train.trainers import trainer
 from smalti_train.trainers import vqgan as train_vqgan
 from smalti_train.trainers.loss_guard import LossWatch
 
 Train = Callable[[Path, Path | None], None]
 
 
-def spoil_at(step: int, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have one update, that of ``step`` (counted from 1), throw the weights out of all bounds."""
-    rate = module.learning_rate
-    monkeypatch.setattr(module, "learning_rate", lambda now, *rest: math.nan if now == step - 1 else rate(now, *rest))
+    rate = trainer.learning_rate
+    monkeypatch.setattr(trainer, "learning_rate", lambda now, *rest: math.nan if now == step - 1 else rate(now, *rest))
 
 
 LOOPS: dict[str, tuple[ModuleType, Run]] = {
@@ -65,7 +66,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    spoil_at(6, LOOPS[kind][0], monkeypatch)
+    spoil_at(6, monkeypatch)
     with pytest.raises(TrainingError, match=r"the loss of step 7 is not a finite number.*--lr") as caught:
         start(kind, brief, small_vqgan, tiny_runs, run)
     assert f"{run / 'checkpoint-00000004'}, from before, is kept" in str(caught.value)
@@ -85,7 +86,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    spoil_at(8, LOOPS[kind][0], monkeypatch)
+    spoil_at(8, monkeypatch)
     with pytest.raises(TrainingError, match=r"the weights \S+ are no longer finite.*checkpoint-00000004, from before"):
         start(kind, brief, small_vqgan, tiny_runs, run)
     assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000004"]
@@ -98,7 +99,7 @@ def test_the_command_ends_with_one_line_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    spoil_at(2, train_prior, monkeypatch)
+    spoil_at(2, monkeypatch)
     where = ["--run", str(tmp_path / "run"), "--data", "folder", "--root", str(pictures)]
     options = ["--preset", "tiny-transformer", "--steps", "10", "--batch", "4", "--precision", "fp32"]
     with pytest.raises(SystemExit) as caught:

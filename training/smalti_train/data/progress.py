@@ -6,6 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def image_progress(title: str, total: int, done: int = 0, enabled: bool = True) 
     def rate() -> float:
         return finished / max(time.perf_counter() - start, 1e-9)
 
-    bar = _bar() if sys.stderr.isatty() else None
+    bar = open_bar()
     if bar is None:
         resumed = f", {done} already there" if done else ""
         print(f"{title}: building {total} images{resumed}", file=sys.stderr, flush=True)
@@ -38,19 +42,24 @@ def image_progress(title: str, total: int, done: int = 0, enabled: bool = True) 
         print(f"{title}: {finished} images in {seconds:.1f} s, {rate():.0f} images/s", file=sys.stderr, flush=True)
         return
     with bar:
-        task = bar.add_task(title, total=total, completed=done, rate="")
+        task = bar.add_task(title, total=total, completed=done, figures="")
 
         def advance() -> None:
             nonlocal finished
             finished += 1
             if finished % 8 == 0 or done + finished == total:
-                bar.update(task, completed=done + finished, rate=f"{rate():.0f} images/s")
+                bar.update(task, completed=done + finished, figures=f"{rate():.0f} images/s")
 
         yield advance
 
 
-def _bar():
-    """Return a ``rich`` progress bar on stderr, or None where ``rich`` is not installed."""
+def open_bar() -> Progress | None:
+    """Return a ``rich`` bar on stderr that shows each task's field ``figures``.
+
+    Return None where stderr is no terminal or ``rich`` is not installed.
+    """
+    if not sys.stderr.isatty():
+        return None
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,7 +69,7 @@ def _bar():
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )

@@ -88,7 +88,7 @@ class ReplicatingConv2d(nn.Conv2d):
     torch 2.13 cannot compile the gradient of its own padding where channels lie last.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
+    def forward(self, input: Tensor) -> Tensor:
         """Float [B, C, h, w] to [B, outputs, h / stride, w / stride]."""
         if not self.training:
             return super().forward(input)
@@ -138,6 +138,11 @@ class EdgeAutoencoder(nn.Module):
         if config.smoothing:
             decoder.append(EdgeAwareSmoothing(config.smoothing))
         self.decoder = nn.Sequential(*decoder)
+
+    def freeze_tokens(self) -> None:
+        """Keep the weights of encoder and codebook from learning, so that tokens keep their meaning."""
+        self.encoder.requires_grad_(False)
+        self.quantizer.requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (int64 [B, H/f, W/f]) of ``images`` (float [B, 3, H, W] in [-1, 1])."""

@@ -206,6 +206,12 @@ class VQGAN(nn.Module):
         """The decoder's input from codes ``z_q`` (float [B, D, h, w])."""
         return z_q if self.post_quant_conv is None else self.post_quant_conv(z_q)
 
+    def freeze_tokens(self) -> None:
+        """Keep the weights of encoder and codebook from learning, so that tokens keep their meaning."""
+        for frozen in (self.encoder, self.quant_conv, self.quantize):
+            if frozen is not None:
+                frozen.requires_grad_(False)
+
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (int64 [B, H/f, W/f]) of ``images`` (float [B, 3, H, W] in the value range); never drawn at random."""
         return self.quantize.nearest(self.features(images))

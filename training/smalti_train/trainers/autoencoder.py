@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,26 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_images
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
+from smalti_train.models.quantizer import CosineQuantizer
 from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss
 from smalti_train.runs.config import AutoencoderRun
-from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
-from smalti_train.runs.processes import share
-from smalti_train.trainers.loop import (
-    Reporter,
-    batch_indices,
-    interruptible,
-    learning_rate,
-    restore_scaler,
-    scaler_state,
-    set_learning_rate,
-    start,
-    step_generator,
-)
-from smalti_train.trainers.loss_guard import LossWatch
-from smalti_train.trainers.reconstruction import evaluate, sheet
+from smalti_train.runs.folder import RunFolder
+from smalti_train.trainers.loop import channels_last, step_generator
+from smalti_train.trainers.reconstruction import JUDGED, evaluate, sheet
+from smalti_train.trainers.trainer import Trainer, training
 
 
 def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor] | None = None) -> None:
@@ -45,11 +35,8 @@ def train_autoencoder(config: AutoencoderRun, path: Path, init: dict[str, Tensor
         raise UsageError(f"image size {config.data.size} is not a multiple of {config.model.factor}")
     if config.crop is not None and not 1 <= config.crop <= config.data.size // config.model.factor:
         raise UsageError(f"crop {config.crop}: allowed are 1 .. {config.data.size // config.model.factor} tokens")
-    folder = RunFolder(path)
-    try:
-        _train(config, folder, init)
-    finally:
-        folder.close()
+    with training("autoencoder", config, path) as trainer:
+        _train(config, trainer, init)
 
 
 def crops(images: NDArray[np.uint8], side: int, step: int, seed: int, number: int) -> NDArray[np.uint8]:
@@ -62,98 +49,61 @@ def crops(images: NDArray[np.uint8], side: int, step: int, seed: int, number: in
     return images[:, top : top + side, left : left + side]
 
 
-def _train(config: AutoencoderRun, folder: RunFolder, init: dict[str, Tensor] | None) -> None:
-    accelerator = start(config.loop, folder)
-    folder.open(config, lock=accelerator.is_main_process)
-    with accelerator.main_process_first():
-        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-    if accelerator.is_main_process:
-        folder.keep_config(config)
+class IdleSteps:
+    """The steps for which each code of a quantiser stayed unused, as part of a checkpoint."""
 
-    accelerator.init_trackers("tensorboard")
+    def __init__(self, quantizer: CosineQuantizer) -> None:
+        self.quantizer = quantizer
 
-    torch.manual_seed(config.loop.seed)
-    model = EdgeAutoencoder(config.model)
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
-    if init is not None:
-        model.load_state_dict(init)
+    def state_dict(self) -> dict[str, Tensor]:
+        """The counts, float [K]."""
+        return {"idle": self.quantizer.idle}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], /) -> None:
+        """Undo :meth:`state_dict`."""
+        self.quantizer.idle.copy_(state_dict["idle"])
+
+
+def _train(config: AutoencoderRun, trainer: Trainer, init: dict[str, Tensor] | None) -> None:
+    accelerator, loop = trainer.accelerator, config.loop
+    train, validation = trainer.open_data()
+    torch.manual_seed(loop.seed)
+    model = channels_last(EdgeAutoencoder(config.model))
     model.quantizer.measures_crowding = config.loss.even > 0
     if config.decoder_only:
-        model.encoder.requires_grad_(False)
-        model.quantizer.requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        fused=True,
-    )
+        model.freeze_tokens()
     perceptual = None
     if config.loss.perceptual:
-        perceptual = PerceptualLoss(config.loss.perceptual_crop).to(
-            accelerator.device, memory_format=torch.channels_last
-        )  # pyright: ignore[reportCallIssue] - as above
-    step = 0
-    if (saved := folder.latest()) is not None:
-        parts, state = saved
-        step = state["step"]
-        model.load_state_dict(parts["model"])
-        model.quantizer.idle.copy_(parts["idle"]["idle"])
-        restore_optimizer(optimizer, parts["optimizer"])
-        restore_scaler(accelerator, state)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    report = Reporter("autoencoder", step, config.loop.steps, config.loop.batch, accelerator.is_main_process)
-    watch = LossWatch(accelerator, config.loop, folder, model)
+        perceptual = channels_last(PerceptualLoss(config.loss.perceptual_crop)).to(accelerator.device)
+    trainer.register("model", model, init)
+    trainer.register("idle", IdleSteps(model.quantizer))
+    wrapped, optimizer = accelerator.prepare(model, trainer.adam(model))
 
-    def checkpoint() -> None:
-        watch.check()
-        parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
-        parts["idle"] = {"idle": model.quantizer.idle}
-        if accelerator.is_main_process:
-            folder.save(step, parts, scaler_state(accelerator))
+    def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
+        pixels = train.images[trainer.rows(number, len(train.images))]
+        if config.crop is not None:
+            pixels = crops(pixels, config.crop * config.model.factor, config.model.factor, loop.seed, number)
+        images = to_images(pixels, accelerator.device)
 
-    loop = config.loop
-    with interruptible(accelerator, report, checkpoint):
-        while step < loop.steps:
-            lr = learning_rate(step, loop, config.optimizer)
-            set_learning_rate(optimizer, lr)
-            indices = np.sort(share(accelerator, batch_indices(step, loop.batch, len(train.images), loop.seed)))
-            seen = train.images[indices]
-            if config.crop is not None:
-                seen = crops(seen, config.crop * config.model.factor, config.model.factor, loop.seed, step)
-            images = to_images(seen, accelerator.device)
+        wrapped.train()
+        model.encoder.train(not config.decoder_only)  # a frozen encoder keeps its norms' statistics too
+        reconstruction, features, quantized = wrapped(images)
+        terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
+        if perceptual is not None:
+            with accelerator.autocast():
+                terms["perceptual"] = perceptual(reconstruction, images, noise)
+            terms["loss"] = terms["loss"] + config.loss.perceptual * terms["perceptual"]
+        accelerator.backward(terms["loss"])
+        trainer.update(model, optimizer)
+        if number < config.reseed_until * loop.steps and not config.decoder_only:
+            # Uses the whole batch, so that every process moves the same codes to the same places.
+            seen, ids = cast("tuple[Tensor, Tensor]", accelerator.gather((features.detach(), quantized.ids)))
+            model.quantizer.reseed_idle(seen, ids, config.reseed_patience, step_generator(loop.seed, number))
+        return terms
 
-            wrapped.train()
-            model.encoder.train(not config.decoder_only)  # a frozen encoder keeps its norms' statistics too
-            reconstruction, features, quantized = wrapped(images)
-            terms = autoencoder_loss(reconstruction.float(), images, quantized, config.loss)
-            if perceptual is not None:
-                with accelerator.autocast():
-                    terms["perceptual"] = perceptual(reconstruction, images, step_generator(loop.seed, step))
-                terms["loss"] = terms["loss"] + config.loss.perceptual * terms["perceptual"]
-            accelerator.backward(terms["loss"])
-            if config.optimizer.clip:
-                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            if step < config.reseed_until * loop.steps and not config.decoder_only:
-                # Uses the whole batch, so that every process moves the same codes to the same places.
-                everyone = accelerator.gather((features.detach(), quantized.ids))
-                model.quantizer.reseed_idle(*everyone, config.reseed_patience, step_generator(loop.seed, step))
-            step += 1
-            watch(step, terms["loss"])
-
-            if step % 10 == 0 or step == loop.steps:
-                means = accelerator.reduce({name: value.detach() for name, value in terms.items()}, reduction="mean")
-                figures = {name: value.item() for name, value in means.items()}
-                accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
-                report(
-                    step, {name: figures[name] for name in ("loss", "mse", "perceptual", "crowding") if name in figures}
-                )
-            if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
-                figures = evaluate(model, validation, accelerator, None if step == loop.steps else 256)
-                accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
-                report.say(f"step {step}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
-            if accelerator.is_main_process and (step % loop.sheet_every == 0 or step == loop.steps):
-                folder.save_sheet(step, sheet(model, validation, accelerator))
-            if step % loop.checkpoint_every == 0 or step == loop.steps:
-                checkpoint()
+    trainer.run(
+        step,
+        evaluate=lambda whole: evaluate(model, validation, accelerator, None if whole else JUDGED),
+        sheet=lambda: sheet(model, validation, accelerator),
+        shown=("loss", "mse", "perceptual", "crowding"),
+    )

@@ -27,21 +27,10 @@ from smalti_train.objectives.losses import reconstruction_loss
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import AutoencoderRun, HeadsRun
 from smalti_train.runs.config_files import differences
-from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import load_heads
-from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import cached_tokens
-from smalti_train.trainers.loop import (
-    Reporter,
-    batch_indices,
-    interruptible,
-    learning_rate,
-    restore_scaler,
-    scaler_state,
-    set_learning_rate,
-    start,
-)
-from smalti_train.trainers.loss_guard import LossWatch
+from smalti_train.trainers.loop import channels_last
+from smalti_train.trainers.trainer import Trainer, training
 
 JUDGED = 64
 """Unseen images measured during training; at its end all of them are."""
@@ -58,97 +47,51 @@ def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, in
     run of heads). Raises UsageError for parts that do not fit each other, the data or the machine; OutputError when a
     checkpoint cannot be written; TrainingError when the loss is no longer a number.
     """
-    folder = RunFolder(path)
-    try:
-        _train(config, folder, autoencoder, init)
-    finally:
-        folder.close()
+    with training("heads", config, path) as trainer:
+        _train(config, trainer, autoencoder, init)
 
 
-def _train(config: HeadsRun, folder: RunFolder, source: str | Path | None, init: Path | None) -> None:
-    accelerator = start(config.loop, folder)
-    main = accelerator.is_main_process
-    folder.open(config, lock=main)
-    torch.manual_seed(config.loop.seed)
+def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: Path | None) -> None:
+    accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
     model = SizedAutoencoder(config.model)
-    saved = folder.latest()
-    if saved is None:
+    if trainer.new:
         _begin(model, config, source, init)
+    trainer.register("model", model)
     with accelerator.main_process_first():
         train = [open_split(data, "train") for data in _sizes(config.data)]
         validation = [open_split(data, "validation") for data in _sizes(config.data)]
-        if main:
-            folder.keep_config(config)
-        if saved is not None:
-            model.load_state_dict(saved[0]["model"])
+        trainer.keep_config()
         codec = model.autoencoder.eval()
-        tokens = cached_tokens(folder.path / "tokens/train.npy", codec, train[0], accelerator, False, "tokens")
+        tokens = cached_tokens(path / "tokens/train.npy", codec, train[0], accelerator, False, "tokens")
         unseen = cached_tokens(
-            folder.path / "tokens/validation.npy", codec, validation[0], accelerator, False, "validation tokens"
+            path / "tokens/validation.npy", codec, validation[0], accelerator, False, "validation tokens"
         )
-    accelerator.init_trackers("tensorboard")
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
+    model = channels_last(model).to(accelerator.device)
     model.autoencoder.requires_grad_(False)
-    model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        model.heads.parameters(),
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        fused=True,
+    heads, optimizer = accelerator.prepare(model.heads, trainer.adam(model.heads))
+    measure = torch.compile(reconstruction_loss) if loop.compile else reconstruction_loss
+
+    def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
+        chosen = trainer.rows(number, len(tokens))
+        ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
+        with torch.no_grad(), accelerator.autocast():
+            seen = model.seen(ids)
+        heads.train()
+        made = heads(*seen, SCALES[1:])
+        losses: dict[str, Tensor] = {}
+        for scale, images in zip(SCALES[1:], train[1:]):
+            target = to_images(images.images[chosen], accelerator.device)
+            losses[f"x{scale}"] = measure(made[scale], target, config.loss)["loss"]
+        accelerator.backward(torch.stack([*losses.values()]).sum())
+        trainer.update(model.heads, optimizer)
+        return losses
+
+    trainer.run(
+        step,
+        evaluate=lambda whole: judge(model, unseen, validation, accelerator, None if whole else JUDGED),
+        sheet=lambda: sheet(model, unseen, validation, accelerator),
+        shown=tuple(f"x{scale}" for scale in SCALES[1:]),
     )
-    step = 0
-    if saved is not None:
-        step = saved[1]["step"]
-        restore_optimizer(optimizer, saved[0]["optimizer"])
-        restore_scaler(accelerator, saved[1])
-    heads, optimizer = accelerator.prepare(model.heads, optimizer)
-    measure = torch.compile(reconstruction_loss) if config.loop.compile else reconstruction_loss
-    report = Reporter("heads", step, config.loop.steps, config.loop.batch, main)
-    watch = LossWatch(accelerator, config.loop, folder, model)
-
-    def checkpoint() -> None:
-        watch.check()
-        if main:
-            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
-            folder.save(step, parts, scaler_state(accelerator))
-
-    loop = config.loop
-    with interruptible(accelerator, report, checkpoint):
-        while step < loop.steps:
-            lr = learning_rate(step, loop, config.optimizer)
-            set_learning_rate(optimizer, lr)
-            chosen = np.sort(share(accelerator, batch_indices(step, loop.batch, len(tokens), loop.seed)))
-            ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
-            with torch.no_grad(), accelerator.autocast():
-                seen = model.seen(ids)
-            heads.train()
-            made = heads(*seen, SCALES[1:])
-            losses: dict[str, Tensor] = {}
-            for scale, images in zip(SCALES[1:], train[1:]):
-                target = to_images(images.images[chosen], accelerator.device)
-                losses[f"x{scale}"] = measure(made[scale], target, config.loss)["loss"]
-            loss = torch.stack([*losses.values()]).sum()
-            accelerator.backward(loss)
-            if config.optimizer.clip:
-                accelerator.clip_grad_norm_(model.heads.parameters(), config.optimizer.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            watch(step, loss)
-
-            if step % 10 == 0 or step == loop.steps:
-                means = accelerator.reduce({name: value.detach() for name, value in losses.items()}, reduction="mean")
-                figures = {name: value.item() for name, value in means.items()}
-                accelerator.log({f"train/{name}": value for name, value in figures.items()} | {"lr": lr}, step=step)
-                report(step, figures)
-            if main and (step % loop.evaluate_every == 0 or step == loop.steps):
-                figures = judge(model, unseen, validation, accelerator, None if step == loop.steps else JUDGED)
-                accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
-                report.say(f"step {step}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures.items()))
-            if main and (step % loop.sheet_every == 0 or step == loop.steps):
-                folder.save_sheet(step, sheet(model, unseen, validation, accelerator))
-            if step % loop.checkpoint_every == 0 or step == loop.steps:
-                checkpoint()
 
 
 def _begin(model: SizedAutoencoder, config: HeadsRun, source: str | Path | None, init: Path | None) -> None:

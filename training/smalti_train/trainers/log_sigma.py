@@ -17,26 +17,15 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
-from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_images
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.objectives.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
 from smalti_train.runs.config import LoopConfig, OptimizerConfig, VQGANRun
-from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import load_autoencoder
 from smalti_train.runs.processes import share
-from smalti_train.trainers.loop import (
-    Reporter,
-    batch_indices,
-    interruptible,
-    learning_rate,
-    restore_scaler,
-    scaler_state,
-    set_learning_rate,
-    start,
-    step_generator,
-)
-from smalti_train.trainers.loss_guard import LossWatch
+from smalti_train.trainers.loop import batch_indices
+from smalti_train.trainers.reconstruction import JUDGED
+from smalti_train.trainers.trainer import Trainer, training
 
 HEAD_OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=20)
 HEAD_LOOP = LoopConfig(steps=500, batch=16)
@@ -67,86 +56,44 @@ def train_log_sigma(config: VQGANRun, path: Path, autoencoder: Path) -> None:
     UsageError for a configuration that does not fit the VQGAN, the data or the machine; OutputError when a checkpoint
     cannot be written; TrainingError when the loss is no longer a number.
     """
-    folder = RunFolder(path)
-    try:
-        _train(config, folder, autoencoder)
-    finally:
-        folder.close()
-
-
-def _train(config: VQGANRun, folder: RunFolder, autoencoder: Path) -> None:
     bits = config.pixel_bits
     if bits is None or not config.model.probabilistic:
         raise UsageError("this configuration trains no probabilistic head: make it by head_run")
-    accelerator = start(config.loop, folder)
-    folder.open(config, lock=accelerator.is_main_process)
-    with accelerator.main_process_first():
-        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-    torch.manual_seed(config.loop.seed)
-    model = _with_head(config, autoencoder)
-    if accelerator.is_main_process:
-        folder.keep_config(config)
-    accelerator.init_trackers("tensorboard")
+    with training("log sigma", config, path) as trainer:
+        _train(config, bits, trainer, autoencoder)
 
-    model.requires_grad_(False)
+
+def _train(config: VQGANRun, bits: int, trainer: Trainer, autoencoder: Path) -> None:
+    accelerator, loop, value_range = trainer.accelerator, config.loop, config.model.value_range
+    model = _with_head(config, autoencoder)
+    train, validation = trainer.open_data()
     head = model.decoder.logsigma
     assert head is not None
+    model.requires_grad_(False)
     head.requires_grad_(True)
-    optimizer = torch.optim.AdamW(head.parameters(), betas=config.optimizer.betas, weight_decay=0.0, fused=True)
-    step = 0
-    if (saved := folder.latest()) is not None:
-        parts, state = saved
-        step = state["step"]
-        model.load_state_dict(parts["model"])
-        restore_optimizer(optimizer, parts["optimizer"])
-        restore_scaler(accelerator, state)
-    model.to(accelerator.device)
-    optimizer = accelerator.prepare(optimizer)
-    report = Reporter("log sigma", step, config.loop.steps, config.loop.batch, accelerator.is_main_process)
-    watch = LossWatch(accelerator, config.loop, folder, model)
+    trainer.register("model", model)
+    optimizer = accelerator.prepare(trainer.adam(model.to(accelerator.device)))
 
-    def checkpoint() -> None:
-        watch.check()
-        if accelerator.is_main_process:
-            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
-            folder.save(step, parts, scaler_state(accelerator))
+    def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
+        indices = np.sort(batch_indices(number, loop.batch, len(train.images), loop.seed))
+        # Noise is drawn for the whole batch, so that the number of processes does not change it.
+        whole = to_images(train.images[indices], value_range=value_range)
+        values = share(accelerator, dequantized(whole, bits, value_range, noise)).to(accelerator.device)
+        images = share(accelerator, whole).to(accelerator.device)
+        with accelerator.autocast():
+            mean, logsigma = model.probabilistic(model.encode(images))
+        loss = gaussian_nats(values, mean.float(), logsigma.float()).mean() / values[0].numel()
+        accelerator.backward(loss)
+        trainer.mean_gradients(head)
+        trainer.update(head, optimizer)
+        return {"loss": loss}
 
-    loop, value_range = config.loop, config.model.value_range
-    with interruptible(accelerator, report, checkpoint):
-        while step < loop.steps:
-            lr = learning_rate(step, loop, config.optimizer)
-            set_learning_rate(optimizer, lr)
-            noise = step_generator(loop.seed, step)
-            indices = np.sort(batch_indices(step, loop.batch, len(train.images), loop.seed))
-            # Noise is drawn for the whole batch, so that the number of processes does not change it.
-            whole = to_images(train.images[indices], value_range=value_range)
-            values = share(accelerator, dequantized(whole, bits, value_range, noise)).to(accelerator.device)
-            images = share(accelerator, whole).to(accelerator.device)
-            with accelerator.autocast():
-                mean, logsigma = model.probabilistic(model.encode(images))
-            nats = gaussian_nats(values, mean.float(), logsigma.float())
-            loss = nats.mean() / values[0].numel()
-            accelerator.backward(loss)
-            for parameter in head.parameters() if accelerator.num_processes > 1 else ():
-                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")  # pyright: ignore
-            if config.optimizer.clip:
-                accelerator.clip_grad_norm_(head.parameters(), config.optimizer.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            watch(step, loss)
+    def judge(whole: bool) -> dict[str, float]:
+        found = pixel_nats(model, validation, bits, None if whole else JUDGED).mean(0, keepdim=True)
+        found = bits_per_dimension(found, torch.zeros(1), 3 * config.data.size**2, bits, value_range)
+        return {"pixel_bits_per_dim": found.item()}  # without the tokens' share
 
-            if step % 10 == 0 or step == loop.steps:
-                accelerator.log({"train/loss": loss.item(), "lr": lr}, step=step)
-                report(step, {"loss": loss.item()})
-            if accelerator.is_main_process and (step % loop.evaluate_every == 0 or step == loop.steps):
-                found = pixel_nats(model, validation, bits, None if step == loop.steps else 256).mean(0, keepdim=True)
-                dimensions = 3 * config.data.size**2
-                figure = bits_per_dimension(found, torch.zeros(1), dimensions, bits, value_range).item()
-                accelerator.log({"validation/pixel_bits_per_dim": figure}, step=step)
-                report.say(f"step {step}: validation {figure:.3f} bits per dimension, without the tokens' share")
-            if step % loop.checkpoint_every == 0 or step == loop.steps:
-                checkpoint()
+    trainer.run(step, judge)
 
 
 @torch.no_grad()

@@ -25,22 +25,11 @@ from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderCo
 from smalti_train.objectives.losses import psnr
 from smalti_train.runs.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
 from smalti_train.runs.config_files import differences
-from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import Autoencoder, load_preview, trained_steps
 from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import cached_tokens, encode_images, find_autoencoder, keep_autoencoder
-from smalti_train.trainers.loop import (
-    Reporter,
-    batch_indices,
-    interruptible,
-    learning_rate,
-    restore_scaler,
-    scaler_state,
-    set_learning_rate,
-    start,
-    step_generator,
-)
-from smalti_train.trainers.loss_guard import LossWatch
+from smalti_train.trainers.loop import batch_indices, channels_last
+from smalti_train.trainers.trainer import Trainer, training
 
 PREVIEW_OPTIMIZER = OptimizerConfig(lr=2e-3, warmup=50, final_lr=0.02)
 PREVIEW_LOOP = LoopConfig(steps=1500, batch=16)
@@ -89,86 +78,50 @@ def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None, init
     configuration that does not fit the decoder, the data or the machine; OutputError when a checkpoint cannot be
     written; TrainingError when the loss is no longer a number.
     """
-    folder = RunFolder(path)
-    try:
-        _train(config, folder, autoencoder, init)
-    finally:
-        folder.close()
+    with training("preview", config, path) as trainer:
+        _train(config, trainer, autoencoder, init)
 
 
-def _train(config: PreviewRun, folder: RunFolder, source: Path | None, init: Path | None) -> None:
-    accelerator = start(config.loop, folder)
-    main = accelerator.is_main_process
-    folder.open(config, lock=main)
+def _train(config: PreviewRun, trainer: Trainer, source: Path | None, init: Path | None) -> None:
+    accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
     with accelerator.main_process_first():
         train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-        teacher, teacher_run = find_autoencoder(folder.path, source)
+        teacher, teacher_run = find_autoencoder(path, source)
         _check(config, teacher)
         teacher.requires_grad_(False)
-        if main:
-            keep_autoencoder(folder.path, teacher, teacher_run, trained_steps(source) if source else None)
-            folder.keep_config(config)
-        tokens = cached_tokens(folder.path / "tokens.npy", teacher, train, accelerator, False, "tokens")
+        if trainer.main:
+            keep_autoencoder(path, teacher, teacher_run, trained_steps(source) if source else None)
+        trainer.keep_config()
+        tokens = cached_tokens(path / "tokens.npy", teacher, train, accelerator, False, "tokens")
     some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])
     unseen = torch.from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))
     unseen = unseen.to(accelerator.device)
-    accelerator.init_trackers("tensorboard")
-    torch.manual_seed(config.loop.seed)
-    model = PreviewDecoder(config.model).to(memory_format=torch.channels_last)  # pyright: ignore
+
+    torch.manual_seed(loop.seed)
+    model = channels_last(PreviewDecoder(config.model))
     start_from_codes(model, teacher)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
+    trainer.register("model", model, _initial(init, config) if init and trainer.new else None)
+    wrapped, optimizer = accelerator.prepare(model, trainer.adam(model))
+
+    def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
+        chosen = batch_indices(number, loop.batch, len(tokens), loop.seed)
+        whole = torch.from_numpy(tokens[chosen].astype(np.int64))
+        shown = unfinished(whole, config.model.codes, noise)
+        whole, shown = (share(accelerator, part).to(accelerator.device) for part in (whole, shown))
+        with accelerator.autocast(), torch.no_grad():
+            target = teacher_pixels(teacher, whole)
+        with accelerator.autocast():
+            loss = (wrapped(shown).float() - target).abs().mean()
+        accelerator.backward(loss)
+        trainer.update(model, optimizer)
+        return {"l1": loss}
+
+    trainer.run(
+        step,
+        evaluate=lambda _: {"psnr": _judged(model, teacher, unseen)},
+        sheet=lambda: contact_sheet(_sheet(model, teacher, unseen[:8]), min(8, len(unseen))),
+        shown=("l1",),
     )
-    step = 0
-    if (saved := folder.latest()) is not None:
-        parts, state = saved
-        step = state["step"]
-        model.load_state_dict(parts["model"])
-        restore_optimizer(optimizer, parts["optimizer"])
-        restore_scaler(accelerator, state)
-    elif init is not None:
-        model.load_state_dict(_initial(init, config).state_dict())
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    report = Reporter("preview", step, config.loop.steps, config.loop.batch, main)
-    watch = LossWatch(accelerator, config.loop, folder, model)
-    loop = config.loop
-
-    def checkpoint() -> None:
-        watch.check()
-        if main:
-            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
-            folder.save(step, parts, scaler_state(accelerator))
-
-    with interruptible(accelerator, report, checkpoint):
-        while step < loop.steps:
-            set_learning_rate(optimizer, learning_rate(step, loop, config.optimizer))
-            chosen = batch_indices(step, loop.batch, len(tokens), loop.seed)
-            whole = torch.from_numpy(tokens[chosen].astype(np.int64))
-            shown = unfinished(whole, config.model.codes, step_generator(loop.seed, step))
-            whole, shown = (share(accelerator, part).to(accelerator.device) for part in (whole, shown))
-            with accelerator.autocast(), torch.no_grad():
-                target = teacher_pixels(teacher, whole)
-            with accelerator.autocast():
-                loss = (prepared(shown).float() - target).abs().mean()
-            accelerator.backward(loss)
-            if config.optimizer.clip:
-                accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            watch(step, loss)
-
-            if step % 10 == 0 or step == loop.steps:
-                accelerator.log({"train/l1": loss.item()}, step=step)
-                report(step, {"l1": loss.item()})
-            if main and (step % loop.evaluate_every == 0 or step == loop.steps):
-                figure = _judged(model, teacher, unseen)
-                accelerator.log({"validation/psnr": figure}, step=step)
-                report.say(f"step {step}: PSNR {figure:.2f} dB against the decoder")
-            if main and (step % loop.sheet_every == 0 or step == loop.steps):
-                folder.save_sheet(step, contact_sheet(_sheet(model, teacher, unseen[:8]), min(8, len(unseen))))
-            if step % loop.checkpoint_every == 0 or step == loop.steps:
-                checkpoint()
 
 
 def _check(config: PreviewRun, teacher: Autoencoder) -> None:
@@ -181,11 +134,11 @@ def _check(config: PreviewRun, teacher: Autoencoder) -> None:
         )
 
 
-def _initial(source: Path, config: PreviewRun) -> PreviewDecoder:
+def _initial(source: Path, config: PreviewRun) -> dict[str, Tensor]:
     model, other = load_preview(source)
     if changed := differences(other.model, config.model, "model."):
         raise UsageError(f"the weights of {source} do not fit this preview ({'; '.join(changed)})")
-    return model
+    return model.state_dict()
 
 
 @torch.no_grad()

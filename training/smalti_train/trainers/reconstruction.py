@@ -16,6 +16,9 @@ from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.objectives.losses import psnr
 from smalti_train.runs.loading import Autoencoder
 
+JUDGED = 256
+"""Unseen images measured during training; at its end all of them are."""
+
 
 def _batches(data: ImageSet, limit: int | None, batch: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
     count = min(len(data.images), limit or len(data.images))

@@ -1,0 +1,229 @@
+"""The loop of every training: start, resume, steps, figures, sheets and checkpoints.
+
+A training opens its data, builds its models, registers what a checkpoint holds, and gives :meth:`Trainer.run` one
+function for a step and one each for the figures and the sheet of its present state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from smalti_train.data import ImageSet
+from smalti_train.data.config import open_split
+from smalti_train.runs.config import AutoencoderRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.processes import share
+from smalti_train.trainers.averaging import Average, Model
+from smalti_train.trainers.loop import (
+    batch_indices,
+    learning_rate,
+    restore_scaler,
+    scaler_state,
+    set_learning_rate,
+    start,
+    step_generator,
+)
+from smalti_train.trainers.loss_guard import LossWatch
+from smalti_train.trainers.reporter import Reporter
+
+LOG_EVERY = 10
+"""Steps between two reports of the losses."""
+Trained = AutoencoderRun | VQGANRun | PriorRun | PreviewRun | HeadsRun
+
+
+class Stateful(Protocol):
+    """Part of a training whose tensors belong into a checkpoint: a model, an average, a table."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name."""
+        ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take the tensors of :meth:`state_dict`."""
+        ...
+
+
+@contextlib.contextmanager
+def training(title: str, config: Trained, path: Path) -> Iterator[Trainer]:
+    """Context of one training of ``config`` in the run below ``path``, which no other training may write meanwhile.
+
+    Raises UsageError for a configuration that does not fit the run or the machine.
+    """
+    folder = RunFolder(path)
+    try:
+        yield Trainer(title, config, folder)
+    finally:
+        folder.close()
+
+
+class Trainer:
+    """One run in training; :func:`training` makes it.
+
+    ``step`` counts the steps done. ``accelerator`` knows the processes, the device and the precision.
+    """
+
+    def __init__(self, title: str, config: Trained, folder: RunFolder) -> None:
+        self.title, self.config, self.folder = title, config, folder
+        self.accelerator = start(config.loop, folder)
+        self.main = self.accelerator.is_main_process
+        folder.open(config, lock=self.main)
+        saved = folder.latest()
+        self.new = saved is None
+        """Whether no checkpoint was there."""
+        self.step = 0
+        self._saved: Mapping[str, dict[str, Tensor]] = {}
+        if saved is not None:
+            self._saved, self.step = saved[0], saved[1]["step"]
+            restore_scaler(self.accelerator, saved[1])
+        self._parts: dict[str, Stateful] = {}
+        self._averages: list[Average[Any]] = []
+        torch.manual_seed(config.loop.seed)
+
+    def open_data(self) -> tuple[ImageSet, ImageSet]:
+        """Open the images to train on and those to measure on, and keep the configuration, as it fits them."""
+        with self.accelerator.main_process_first():
+            splits = open_split(self.config.data, "train"), open_split(self.config.data, "validation")
+            self.keep_config()
+        return splits
+
+    def keep_config(self) -> None:
+        """Write the configuration into the folder, once it is known to fit the data."""
+        if self.main:
+            self.folder.keep_config(self.config)
+
+    def register(self, name: str, part: Stateful, init: Mapping[str, Tensor] | None = None) -> None:
+        """Have every checkpoint hold ``part`` under ``name``.
+
+        A resumed run's part gets its tensors back here; a new run's part starts from ``init``, if that is given.
+        """
+        if self.new and init is not None:
+            part.load_state_dict(init)
+        elif not self.new:
+            tensors = self._saved[name]
+            if isinstance(part, torch.optim.Optimizer):
+                restore_optimizer(part, tensors)
+            else:
+                part.load_state_dict(tensors)
+        self._parts[name] = part
+
+    def adam(self, model: nn.Module, name: str = "optimizer") -> torch.optim.Optimizer:
+        """Register AdamW over those weights of ``model`` that learn, as the run's configuration wants it."""
+        wanted = self.config.optimizer
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            betas=wanted.betas,
+            weight_decay=wanted.weight_decay,
+            fused=True,
+        )
+        self.register(name, optimizer)
+        return optimizer
+
+    def average(self, model: Model, decay: float, every: int = 1) -> Average[Model]:
+        """Register an average of the weights of ``model``, which the loop updates after every ``every``-th step."""
+        average = Average(model, decay, every)
+        self.register("ema", average)
+        average.averaged.to(self.accelerator.device)
+        self._averages.append(average)
+        return average
+
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Move the weights of ``model`` by their gradients, clipped as configured, and clear those."""
+        if self.config.optimizer.clip:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.config.optimizer.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def rows(self, number: int, count: int) -> NDArray[np.int64]:
+        """Indices, in rising order, of those of ``count`` images that this process sees at step ``number``."""
+        loop = self.config.loop
+        return np.sort(share(self.accelerator, batch_indices(number, loop.batch, count, loop.seed)))
+
+    def scalars(self, **values: float) -> dict[str, Tensor]:
+        """Numbers as scalars on this training's device."""
+        return {name: torch.tensor(float(value), device=self.accelerator.device) for name, value in values.items()}
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over the processes."""
+        return cast(Tensor, self.accelerator.reduce(value, reduction="mean"))
+
+    def mean_gradients(self, model: nn.Module) -> None:
+        """Average the gradients of ``model``, which accelerate did not prepare, over the processes."""
+        if self.accelerator.num_processes > 1:
+            for parameter in model.parameters():
+                parameter.grad = None if parameter.grad is None else self.mean(parameter.grad)
+
+    def reports(self, step: int) -> bool:
+        """Whether the losses of ``step``, counted from 0, are reported."""
+        return (step + 1) % LOG_EVERY == 0 or step + 1 == self.config.loop.steps
+
+    def run(
+        self,
+        step: Callable[[int, torch.Generator], dict[str, Tensor]],
+        evaluate: Callable[[bool], dict[str, float]],
+        sheet: Callable[[], Image.Image] | None = None,
+        shown: tuple[str, ...] = ("loss",),
+    ) -> None:
+        """Train to the last step of the configuration, and leave a checkpoint there and at an interrupt.
+
+        ``step`` gets the number of the step, counted from 0, and its random generator, which is the same on every
+        process; it returns scalars by name, of which those ``shown`` stand in the progress line. ``evaluate`` measures
+        unseen data, all of it when its argument is true. Raises TrainingError when a scalar or a weight is no longer
+        finite, OutputError when something cannot be written.
+        """
+        loop, accelerator = self.config.loop, self.accelerator
+        optimizers = [part for part in self._parts.values() if isinstance(part, torch.optim.Optimizer)]
+        models = [part for part in self._parts.values() if isinstance(part, nn.Module)]
+        accelerator.init_trackers("tensorboard")
+        report = Reporter(self.title, self.step, loop.steps, loop.batch, self.main)
+        watch = LossWatch(accelerator, loop, self.folder, *models)
+        try:
+            while self.step < loop.steps:
+                rate = learning_rate(self.step, loop, self.config.optimizer)
+                for optimizer in optimizers:
+                    set_learning_rate(optimizer, rate)
+                scalars = step(self.step, step_generator(loop.seed, self.step))
+                self.step += 1
+                for average in self._averages:
+                    average.update(self.step)
+                watch(self.step, *scalars.values())
+
+                last = self.step == loop.steps
+                if self.reports(self.step - 1):
+                    means = accelerator.reduce({name: value.detach() for name, value in scalars.items()}, "mean")
+                    figures = {name: value.item() for name, value in cast("dict[str, Tensor]", means).items()}
+                    accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
+                    accelerator.log({"lr": rate}, step=self.step)
+                    report(self.step, {name: figures[name] for name in shown if name in figures})
+                if self.main and (last or self.step % loop.evaluate_every == 0):
+                    figures = evaluate(last)
+                    accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)
+                    said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                    report.say(f"step {self.step}: validation {said}")
+                if self.main and sheet is not None and (last or self.step % loop.sheet_every == 0):
+                    self.folder.save_sheet(self.step, sheet())
+                if last or self.step % loop.checkpoint_every == 0:
+                    self._checkpoint(watch)
+        except KeyboardInterrupt:
+            self._checkpoint(watch)
+            raise
+        finally:
+            report.close()
+            accelerator.end_training()
+
+    def _checkpoint(self, watch: LossWatch) -> None:
+        watch.check()
+        if self.main:
+            tensors = {
+                name: optimizer_tensors(part) if isinstance(part, torch.optim.Optimizer) else part.state_dict()
+                for name, part in self._parts.items()
+            }
+            self.folder.save(self.step, tensors, scaler_state(self.accelerator))
