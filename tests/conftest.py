@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from helpers.skips import SkipGuard
+
 gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects that stay: a tenth of its time is looking at them
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
@@ -32,6 +34,12 @@ LONG = (
     "test_published_graphs",
 )
 """Files that take a minute or more, in the order in which they begin: none of them is to be the last one running."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where SMALTI_SKIPS names a list, let a skipped test that it does not allow fail the session."""
+    if (listed := os.environ.get("SMALTI_SKIPS")) and not hasattr(config, "workerinput"):  # workers report to the rest
+        config.pluginmanager.register(SkipGuard(Path(listed)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
