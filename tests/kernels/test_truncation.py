@@ -85,7 +85,7 @@ def test_drawing_from_kept_tokens_is_drawing_with_the_others_forbidden(seed):
 
 @pytest.mark.parametrize(("vocabulary", "rows"), [(256, 600), (1000, 200), (8192, 40)])
 def test_many_rows_are_kept_as_a_sort_keeps_them(vocabulary, rows):
-    # bench/kernel_statistics.py does the same with a hundred thousand.
+    # bench/quality/kernel_statistics.py does the same with a hundred thousand.
     rng = np.random.default_rng(vocabulary)
     scores = np.rint(rng.standard_normal((rows, vocabulary)) * rng.choice([0.3, 1, 3, 8], (rows, 1)) * 65536)
     distance = (scores.max(axis=1)[:, None] - scores).astype(np.uint32)

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -19,9 +18,7 @@ from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.runs.config import AutoencoderRun, VQGANRun
 from smalti_train.runs.config_files import read_run, to_json
 from smalti_train.runs.folder import RunFolder
-from smalti_train.trainers import autoencoder as autoencoder_module
-from smalti_train.trainers import prior as prior_module
-from smalti_train.trainers import vqgan as vqgan_module
+from smalti_train.trainers import trainer
 from smalti_train.trainers.autoencoder import train_autoencoder
 from smalti_train.trainers.prior import train_prior
 from smalti_train.trainers.vqgan import train_vqgan
@@ -101,23 +98,23 @@ def test_a_prior_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     assert_same_checkpoint(run / "checkpoint-00000020", tiny_runs[1] / "checkpoint-00000020")
 
 
-def interrupt_at(step: int, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Ctrl-C come at the beginning of a step."""
-    rate = module.learning_rate
+    rate = trainer.learning_rate
 
     def interrupted(now: int, *rest: object) -> float:
         if now == step:
             raise KeyboardInterrupt
         return rate(now, *rest)
 
-    monkeypatch.setattr(module, "learning_rate", interrupted)
+    monkeypatch.setattr(trainer, "learning_rate", interrupted)
 
 
 def test_an_interrupted_prior_saves_what_was_reached(
     tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = brief(PRIORS["tiny"], checkpoint_every=100), tmp_path / "run"
-    interrupt_at(7, prior_module, monkeypatch)
+    interrupt_at(7, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_prior(config, run, tiny_runs[0])
     assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000007"]
@@ -131,7 +128,7 @@ def test_an_interrupted_autoencoder_remembers_which_codes_lay_idle(
 ) -> None:
     config = dataclasses.replace(brief(AUTOENCODERS["tiny"], steps=10), reseed_patience=3, reseed_until=1.0)
     train_autoencoder(config, tmp_path / "uninterrupted")
-    interrupt_at(5, autoencoder_module, monkeypatch)
+    interrupt_at(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_autoencoder(config, tmp_path / "run")
     monkeypatch.undo()
@@ -148,7 +145,7 @@ def test_an_interrupted_vqgan_goes_on_with_its_discriminator_and_its_averages(
     model = dataclasses.replace(small_vqgan.model, quantizer=quantizer)
     config = dataclasses.replace(small_vqgan, model=model, ema_every=3, gumbel_steps=20)
     train_vqgan(config, tmp_path / "uninterrupted")
-    interrupt_at(5, vqgan_module, monkeypatch)
+    interrupt_at(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_vqgan(config, tmp_path / "run")
     monkeypatch.undo()
@@ -170,7 +167,7 @@ def test_an_interrupted_transformer_ends_where_the_uninterrupted_one_does(
     if preset == "tiny-transformer":
         config = dataclasses.replace(config, objective="elbo", masking="fixed", times="importance")
     train_prior(config, tmp_path / "uninterrupted", tiny_runs[0])
-    interrupt_at(7, prior_module, monkeypatch)
+    interrupt_at(7, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_prior(config, tmp_path / "run", tiny_runs[0])
     monkeypatch.undo()

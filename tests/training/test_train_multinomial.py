@@ -65,7 +65,7 @@ def test_it_is_loaded_as_what_it_is_with_its_averages_and_its_history(trained: P
 def test_it_goes_on_where_it_stopped(
     trained: Path, tiny_runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smalti_train.trainers import prior as module
+    from smalti_train.trainers import trainer as module
 
     _, config = load_prior(trained)
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=6))

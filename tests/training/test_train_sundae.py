@@ -70,7 +70,7 @@ def test_it_is_loaded_as_what_it_is_with_its_averages(trained: Path) -> None:
 def test_it_goes_on_where_it_stopped(
     trained: Path, brief: Callable, tiny_runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smalti_train.trainers import prior as module
+    from smalti_train.trainers import trainer as module
 
     _, config = load_prior(trained)
     rate, run = module.learning_rate, tmp_path / "run"
