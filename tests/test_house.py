@@ -16,21 +16,20 @@ ROOTS = {
     "smalti_export": HOUSE / "export/smalti_export",
 }
 ROOMS = {
-    "smalti_kernels": ("errors", "spec", "checks", "impl", "api", "build"),
+    "smalti_kernels": ("errors", "platform", "spec", "checks", "impl", "api", "build"),
     "smalti": (
         "version",
         "errors",
+        "platform",
         "files",
         "images",
         "bundle",
         "backends",
         "families",
         "codec",
-        "recipe",
         "result",
         "generator",
         "verification",
-        "benchmark",
         "cli",
     ),
     "smalti_train": (

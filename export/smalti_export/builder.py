@@ -13,7 +13,6 @@ import msgspec
 import onnx
 from torch import Tensor, nn
 
-from smalti.backends.base import default_threads
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.manifest import (
     PRIORS,
@@ -40,6 +39,7 @@ from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32
 from smalti_export.precision.int8 import last_layers, quantize, too_large
 from smalti_export.precision.overflow import kept_in_range
 from smalti_export.source import Pair, released
+from smalti_kernels.platform import usable_cores
 from smalti_train.data import ImageSet
 from smalti_train.runs.bundle_weights import TRANSPOSED
 
@@ -258,7 +258,7 @@ def _measured(
     component = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=(variant,))
     only = msgspec.structs.replace(record, components={part.role: component}, weights=(_record(file, content),))
     trial = Bundle(Path("trial"), only, "", {graph_file: graph, file: content})
-    session = OnnxRuntimeCpu(default_threads()).open(trial, part.role, precision)
+    session = OnnxRuntimeCpu(usable_cores()).open(trial, part.role, precision)
     try:
         found = figures.measure(part.role, session, runs)
     except SamplingError:  # invalid logits, such as NaN

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smalti_kernels.errors import SamplingError
+from smalti_kernels.platform import usable_cores
 from smalti_kernels.spec.noise import FRACTION_BITS, Seeds, as_seeds, as_words
 from smalti_kernels.spec.truncation import P_ONE
 
@@ -179,13 +179,6 @@ def as_request(
         logprob=bool(logprob),
         threads=usable_cores() if threads is None else int(threads),
     )
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _name(array: Array) -> str:

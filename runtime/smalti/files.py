@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 from smalti.errors import OutputError
-
-AT_FDCWD = -100
-"""Constant of Linux: paths are relative to the working directory of the process."""
-EXCHANGE = 2
-"""RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS: swap two paths in one step."""
+from smalti.platform import exchanged
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -103,7 +97,7 @@ def replace_folder(new: Path, target: Path) -> None:
     """
     if not target.exists():
         new.rename(target)
-    elif _exchanged(new, target):
+    elif exchanged(new, target):
         shutil.rmtree(new, ignore_errors=True)
     else:
         old = new.with_name(f"{new.name}.old")
@@ -114,14 +108,3 @@ def replace_folder(new: Path, target: Path) -> None:
             old.rename(target)
             raise
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchanged(first: Path, second: Path) -> bool:
-    """Swap two folders in one step; return False where the system or the file system cannot."""
-    paths = os.fsencode(first), os.fsencode(second)
-    with contextlib.suppress(AttributeError, OSError):  # no C library, or one without the call
-        if sys.platform == "darwin":
-            return ctypes.CDLL(None).renamex_np(*paths, EXCHANGE) == 0
-        if sys.platform == "linux":
-            return ctypes.CDLL(None).renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], EXCHANGE) == 0
-    return False

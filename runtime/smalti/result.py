@@ -17,9 +17,9 @@ from smalti.bundle.reader import Bundle
 from smalti.errors import UsageError
 from smalti.families.absorbing import sampler as absorbing
 from smalti.families.base import Settings
+from smalti.families.recipe import PNG_KEY, Recipe, encode_recipe
 from smalti.families.settings import chosen_options
 from smalti.images import contact_sheet, save_png
-from smalti.recipe import PNG_KEY, Recipe, encode_recipe
 from smalti.version import __version__
 
 Int32 = NDArray[np.int32]

@@ -27,7 +27,7 @@ def test_no_library(monkeypatch):
     assert isinstance(caught.value, SmaltiError)
     assert 'impl="numpy"' in caught.value.remedy
     # A failure is not remembered: a driver that is there later is found.
-    monkeypatch.setattr(module, "LIBRARIES", ("libno-such-cuda.so",))
+    monkeypatch.setattr(module, "DRIVER_LIBRARIES", ("libno-such-cuda.so",))
     module.driver.cache_clear()
     for _ in range(2):
         with pytest.raises(DriverUnavailable):
@@ -35,7 +35,7 @@ def test_no_library(monkeypatch):
 
 
 def test_the_machines_driver_is_opened_once(stub, monkeypatch):
-    monkeypatch.setattr(module, "LIBRARIES", (stub.path,))
+    monkeypatch.setattr(module, "DRIVER_LIBRARIES", (stub.path,))
     module.driver.cache_clear()
     assert module.driver() is module.driver()
     module.driver.cache_clear()

@@ -36,7 +36,7 @@ def case() -> dict[str, Any]:
 @pytest.fixture
 def no_driver(monkeypatch):
     """A machine without an NVIDIA driver, whatever this one has."""
-    monkeypatch.setattr(driver, "LIBRARIES", ("libno-such-cuda.so",))
+    monkeypatch.setattr(driver, "DRIVER_LIBRARIES", ("libno-such-cuda.so",))
     driver.driver.cache_clear()
 
 

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 import smalti
 from smalti.cli.main import _run
-from smalti.recipe import read_recipe
+from smalti.families.recipe import read_recipe
 
 
 def names(folder: Path) -> list[str]:

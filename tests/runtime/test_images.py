@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from smalti import OutputError, UsageError
+from smalti.families.recipe import PNG_KEY, Recipe, encode_recipe, read_recipe
 from smalti.files import check_folder, check_writable, write_whole
 from smalti.images import (
     contact_sheet,
     open_image,
     save_png,
 )
-from smalti.recipe import PNG_KEY, Recipe, encode_recipe, read_recipe
 from smalti.result import save_picture
 
 RECIPE = Recipe(

@@ -13,7 +13,7 @@ import smalti
 from smalti.cli.main import main
 from smalti.codec.masks import patches
 from smalti.errors import UsageError
-from smalti.recipe import read_recipe
+from smalti.families.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")

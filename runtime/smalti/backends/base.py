@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -101,10 +100,3 @@ class Backend(ABC):
         others = [role for role in roles if role not in have]
         why = f"{wanted} is certified for {', '.join(have)}" if have else f"no {wanted} variant is certified"
         return chosen, why + (f"; {', '.join(others)} in fp32" if others and have else "")
-
-
-def default_threads() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

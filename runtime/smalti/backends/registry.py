@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from smalti.backends.base import Backend, default_threads
+from smalti.backends.base import Backend
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.errors import ProviderUnavailable, UsageError
+from smalti_kernels.platform import usable_cores
 
 LATER = ("cuda", "tensorrt", "rtx")
 
@@ -18,7 +19,7 @@ def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backen
         raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
     if requested in LATER:
         raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, or auto")
-    backend = OnnxRuntimeCpu(threads or default_threads())
+    backend = OnnxRuntimeCpu(threads or usable_cores())
     if requested == "cpu":
         return backend, "cpu was asked for"
     return backend, "the CPU is the only provider in this version"

@@ -12,7 +12,6 @@ import typer
 from numpy.typing import NDArray
 
 from smalti import __version__
-from smalti.benchmark import measure
 from smalti.cli.bundle import app as bundle_app
 from smalti.cli.generate import generate, inpaint
 from smalti.cli.options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
@@ -21,6 +20,7 @@ from smalti.errors import UsageError
 from smalti.files import check_writable, write_whole
 from smalti.generator import load
 from smalti.images import contact_sheet, open_image, save_png
+from smalti.verification.benchmark import measure
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files, all of one size.")]
 

@@ -24,11 +24,11 @@ from smalti.cli.options import (
     takes_sampling,
 )
 from smalti.errors import BundleError, OutputError, UsageError
+from smalti.families.recipe import Recipe, read_recipe
 from smalti.families.settings import chosen_options
 from smalti.files import check_folder, check_writable
 from smalti.generator import Generator, load
 from smalti.images import contact_sheet, open_image, save_png
-from smalti.recipe import Recipe, read_recipe
 from smalti.result import Result, save_picture
 
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti.backends.base import default_threads
 from smalti.errors import MissingExtra, OutputError
 from smalti.files import replace_file
+from smalti_kernels.platform import usable_cores
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite
 
@@ -91,7 +91,7 @@ def open_features(source: str | Path | None = None, threads: int | None = None) 
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}. Make room, or set SMALTI_CACHE_DIR") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     return FeatureNetwork(name, key, side, onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 from collections.abc import Generator
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
@@ -26,12 +25,10 @@ from smalti_kernels.impl.cuda.driver_calls import (
     REMEDIES,
     SIGNATURES,
 )
+from smalti_kernels.platform import DRIVER_LIBRARIES
 
 OLDEST_CUDA: Final = (12, 0)
 """Oldest CUDA version of a driver that can load the prebuilt kernels (driver 525 and newer)."""
-
-LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
-"""Names of the driver's library on this system, first choice first."""
 
 _INSTALL: Final = 'install a current NVIDIA driver, or draw with impl="numpy"'
 
@@ -254,11 +251,11 @@ class Driver:
 def open_driver(*names: str) -> Driver:
     """Load and initialise the driver from the first library that exists.
 
-    `names` are paths or names of libraries to try, by default `LIBRARIES`. Raises DriverUnavailable when none of them
+    `names` are paths or names of libraries to try, by default this system's. Raises DriverUnavailable when none of them
     can be loaded or the loaded one cannot be used; the message says why.
     """
     tried: list[str] = []
-    for name in names or LIBRARIES:
+    for name in names or DRIVER_LIBRARIES:
         try:
             library = ctypes.CDLL(name)
         except OSError as error:
