@@ -62,12 +62,12 @@ KEPT = (0, 1, 2)
 class Draft:
     """The files and records of a bundle before it is written."""
 
-    files: dict[str, bytes] = field(default_factory=dict)
-    components: dict[Role, Component] = field(default_factory=dict)
-    weights: list[FileRecord] = field(default_factory=list)
-    measures: list[Measure] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    components: dict[Role, Component] = field(default_factory=dict[Role, Component])
+    weights: list[FileRecord] = field(default_factory=list[FileRecord])
+    measures: list[Measure] = field(default_factory=list[Measure])
     golden: FileRecord | None = None
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list[str])
     """Variants that were left out, each with the reason."""
 
 

@@ -47,7 +47,8 @@ def build_engines(
     check_precision(toolkit, precision)
     there: list[Role] = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
     roles: list[Role] = there if components is None else list(dict.fromkeys(components))
-    if not roles or (foreign := [role for role in roles if role not in there]):
+    foreign = [role for role in roles if role not in there]
+    if not roles or foreign:
         wanted = f"{foreign[0]} in {precision}" if roles else f"component in {precision}"
         raise UsageError(f"{bundle.path} has no {wanted}; in {precision} there are: {', '.join(there) or 'none'}")
     if (output / MANIFEST).exists():

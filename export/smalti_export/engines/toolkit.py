@@ -6,7 +6,7 @@ Networks are strongly typed: the graph sets the precision of each tensor, and th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,7 +110,7 @@ def _known(trt: Any) -> list[str]:
     return [f"sm_{name[2:]}" for name in sorted(names, key=lambda name: int(name[2:]))]
 
 
-def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Any) -> bytes:
+def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Callable[[Any], None]) -> bytes:
     """Build an engine; ``aim`` sets the targets, the only difference between the two runtimes."""
     said: list[str] = []
 

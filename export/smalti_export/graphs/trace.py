@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnxruntime
@@ -41,8 +41,8 @@ def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role
     prior does not say how many tokens an image has.
     """
 
-    def spec(name: str, dtype: str, *shape: str | int) -> TensorSpec:
-        return TensorSpec(name=name, dtype=dtype, shape=shape)  # pyright: ignore[reportArgumentType]
+    def spec(name: str, dtype: Literal["uint8", "int32", "float32"], *shape: str | int) -> TensorSpec:
+        return TensorSpec(name=name, dtype=dtype, shape=shape)
 
     images = spec("images", "uint8", "n", f"{factor}*h", f"{factor}*w", 3)
     tokens = spec("tokens", "int32", "n", "h", "w")
@@ -77,7 +77,7 @@ def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
     """
     inputs, free = _example(role, spec)
     with _quiet():
-        program = torch.onnx.export(
+        program = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType] - in part without types
             graph,
             inputs,
             dynamo=True,

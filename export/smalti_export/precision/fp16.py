@@ -8,7 +8,6 @@ purpose: once to measure how large each tensor becomes, and once with every tens
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -81,7 +80,7 @@ def on_cpu(proto: onnx.ModelProto, weights: tuple[str, bytes]) -> Graph:
     options = in_order_of_nodes()
     file, content = weights
     options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
-    session: Any = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     known = {node.name for node in session.get_inputs()}
     return lambda inputs: session.run(None, {name: value for name, value in inputs.items() if name in known})
 

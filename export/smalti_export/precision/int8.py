@@ -41,7 +41,7 @@ class _Reader(CalibrationDataReader):
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self._feeds: Iterator[Feed] = iter(feeds)
 
-    def get_next(self) -> Feed | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def get_next(self) -> Feed | None:
         """Return the next batch, or None after the last."""
         return next(self._feeds, None)
 
@@ -65,9 +65,9 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         raise ValueError("static scales need at least one batch to calibrate on")
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, prepared, target = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
-        onnx.save(activations_first(proto), source)
+        source.write_bytes(activations_first(proto).SerializeToString())
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        whole = onnx.load(prepared)
+        whole = onnx.ModelProto.FromString(prepared.read_bytes())
         keep = [*keep, *products_of_activations(whole)]
         # The graph's outputs keep their full range, because the greatest logit is the likeliest token.
         last = set(last_layers(whole, 1))
@@ -90,7 +90,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
                 }
             },
         )
-        result = onnx.load(target)
+        result = onnx.ModelProto.FromString(target.read_bytes())
     strip_traces(result)
     used = {node.domain for node in result.graph.node}
     opsets = [item for item in result.opset_import if item.domain in used]  # drop those that only the tools added

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -69,7 +69,7 @@ def read_config(given: str | None) -> dict[str, Any]:
         raise UsageError(f"config {given!r:.200} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise UsageError(f'config {given!r:.200} holds no JSON object, such as {{"heads": 16}}')
-    return found
+    return cast("dict[str, Any]", found)
 
 
 def read_labels(given: str | None) -> tuple[str, ...]:

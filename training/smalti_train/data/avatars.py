@@ -125,7 +125,7 @@ def _packages() -> tuple[Any, Any]:
     """Import DiceBear and pyvips here, not at the top: the other datasets do not need them."""
     try:
         import dicebear
-        import dicebear_styles  # noqa: F401
+        import dicebear_styles as _  # noqa: F401
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is installed, libvips is not
         raise MissingExtra(f'avatars need DiceBear and pyvips ({error}): pip install "smalti[train]"') from error

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -236,7 +236,7 @@ def _write(file: FileIO, data: memoryview) -> None:
 
 
 @contextmanager
-def _locked(path: Path, title: str, progress: bool) -> Iterator[None]:
+def _locked(path: Path, title: str, progress: bool) -> Generator[None]:
     """Hold the lock file ``path``; print a line when this process has to wait for another."""
     lock = FileLock(path)
     with _output(path):
@@ -253,7 +253,7 @@ def _locked(path: Path, title: str, progress: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _output(path: Path) -> Iterator[None]:
+def _output(path: Path) -> Generator[None]:
     """Turn an OSError into an OutputError that names the place and a remedy."""
     try:
         yield

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smalti_train.data.tensors import from_numpy
+
 
 def to_images(
     pixels: NDArray[np.uint8], device: torch.device | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
@@ -16,7 +18,7 @@ def to_images(
     The memory format is channels last, which is fast on CPUs and GPUs.
     """
     black, white = value_range
-    nhwc = torch.from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
+    nhwc = from_numpy(np.array(pixels)).to(device)  # a copy: the data set is mapped read-only
     images = nhwc.permute(0, 3, 1, 2).float() / (255 / (white - black)) + black
     return images.contiguous(memory_format=torch.channels_last)
 

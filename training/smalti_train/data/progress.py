@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def image_progress(title: str, total: int, done: int = 0, enabled: bool = True) -> Iterator[Callable[[], None]]:
+def image_progress(title: str, total: int, done: int = 0, enabled: bool = True) -> Generator[Callable[[], None]]:
     """Yield a function to call once per finished image; writes to stderr only.
 
     A terminal shows a ``rich`` bar with images/s. Anything else (a log, a pipe, no ``rich``) gets one line at the start

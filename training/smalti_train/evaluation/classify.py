@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from smalti_train.data.tensors import from_numpy
+
 Features = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
@@ -44,8 +46,8 @@ def fit(features: Features, labels: Labels, classes: int, l2: float = 1e-3, iter
     weights' squared norm, added to the mean cross-entropy.
     """
     mean, scale = features.mean(0), features.std(0) + 1e-6
-    x = torch.from_numpy(((features - mean) / scale).astype(np.float64))
-    y = torch.from_numpy(labels.astype(np.int64))
+    x = from_numpy(((features - mean) / scale).astype(np.float64))
+    y = from_numpy(labels.astype(np.int64))
     weight = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
@@ -53,10 +55,10 @@ def fit(features: Features, labels: Labels, classes: int, l2: float = 1e-3, iter
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(x @ weight + bias, y) + 0.5 * l2 * weight.square().sum()
-        value.backward()
+        torch.autograd.backward(value)
         return value
 
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType] - the closure may return a tensor
+    optimizer.step(loss)  # pyright: ignore[reportUnknownMemberType] - in part without types
     return LinearClassifier(mean, scale, weight.detach().numpy(), bias.detach().numpy())
 
 

@@ -72,7 +72,7 @@ def draw(subject: Subject, data: ImageSet, count: int, seed: int) -> Drawn:
     with image_progress("samples", len(seeds)) as tick:
         for first in range(0, len(seeds), CHUNK):
             part = slice(first, first + CHUNK)
-            names = [data.label_names[label] if subject.classes else None for label in labels[part]]
+            names: list[str | None] = [data.label_names[label] if subject.classes else None for label in labels[part]]
             images.append(subject.decode(subject.draw(seeds[part], names)))
             for _ in names:
                 tick()

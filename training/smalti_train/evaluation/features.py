@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -43,7 +42,7 @@ class FeatureNetwork:
     """Key for caches; it names everything that decides the features."""
     side: int
     """Pixels per side to which images are resized."""
-    session: Any
+    session: onnxruntime.InferenceSession
 
     def __call__(self, images: NDArray[np.uint8], tick: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Features (float32 [N, D]) of uint8 [N, H, W, 3]; ``tick`` is called for each image done."""
@@ -117,7 +116,7 @@ def _converted(network: nn.Module, side: int) -> bytes:
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
-        program = torch.onnx.export(
+        program = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType] - in part without types
             _FromPixels(network).eval(),
             (example,),
             input_names=["images"],

@@ -12,6 +12,7 @@ from smalti.bundle.manifest import Noise
 from smalti.families.absorbing.sampler import Denoiser
 from smalti.families.autoregressive.sampler import NextLogits
 from smalti.families.multinomial.sampler import AtTime
+from smalti_train.data.tensors import distinct, from_numpy, listed
 from smalti_train.objectives.multinomial import cosine_schedule, diffuse, draw_times, prior_kl, step_loss
 
 Int32 = NDArray[np.int32]
@@ -52,17 +53,17 @@ def diffusion_bits(
     T. Times and noise depend on ``seed`` alone. The term of the prior distribution is exact.
     """
     schedule, generator = cosine_schedule(noise.steps, noise.schedule), torch.Generator().manual_seed(seed)
-    clean = torch.from_numpy(tokens.astype(np.int64))
+    clean = from_numpy(tokens.astype(np.int64))
     t, _ = draw_times(len(tokens), schedule.steps, generator)
     noisy = diffuse(clean, t, schedule, codes, generator)
     rows = np.arange(tokens.shape[1], dtype=np.int32)
     total = len(tokens) * prior_kl(schedule, codes)
     # A denoiser is for one time: grids with equal times form a batch.
-    for time in t.unique().tolist():
-        for chosen in (t == time).nonzero().flatten().split(batch):
+    for time in listed(distinct(t)):
+        for chosen in torch.split((t == time).nonzero().flatten(), batch):
             some = chosen.numpy()
             asked = at(time)(noisy[chosen].int().numpy(), labels[some], np.tile(rows, (len(some), 1)))
-            logits = torch.from_numpy(asked)
+            logits = from_numpy(asked)
             total += schedule.steps * float(step_loss(logits, clean[chosen], noisy[chosen], t[chosen], schedule).sum())
     return total / len(tokens) / np.log(2)
 

@@ -21,6 +21,7 @@ from smalti.families.settings import Options, chosen_options, resolve
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_images, to_pixels
+from smalti_train.data.tensors import from_numpy
 from smalti_train.evaluation.likelihood import diffusion_bits, exact_bits, nll_bits
 from smalti_train.objectives.absorbing import autoregressive_loss, bits_per_dim
 from smalti_train.runs.config import PriorRun
@@ -145,9 +146,7 @@ def _with_autoencoder(
 
     @torch.no_grad()
     def decode(tokens: Int32) -> Pixels:
-        return _batched(
-            lambda part: to_pixels(model.decode(torch.from_numpy(part.astype(np.int64))), value_range), tokens
-        )
+        return _batched(lambda part: to_pixels(model.decode(from_numpy(part.astype(np.int64))), value_range), tokens)
 
     rest = {"settings": {}, **rest}
     return Subject(
@@ -179,8 +178,8 @@ def _prior_run(path: Path, options: dict[str, Any]) -> Subject:
             assert manifest.noise is not None
             return diffusion_bits(torch_denoisers(prior), tokens, labels, prior.config.codes, manifest.noise)
         assert isinstance(prior, AutoregressivePrior)
-        grids, known = (torch.from_numpy(part.astype(np.int64)) for part in (tokens, labels))
-        parts = zip(grids.split(BATCH), known.split(BATCH))
+        grids, known = (from_numpy(part.astype(np.int64)) for part in (tokens, labels))
+        parts = zip(torch.split(grids, BATCH), torch.split(known, BATCH))
         return bits_per_dim(torch.cat([autoregressive_loss(prior(part[:, :-1], label), part) for part, label in parts]))
 
     return _with_autoencoder(

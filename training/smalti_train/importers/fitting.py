@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ def checked_config(config: Mapping[str, Any] | None, allowed: Iterable[str]) -> 
     them. Raises UsageError for a key that is not ``allowed`` (naming those that are) and for other values.
     """
     allowed = tuple(allowed)
-    if not isinstance(config or {}, Mapping):
+    if not isinstance(config or {}, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - from a user
         raise UsageError(
             f"the configuration is a {type(config).__name__}, not names with values ({', '.join(allowed)})"
         )
@@ -116,7 +116,7 @@ def checked_config(config: Mapping[str, Any] | None, allowed: Iterable[str]) -> 
         if key not in allowed:
             raise UsageError(f"unknown key {some([str(key)])} in the configuration; allowed are: {', '.join(allowed)}")
         if key in ("grid", "attn_resolutions"):
-            listed = list(value) if isinstance(value, list | tuple) else [None]
+            listed = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [None]
             if not all(map(_is_size, listed)) or (key == "grid" and len(listed) != 2):
                 wanted = (
                     "two whole numbers, h and w in tokens" if key == "grid" else "a list of whole numbers, in cells"

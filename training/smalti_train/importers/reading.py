@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -91,12 +91,12 @@ def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
     """The state dict in a file's content; averaged copies are preferred."""
-    if not isinstance(held, Mapping):
+    if not _is_mapping(held):
         raise UsageError(f"holds a {type(held).__name__} and not a dictionary of weights")
     if not depth:
         raise UsageError(f"has its weights below more than {DEPTH} dictionaries")
     for _ in range(DEPTH):
-        nested = {str(key): value for key, value in held.items() if isinstance(value, Mapping) and _tensors_in(value)}
+        nested = {str(key): value for key, value in held.items() if _is_mapping(value) and _tensors_in(value)}
         wrapped = next((nested[name] for name in WRAPPERS if name in nested), None)
         copies = next((value for name, value in nested.items() if AVERAGED.search(name)), None)
         if copies is not None:
@@ -117,7 +117,7 @@ def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
         raise UsageError(f"holds things that are not plain tensors: {some(odd)}")
     if not held:
         raise UsageError("holds no weights")
-    return dict(held)
+    return cast("dict[str, Tensor]", dict(held))
 
 
 def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -134,6 +134,11 @@ def _tensors_in(value: Mapping[Any, Any], depth: int = DEPTH) -> bool:
         return True
     inner = [value[name] for name in WRAPPERS if isinstance(value.get(name), Mapping)]
     return depth > 0 and any(_tensors_in(each, depth - 1) for each in inner)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    """Whether ``value`` is a mapping, of whatever to whatever."""
+    return isinstance(value, Mapping)
 
 
 def _is_plain(value: object) -> bool:

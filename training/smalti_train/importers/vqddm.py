@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
+from smalti_train.data.tensors import listed
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.importers.reading import some
 from smalti_train.models.meta_init import unfilled
@@ -106,7 +107,7 @@ def recognised_schedule(state: Mapping[str, Tensor], prefix: str = "") -> NoiseK
             # The two differ by a factor of two, so half precision is enough to distinguish them.
             tolerance = max(1e-4, 4 * torch.finfo(found.dtype).eps if found.is_floating_point() else 0.0)
             right = torch.isclose(found.double(), getattr(wanted, name), rtol=tolerance, atol=1e-6)
-            if wrong := (~right).nonzero().flatten().tolist():
+            if wrong := listed((~right).nonzero().flatten()):
                 t = wrong[0]
                 off[kind].append(
                     f"{prefix}{name} is {float(found[t]):.6g} at t = {t} where {float(getattr(wanted, name)[t]):.6g} "

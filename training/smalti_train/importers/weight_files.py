@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,14 +148,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _tensors(path: Path, held: Any) -> dict[str, Tensor]:
     """``held``, or the ``state_dict`` in it. Raises UsageError unless it holds only named dense float tensors."""
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+    if _is_dict(held) and _is_dict(held.get("state_dict")):
         held = held["state_dict"]
-    if not isinstance(held, dict):
+    if not _is_dict(held):
         raise UsageError(f"{path} holds a {type(held).__name__} and not a dictionary of weights. {UNDERSTOOD}")
     odd = [str(key) for key, value in held.items() if not isinstance(key, str) or not _is_dense(value)]
     if odd:
         raise UsageError(f"{path} holds things that are not plain tensors of floats: {some(odd, SHOWN)}. {UNDERSTOOD}")
-    return held
+    return cast("dict[str, Tensor]", held)
+
+
+def _is_dict(value: object) -> TypeGuard[dict[object, object]]:
+    return isinstance(value, dict)
 
 
 def _is_dense(value: object) -> bool:

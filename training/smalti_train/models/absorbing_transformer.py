@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """Split the width into heads: [B, n, width] to [B, heads, n, width / heads]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Mix values [B, heads, m, d] by queries [B, heads, n, d] and keys; [B, n, width].
@@ -167,7 +167,7 @@ def _initialise(module: nn.Module) -> None:
     """Initialise as GPT-2, as published: normal weights of deviation 0.02, biases and positions zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
+    if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - Linear(bias=False)
         nn.init.zeros_(module.bias)
 
 

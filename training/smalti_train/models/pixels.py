@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from smalti.codec import grey
 from smalti.errors import UsageError
+from smalti_train.data.tensors import from_numpy
 
 LEVELS = 256
 """Grey levels of eight bits."""
@@ -62,8 +62,8 @@ class PixelCodes(nn.Module):
         levels = grey.to_pixels(tokens[None, None], config.codes)[0, 0, :, 0]
         nearest = grey.to_tokens(np.broadcast_to(values[None, None, :, None], (1, 1, LEVELS, 3)), config.codes)[0, 0]
         # No weights: a checkpoint of this model is empty.
-        self.register_buffer("levels", torch.from_numpy(levels).float() * (2 / (LEVELS - 1)) - 1, persistent=False)
-        self.register_buffer("nearest", torch.from_numpy(nearest.astype(np.int64)), persistent=False)
+        self.register_buffer("levels", from_numpy(levels).float() * (2 / (LEVELS - 1)) - 1, persistent=False)
+        self.register_buffer("nearest", from_numpy(nearest.astype(np.int64)), persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens (int64 [B, H, W]) of ``images`` (float [B, 3, H, W] in [-1, 1], clipped): the nearest grey levels.

@@ -175,7 +175,7 @@ class SizedAutoencoder(nn.Module):
         """Pictures for each scale in ``scales``; see :meth:`decode`."""
         features, picture = self.seen(ids)
         larger = tuple(scale for scale in scales if scale > 1)
-        made = self.heads(features, picture, larger) if larger else {}
+        made: dict[int, Tensor] = self.heads(features, picture, larger) if larger else {}
         return {1: picture, **made} if 1 in scales else made
 
     def seen(self, ids: Tensor) -> tuple[Tensor, Tensor]:

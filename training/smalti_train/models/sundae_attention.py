@@ -9,7 +9,7 @@ stack of layers.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,7 @@ class Layers(nn.Module):
     def forward(self, x: Tensor, turn: Turn | None = None, context: Tensor | None = None) -> Tensor:
         """Float [B, n, width] to the same shape; ``turn`` and ``context`` as in :class:`Attention`."""
         for layer in self.layers:
-            attention, mlp = layer  # pyright: ignore[reportGeneralTypeIssues] - a ModuleList can be unpacked
+            pair: Any = layer  # a ModuleList, which can be unpacked
+            attention, mlp = pair
             x = mlp(attention(x, turn, context))
         return x

@@ -110,7 +110,7 @@ class SundaeTransformerConfig:
 
 def _flat(depth: int | Depth) -> list[int]:
     """Layers of every stack, from the first to the last."""
-    return [depth] if isinstance(depth, int) else [count for part in depth for count in _flat(part)]  # pyright: ignore[reportArgumentType]
+    return [depth] if isinstance(depth, int) else [count for part in depth for count in _flat(part)]
 
 
 class Hourglass(nn.Module):
@@ -164,7 +164,7 @@ class Hourglass(nn.Module):
         A group is a patch; for published weights it is as many consecutive tokens in raster order.
         """
         if self.config.published:
-            return x.unflatten(1, (-1, math.prod(self.config.shorten)))
+            return torch.unflatten(x, 1, (-1, math.prod(self.config.shorten)))
         return patches(x, grid, self.config.shorten)
 
 
@@ -257,5 +257,5 @@ def _initialise(module: nn.Module) -> None:
     """Initialise with normal weights of deviation 0.02 and biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
+    if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - Linear(bias=False)
         nn.init.zeros_(module.bias)

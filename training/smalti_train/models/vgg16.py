@@ -70,5 +70,5 @@ class VGG16(nn.Module):
 
 def normalised(images: Tensor) -> Tensor:
     """Images (float [B, 3, H, W] in 0 .. 255), normalised by ImageNet's mean and deviation per channel."""
-    planes = images.split(1, dim=1)
+    planes = torch.split(images, 1, dim=1)
     return torch.cat([(plane - mean) / by for plane, mean, by in zip(planes, MEAN, DEVIATION)], dim=1)

@@ -159,7 +159,7 @@ class Decoder(nn.Module):
     def body(self, z: Tensor) -> Tensor:
         """Input of the last convolution, float [B, channels, h*f, w*f]."""
         x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):  # pyright: ignore[reportArgumentType] - a ModuleList can be reversed
+        for level in reversed(self.up):
             x = level(x)
         x = self.norm_out(x)
         return F.silu(x) if self.last_activation else x

@@ -7,6 +7,7 @@ are those of Bond-Taylor et al. 2021, section 3.4; see also their released code 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -94,5 +95,6 @@ def adaptive_lambda(
     norms: list[Tensor] = []
     for loss in (reconstruction, adversarial):
         (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
-        norms.append((gradient if reduce is None else reduce(gradient)).float().norm())
+        whole = (gradient if reduce is None else reduce(gradient)).float()
+        norms.append(cast(Tensor, whole.norm()))  # pyright: ignore[reportUnknownMemberType] - torch gives no type
     return (norms[0] / (norms[1] + delta)).clamp(0, limit).detach()

@@ -21,6 +21,7 @@ from torch import Tensor
 from smalti.bundle.manifest import NoiseKind
 from smalti.errors import UsageError
 from smalti.families.multinomial.sampler import CLEAN, cosine_alphas
+from smalti_train.data.tensors import from_numpy
 from smalti_train.objectives.absorbing import stratified_times
 from smalti_train.objectives.time_sampling import ImportanceTimes
 
@@ -70,7 +71,7 @@ def schedule_of(alpha: Tensor) -> NoiseSchedule:
 
 def cosine_schedule(steps: int, kind: NoiseKind) -> NoiseSchedule:
     """The cosine schedule (eq. 19) with ``steps`` steps, as printed or as released; see ``cosine_alphas``."""
-    return schedule_of(torch.from_numpy(cosine_alphas(steps, kind)))
+    return schedule_of(from_numpy(cosine_alphas(steps, kind)))
 
 
 def _log_rest(log_chance: Tensor) -> Tensor:

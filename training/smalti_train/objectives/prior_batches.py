@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import UsageError
+from smalti_train.data.tensors import from_numpy
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.models.sundae_transformer import SundaeTransformerConfig
@@ -156,8 +157,8 @@ def evaluate(
     found: list[Tensor] = []
     length = tokens.shape[1] * tokens.shape[2]
     for first in range(0, len(tokens), batch):
-        clean = torch.from_numpy(tokens[first : first + batch].reshape(-1, length).astype(np.int64))
-        label = torch.from_numpy(labels[first : first + batch].astype(np.int64)) * (config.classes > 0)
+        clean = from_numpy(tokens[first : first + batch].reshape(-1, length).astype(np.int64))
+        label = from_numpy(labels[first : first + batch].astype(np.int64)) * (config.classes > 0)
         if isinstance(config, AutoregressiveConfig):
             clean, label = clean.to(accelerator.device), label.to(accelerator.device)
             with accelerator.autocast():

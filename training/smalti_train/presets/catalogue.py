@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypedDict
 
 from smalti_train.data.config import DataConfig
 from smalti_train.models.absorbing_transformer import AbsorbingTransformerConfig
@@ -218,10 +219,42 @@ def _tiny(preset: str, model: PriorConfig) -> PriorRun:
     )
 
 
-AVATARS_TRANSFORMER = {"codes": 1024, "grid": (16, 16), "classes": 8, "width": 256, "layers": 6, "heads": 4}
+class TransformerSizes(TypedDict):
+    """Sizes of a transformer, whichever its kind."""
+
+    codes: int
+    grid: tuple[int, int]
+    classes: int
+    width: int
+    layers: int
+    heads: int
+
+
+AVATARS_TRANSFORMER: TransformerSizes = {
+    "codes": 1024,
+    "grid": (16, 16),
+    "classes": 8,
+    "width": 256,
+    "layers": 6,
+    "heads": 4,
+}
 """Costs 1.5 billion multiplications per grid, as much as the hourglass of ``avatars-256``."""
-AVATARS_64_TRANSFORMER = {"codes": 512, "grid": (8, 8), "classes": 8, "width": 256, "layers": 6, "heads": 4}
-TINY_TRANSFORMER = {"codes": 64, "grid": (4, 4), "classes": 8, "width": 32, "layers": 2, "heads": 2}
+AVATARS_64_TRANSFORMER: TransformerSizes = {
+    "codes": 512,
+    "grid": (8, 8),
+    "classes": 8,
+    "width": 256,
+    "layers": 6,
+    "heads": 4,
+}
+TINY_TRANSFORMER: TransformerSizes = {
+    "codes": 64,
+    "grid": (4, 4),
+    "classes": 8,
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+}
 
 PRIORS: dict[str, PriorRun] = {
     "avatars-256": _avatars("avatars-256", HourglassPriorConfig(codes=1024, grid=(16, 16), classes=8)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +39,17 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
     These are the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
     """
     model = copy.deepcopy(model).eval()
+    modules = cast("list[tuple[str, nn.Module]]", [*model.named_modules()])
     norms = {
         f"{name}.{key}": value.clone()
-        for name, module in model.named_modules()
+        for name, module in modules
         if isinstance(module, nn.BatchNorm2d)
         for key, value in module.state_dict().items()
         if key != "num_batches_tracked"
     }
     hidden = norms | {
         f"{name}.sharpness": module.sharpness.detach().clone()
-        for name, module in model.named_modules()
+        for name, module in modules
         if isinstance(module, EdgeAwareSmoothing)
     }
     for module in list(model.modules()):

@@ -35,7 +35,7 @@ RUN_KINDS: dict[str, type[Run]] = {
 def to_json(run: Run) -> bytes:
     """A configuration as indented JSON, ``kind`` first."""
     kind = next(name for name, kind in RUN_KINDS.items() if type(run) is kind)
-    content = {"kind": kind, **msgspec.to_builtins(run)}
+    content: dict[str, Any] = {"kind": kind, **msgspec.to_builtins(run)}
     if isinstance(run, PriorRun):
         content["model"] = {"kind": prior_kind(run.model), **content["model"]}
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
@@ -65,7 +65,8 @@ def _read_prior(raw: dict[str, Any]) -> PriorRun:
         raise msgspec.ValidationError(f"prior of kind {kind!r}; there are {', '.join(PRIOR_KINDS)}")
     types = {**get_type_hints(PriorRun), "model": PRIOR_KINDS[kind]}
     given = {**raw, "model": model, "preset": raw["preset"]}
-    return PriorRun(**{name: msgspec.convert(given[name], types[name]) for name in types if name in given})
+    fields: dict[str, Any] = {name: msgspec.convert(given[name], types[name]) for name in types if name in given}
+    return PriorRun(**fields)
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:

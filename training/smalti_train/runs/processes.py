@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,10 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, accelerator: Accelerator) -> Tensor:
         ctx.accelerator = accelerator
-        whole = accelerator.gather(local.contiguous())
-        assert isinstance(whole, Tensor)
-        return whole
+        return accelerator.gather(local.contiguous())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - of one output
         total = ctx.accelerator.reduce(gradient.contiguous(), reduction="sum")
         return share(ctx.accelerator, total), None
 
@@ -41,4 +39,6 @@ def whole_batch(accelerator: Accelerator, local: Tensor) -> Tensor:
     Such a loss may look at all images together, as batch norms do. Its gradient at ``local`` is as many times too large
     as there are processes, so that after their gradients are averaged the parameters' are those of one process.
     """
-    return local if accelerator.num_processes == 1 else _Whole.apply(local, accelerator)
+    if accelerator.num_processes == 1:
+        return local
+    return cast(Tensor, _Whole.apply(local, accelerator))  # pyright: ignore[reportUnknownMemberType] - torch gives none

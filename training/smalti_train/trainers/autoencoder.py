@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.data.pixels import to_images
+from smalti_train.data.tensors import seed_torch
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.quantizer import CosineQuantizer
 from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss
@@ -45,7 +46,7 @@ def crops(images: NDArray[np.uint8], side: int, step: int, seed: int, number: in
     The place depends only on ``seed`` and the training step's ``number``.
     """
     generator = np.random.default_rng([seed, number])
-    top, left = (int(generator.integers((size - side) // step + 1)) * step for size in images.shape[1:3])
+    top, left = (int(generator.integers((int(size) - side) // step + 1)) * step for size in images.shape[1:3])
     return images[:, top : top + side, left : left + side]
 
 
@@ -67,7 +68,7 @@ class IdleSteps:
 def _train(config: AutoencoderRun, trainer: Trainer, init: dict[str, Tensor] | None) -> None:
     accelerator, loop = trainer.accelerator, config.loop
     train, validation = trainer.open_data()
-    torch.manual_seed(loop.seed)
+    seed_torch(loop.seed)
     model = channels_last(EdgeAutoencoder(config.model))
     model.quantizer.measures_crowding = config.loss.even > 0
     if config.decoder_only:

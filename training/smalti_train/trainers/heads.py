@@ -21,6 +21,7 @@ from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.config import DataConfig, open_split
 from smalti_train.data.pixels import to_images, to_pixels
+from smalti_train.data.tensors import from_numpy
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.objectives.losses import reconstruction_loss
@@ -69,11 +70,13 @@ def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: 
     model = channels_last(model).to(accelerator.device)
     model.autoencoder.requires_grad_(False)
     heads, optimizer = accelerator.prepare(model.heads, trainer.adam(model.heads))
-    measure = torch.compile(reconstruction_loss) if loop.compile else reconstruction_loss
+    measure = reconstruction_loss
+    if loop.compile:
+        measure = torch.compile(measure)  # pyright: ignore[reportUnknownMemberType] - in part without types
 
     def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
         chosen = trainer.rows(number, len(tokens))
-        ids = torch.from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
+        ids = from_numpy(tokens[chosen].astype(np.int64)).to(accelerator.device)
         with torch.no_grad(), accelerator.autocast():
             seen = model.seen(ids)
         heads.train()
@@ -121,7 +124,7 @@ def drawn(
     model.eval()
     parts: dict[int, list[NDArray[np.uint8]]] = {scale: [] for scale in SCALES}
     for first in range(0, len(tokens), batch):
-        ids = torch.from_numpy(tokens[first : first + batch].astype(np.int64)).to(accelerator.device)
+        ids = from_numpy(tokens[first : first + batch].astype(np.int64)).to(accelerator.device)
         with accelerator.autocast():
             made = model(ids)
         for scale, images in made.items():

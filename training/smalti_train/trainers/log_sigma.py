@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -131,6 +132,6 @@ def _with_head(config: VQGANRun, autoencoder: Path) -> VQGAN:
     if dataclasses.replace(trained.config, probabilistic=True) != config.model:
         raise UsageError(f"{autoencoder} has other sizes than this run's configuration; name the run it was made for")
     model = VQGAN(config.model)
-    missing, _ = model.load_state_dict(trained.state_dict(), strict=False)
+    missing, _ = cast("tuple[list[str], list[str]]", model.load_state_dict(trained.state_dict(), strict=False))
     assert all(name.startswith("decoder.logsigma.") for name in missing)
     return model.eval()

@@ -63,7 +63,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 def channels_last(model: Model) -> Model:
     """Lay out the weights of ``model`` for convolutions over images whose channels lie last."""
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing from torch's stubs
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType] - missing from torch's stubs
 
 
 def learning_rate(step: int, loop: LoopConfig, config: OptimizerConfig) -> float:

@@ -39,7 +39,6 @@ class LossWatch:
         due = (EVERY, loop.evaluate_every, loop.sheet_every, loop.checkpoint_every, loop.steps)
         if any(step % every == 0 for every in due):
             everyone = self.accelerator.gather(self.first)  # all must stop: one alone would leave the others waiting
-            assert isinstance(everyone, Tensor)
             self._stop_if(int(everyone.min()))
 
     def check(self) -> None:

@@ -19,6 +19,7 @@ from smalti.errors import UsageError
 from smalti.images import contact_sheet
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
+from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
@@ -94,10 +95,10 @@ def _train(config: PreviewRun, trainer: Trainer, source: Path | None, init: Path
         trainer.keep_config()
         tokens = cached_tokens(path / "tokens.npy", teacher, train, accelerator, False, "tokens")
     some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])
-    unseen = torch.from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))
+    unseen = from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))
     unseen = unseen.to(accelerator.device)
 
-    torch.manual_seed(loop.seed)
+    seed_torch(loop.seed)
     model = channels_last(PreviewDecoder(config.model))
     start_from_codes(model, teacher)
     trainer.register("model", model, _initial(init, config) if init and trainer.new else None)
@@ -105,7 +106,7 @@ def _train(config: PreviewRun, trainer: Trainer, source: Path | None, init: Path
 
     def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
         chosen = batch_indices(number, loop.batch, len(tokens), loop.seed)
-        whole = torch.from_numpy(tokens[chosen].astype(np.int64))
+        whole = from_numpy(tokens[chosen].astype(np.int64))
         shown = unfinished(whole, config.model.codes, noise)
         whole, shown = (share(accelerator, part).to(accelerator.device) for part in (whole, shown))
         with accelerator.autocast(), torch.no_grad():
@@ -172,7 +173,7 @@ def teacher_pixels(teacher: Autoencoder, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _judged(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> float:
-    pairs = [psnr(model(part), teacher_pixels(teacher, part)) for part in tokens.split(16)]
+    pairs = [psnr(model(part), teacher_pixels(teacher, part)) for part in torch.split(tokens, 16)]
     return torch.cat(pairs).mean().item()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from smalti.images import contact_sheet
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
+from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.objectives.prior_batches import (
     check_fit,
     check_labels,
@@ -68,7 +69,7 @@ def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[s
     grids = tokens.reshape(len(tokens), -1).astype(np.int64)
     labels = np.tile(train.labels, 2 if config.flip else 1).astype(np.int64)
 
-    torch.manual_seed(loop.seed)
+    seed_torch(loop.seed)
     model = build_prior(config.model)
     history = ImportanceTimes(times_of(config.model, grids.shape[1])) if config.times == "importance" else None
     trainer.register("model", model, init)
@@ -80,7 +81,7 @@ def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[s
     def step(number: int, noise: torch.Generator) -> dict[str, Tensor]:
         # Noise is drawn for the whole batch, so that the number of processes does not change it.
         indices = batch_indices(number, loop.batch, len(grids), loop.seed)
-        clean, label = torch.from_numpy(grids[indices]), torch.from_numpy(labels[indices])
+        clean, label = from_numpy(grids[indices]), from_numpy(labels[indices])
         whole = lesson(config, clean, label, noise, history)
         own = whole.share(accelerator)
 
@@ -91,7 +92,7 @@ def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[s
             each += part.detach()
         trainer.update(model, optimizer)
         if history is not None:
-            history.update(whole.times, torch.as_tensor(accelerator.gather(each)))
+            history.update(whole.times, accelerator.gather(each))
         return {"loss": (own.weights * each).mean()}
 
     trainer.run(
@@ -110,5 +111,5 @@ def sheet(model: Prior, codec: Autoencoder, accelerator: Accelerator) -> Image.I
     manifest = described("sheet", model.config, codec.config.factor, names)
     labels = [names[i % columns] if names else None for i in range(count)]
     tokens = draw_tokens(TorchPrior(model, accelerator), manifest, range(count), labels)
-    images = codec.decode(torch.from_numpy(tokens.astype(np.int64)).to(accelerator.device))
+    images = codec.decode(from_numpy(tokens.astype(np.int64)).to(accelerator.device))
     return contact_sheet(to_pixels(images, codec.config.value_range), columns)

@@ -13,6 +13,7 @@ from PIL import Image
 from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.pixels import to_images, to_pixels
+from smalti_train.data.tensors import listed
 from smalti_train.objectives.losses import psnr
 from smalti_train.runs.loading import Autoencoder
 
@@ -45,7 +46,7 @@ def evaluate(
             ids = model.encode(images)
             decibels = psnr(model.decode(ids).float(), images, value_range)
         uses += np.bincount(ids.flatten().cpu().numpy(), minlength=len(uses))
-        for label, value in zip(labels.tolist(), decibels.tolist(), strict=True):
+        for label, value in zip(labels.tolist(), listed(decibels), strict=True):
             by_label.setdefault(label, []).append(value)
     figures = {"psnr": float(np.mean([value for values in by_label.values() for value in values]))}
     figures |= {f"psnr/{data.label_names[label]}": float(np.mean(values)) for label, values in sorted(by_label.items())}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.data.config import DataConfig, open_split
+from smalti_train.data.tensors import seed_torch
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.vqgan import VQGAN
@@ -123,7 +124,7 @@ def _checkpoint(model: torch.nn.Module, config: AutoencoderRun | VQGANRun, run: 
     saved = RunFolder(run).latest()
     judge = None if saved is None else saved[0].get("discriminator")
     if judge is None:  # an imported run, or a prior's copy, has none
-        torch.manual_seed(config.loop.seed)
+        seed_torch(config.loop.seed)
         judge = Discriminator(config.discriminator).state_dict()
     return {
         "model": weights,

@@ -7,9 +7,9 @@ function for a step and one each for the figures and the sheet of its present st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
+from smalti_train.data.tensors import seed_torch
 from smalti_train.runs.config import AutoencoderRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.processes import share
@@ -53,7 +54,7 @@ class Stateful(Protocol):
 
 
 @contextlib.contextmanager
-def training(title: str, config: Trained, path: Path) -> Iterator[Trainer]:
+def training(title: str, config: Trained, path: Path) -> Generator[Trainer]:
     """Context of one training of ``config`` in the run below ``path``, which no other training may write meanwhile.
 
     Raises UsageError for a configuration that does not fit the run or the machine.
@@ -86,7 +87,7 @@ class Trainer:
             restore_scaler(self.accelerator, saved[1])
         self._parts: dict[str, Stateful] = {}
         self._averages: list[Average[Any]] = []
-        torch.manual_seed(config.loop.seed)
+        seed_torch(config.loop.seed)
 
     def open_data(self) -> tuple[ImageSet, ImageSet]:
         """Open the images to train on and those to measure on, and keep the configuration, as it fits them."""
@@ -153,7 +154,7 @@ class Trainer:
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a tensor over the processes."""
-        return cast(Tensor, self.accelerator.reduce(value, reduction="mean"))
+        return self.accelerator.reduce(value, reduction="mean")
 
     def mean_gradients(self, model: nn.Module) -> None:
         """Average the gradients of ``model``, which accelerate did not prepare, over the processes."""
@@ -199,7 +200,7 @@ class Trainer:
                 last = self.step == loop.steps
                 if self.reports(self.step - 1):
                     means = accelerator.reduce({name: value.detach() for name, value in scalars.items()}, "mean")
-                    figures = {name: value.item() for name, value in cast("dict[str, Tensor]", means).items()}
+                    figures = {name: value.item() for name, value in means.items()}
                     accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
                     accelerator.log({"lr": rate}, step=self.step)
                     report(self.step, {name: figures[name] for name in shown if name in figures})

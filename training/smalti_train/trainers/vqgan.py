@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smalti.errors import UsageError
 from smalti_train.data.pixels import to_images
+from smalti_train.data.tensors import distinct, seed_torch
 from smalti_train.models.discriminator import Discriminator
 from smalti_train.models.quantizer_gumbel import gumbel_temperature
 from smalti_train.models.vqgan import VQGAN
@@ -55,7 +56,7 @@ def _train(config: VQGANRun, trainer: Trainer, init: dict[str, Tensor] | None) -
     accelerator, loop, value_range = trainer.accelerator, config.loop, config.model.value_range
     perceptual = _perceptual(config, accelerator.device)
     train, validation = trainer.open_data()
-    torch.manual_seed(loop.seed)
+    seed_torch(loop.seed)
     model, discriminator = VQGAN(config.model), Discriminator(config.discriminator)
     model = channels_last(model)
     if model.decoder.logsigma is not None:
@@ -105,7 +106,7 @@ def _train(config: VQGANRun, trainer: Trainer, init: dict[str, Tensor] | None) -
             trainer.mean_gradients(discriminator)  # equal up to rounding; the mean keeps the processes equal
             trainer.update(discriminator, judging)
         if trainer.reports(number):
-            used = torch.as_tensor(accelerator.gather(quantized.ids)).unique().numel()
+            used = distinct(accelerator.gather(quantized.ids)).numel()
             terms |= trainer.scalars(codes_in_batch=used, gumbel_temperature=temperature)
         return terms
 

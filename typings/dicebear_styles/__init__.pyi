@@ -1,0 +1,1 @@
+# The package holds definitions of styles in JSON and no code.
