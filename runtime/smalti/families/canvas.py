@@ -96,8 +96,8 @@ def canvas_denoiser(
         batch: windows per call of ``denoiser``.
 
     Returns:
-        A denoiser of canvases: logits float32 [N, R, K] at raster positions ``rows`` [N, R] of ``canvas``. Only windows
-        that cover a position of ``rows`` are evaluated, and only there. A sample's answer does not depend on its batch
+        A denoiser of canvases. It answers with logits float32 [N, R, K] at raster positions ``rows`` [N, R] of
+        ``canvas``. Only windows that cover a position of ``rows`` are evaluated, and only there. A sample's answer does not depend on its batch
         as long as the denoiser's does not. For a canvas of the window's size it is ``denoiser`` itself.
 
     Raises:
