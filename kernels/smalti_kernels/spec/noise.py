@@ -195,10 +195,10 @@ def token_noise(
 class GumbelTable(NamedTuple):
     """Piecewise linear Gumbel quantiles, in units of 2^-16, for every cell of the noise word.
 
-    A cell is (sign, octave, part): sign is the top bit of the noise, w = `abs(int32(noise | 1))`, octave = floor(log2 w),
-    part = the next six bits of w, all three read from float32(w). With p = w / 2^32 the Gumbel is -ln(-log1p(-p)) for
-    sign 0, where small p give large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2. Both tails keep their
-    relative precision.
+    A cell is (sign, octave, part): sign is the top bit of the noise, w = `abs(int32(noise | 1))`, octave is
+    floor(log2 w), part is the next six bits of w, all three read from float32(w). With p = w / 2^32 the Gumbel is
+    -ln(-log1p(-p)) for sign 0, where small p give large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2.
+    Both tails keep their relative precision.
     """
 
     level: NDArray[np.int32]

@@ -97,8 +97,9 @@ def canvas_denoiser(
 
     Returns:
         A denoiser of canvases. It answers with logits float32 [N, R, K] at raster positions ``rows`` [N, R] of
-        ``canvas``. Only windows that cover a position of ``rows`` are evaluated, and only there. A sample's answer does not depend on its batch
-        as long as the denoiser's does not. For a canvas of the window's size it is ``denoiser`` itself.
+        ``canvas``. Only windows that cover a position of ``rows`` are evaluated, and only there. A sample's answer does
+        not depend on its batch as long as the denoiser's does not. For a canvas of the window's size it is ``denoiser``
+        itself.
 
     Raises:
         UsageError: sides below 1, a stride that would leave gaps, or a small canvas without ``mask``.
