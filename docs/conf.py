@@ -38,6 +38,7 @@ root_doc = "index"
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 4
+smartquotes_action = "qe"  # quotes and ellipses; two hyphens begin an option
 myst_enable_extensions = ["colon_fence"]
 
 html_theme = "furo"
