@@ -75,7 +75,7 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
 
 
 def exit_code(error: SmaltiError) -> int:
-    """The process exit code for ``error``; 1 for kinds without a code of their own."""
+    """Return the exit code of the command line for ``error``; 1 for kinds without a code of their own."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 

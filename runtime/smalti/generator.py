@@ -1,4 +1,4 @@
-"""The public face of a bundle: load it, generate, stream, inpaint, encode, decode, embed."""
+"""The public face of a bundle: load it, then generate, stream, inpaint, encode, decode or embed."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ def load(
 ) -> Generator:
     """Open a bundle and get it ready to run.
 
-    ``bundle``: a path (folder or ``.zip``) or an embedded name; None takes the embedded default. ``provider``: ``auto``
-    or ``cpu``. ``precision``: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``threads``: cores to use, all by default.
-    ``backend`` runs the graphs in place of a provider, such as :class:`smalti.NullBackend` in tests of your program.
+    Args:
+        bundle: a path (folder or ``.zip``), the name of an embedded bundle, or an open bundle. None takes the embedded
+            default.
+        provider: ``auto`` or ``cpu``.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``auto`` takes the precision that the backend prefers.
+        threads: cores to use, at least 1; None uses all.
+        backend: runs the graphs in place of a provider, such as :class:`smalti.NullBackend` in tests of your program.
 
-    Raises BundleError for a bundle that is missing or damaged, ProviderUnavailable for a provider that cannot run here,
-    UsageError for a value outside these.
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        ProviderUnavailable: the provider cannot run here.
+        UsageError: an argument has another value.
     """
     if not isinstance(bundle, str | Path | Bundle | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"bundle {bundle!r}: a path or a name is needed")
@@ -63,7 +69,10 @@ def load(
 
 
 class Generator:
-    """A loaded bundle. Components become ready when first used; methods may be called from several threads."""
+    """A loaded bundle. Prior and decoder are ready; other components load when first used.
+
+    Several threads may call its methods.
+    """
 
     def __init__(
         self, bundle: Bundle, provider: str, precision: str, threads: int | None, backend: Backend | None = None
@@ -94,7 +103,7 @@ class Generator:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels this bundle knows."""
+        """Names of the labels that this bundle knows."""
         return self.manifest.classes
 
     def _session(self, role: Role) -> Session:
@@ -111,21 +120,21 @@ class Generator:
     def generate(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Result:
         """Draw images.
 
-        Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``, and the same tokens whether it is drawn alone or
-        in any batch. The options are those of :class:`~smalti.families.settings.Options`: ``seeds``, ``label``,
+        Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``. Its tokens are the same whether it is drawn
+        alone or in any batch. :class:`~smalti.families.settings.Options` describes the options: ``seeds``, ``label``,
         ``steps``, ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
         ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``size``, ``stride``.
 
-        Raises UsageError for an option or a value outside these, or one that the bundle's family does not have.
+        Raises UsageError for an unknown option, an option of another family, or a value out of range.
         """
         started = time.perf_counter()
         settings = resolve(self.manifest, count, seed, options)
         return self._finish(self._masked(settings), settings, started)
 
     def stream(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Iterator[Step]:
-        """Draw images as :meth:`generate` does, giving the grids after every network call, or step.
+        """Draw images as :meth:`generate` does, and yield a :class:`Step` after every network call, or step.
 
-        Stop iterating to cancel. The last step's tokens are those that :meth:`generate` returns.
+        Stop iterating to cancel. The last step has the tokens that :meth:`generate` returns.
         """
         settings = resolve(self.manifest, count, seed, options)
         return self._steps(self._masked(settings), settings, Timings())
@@ -133,14 +142,13 @@ class Generator:
     def inpaint(
         self, image: Picture, mask: Picture, count: int | None = None, seed: int = 0, **options: Unpack[Options]
     ) -> Result:
-        """Repaint the part of ``image`` that ``mask`` shows in white; the other pixels stay exactly what they are.
+        """Repaint the part of ``image`` where ``mask`` is white; the other pixels stay exactly what they are.
 
-        ``image`` and ``mask`` are PIL images or arrays of one size, whose sides are multiples of the bundle's factor:
-        uint8 [H, W, 3] and bool [H, W] (True: repaint). A token is drawn anew when any pixel of its patch is to be
-        repainted (McKinney and Willcocks 2022, section 3.6). The others are those of the image and condition the draw,
-        all of them, but in an autoregressive bundle only those before it in raster order. Where no ``label`` is given,
-        the image says what it is. Options are those of :meth:`generate`; ``stride`` counts for images larger than the
-        bundle's.
+        ``image`` and ``mask`` are PIL images, or arrays: uint8 [H, W, 3] and bool [H, W] (True: repaint). Both have one
+        size, and its sides are multiples of the bundle's factor. A token is drawn anew when any pixel of its patch is
+        to be repainted (McKinney and Willcocks 2022, section 3.6). All other tokens are encoded from the image, and the
+        draw is conditioned on them. An autoregressive bundle sees only those that come earlier in raster order. Without
+        ``label``, the images are drawn without a label. The options are those of :meth:`generate`.
 
         Painting beyond an image's edge is repainting a larger one::
 
@@ -149,7 +157,8 @@ class Generator:
             beyond[:, 128:384] = False
             gen.inpaint(wide, beyond)
 
-        Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value outside what is allowed.
+        Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value out of range; BundleError
+        for a bundle without an encoder.
         """
         started = time.perf_counter()
         latent = self.manifest.latent
@@ -166,17 +175,18 @@ class Generator:
         return replace(result, images=images, from_image=True)
 
     def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
-        """Tokens (int32 [N, h, w]) of images of one size, whose sides are multiples of the bundle's factor.
+        """Encode images of one size to tokens int32 [N, h, w]. Sides are multiples of the bundle's factor.
 
-        Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit.
+        Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit, BundleError
+        for a bundle without an encoder.
         """
         return over_images(self._encoder(), images, self.manifest.latent)
 
     def embed(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Features of images of one size, whose sides are multiples of the bundle's factor: float32 [N, D].
+        """Describe images of one size by features float32 [N, D]. Sides are multiples of the bundle's factor.
 
-        Each row is the mean of what the encoder sees over the image, and has length 1: the products of two rows say how
-        alike two images are, at most 1. Images are PIL images (any mode) or uint8 [H, W, 3].
+        Each row is the mean of the encoder's features over the image, scaled to length 1. The product of two rows says
+        how alike two images are; it is at most 1. Images are PIL images (any mode) or uint8 [H, W, 3].
 
         Raises UsageError for sizes that do not fit, BundleError for a bundle whose encoder gives no features.
         """
@@ -191,24 +201,26 @@ class Generator:
         return over_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
-        """Images of tokens (integers [N, h, w] or [h, w], 0 .. K - 1); any h and w.
+        """Decode tokens (integers [N, h, w] or [h, w], 0 .. K - 1) to images; h and w may have any size.
 
-        Memory is bounded, unless the bundle's ``latent.halo`` is None: such a decoder (a published VQGAN) takes every
-        canvas as a whole, and its attention grows with the square of the tokens.
+        Memory is bounded, unless the bundle's ``latent.halo`` is None. Such a decoder (a published VQGAN) takes every
+        canvas as a whole, and the memory of its attention grows with the square of the number of tokens.
 
         Raises UsageError for another shape or tokens outside the codebook.
         """
         return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings())
 
     def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> NDArray[np.float32]:
-        """Ask the prior itself: float32 [N, R, K], what it expects at raster positions ``rows`` (int32 [N, R]).
+        """Ask the prior for its logits, float32 [N, R, K]. Sampling, likelihoods and confidence start here.
 
-        ``tokens`` int32 [N, h*w], K where an absorbing bundle has a mask; ``labels`` int32 [N], an index into
-        :attr:`labels`, or their number for none; ``time``, in a multinomial bundle, their noise, 0 .. T - 1.
-        Sampling, likelihoods and confidence all start here.
+        Args:
+            tokens: int32 [N, h*w] in raster order; in an absorbing bundle K is the mask.
+            labels: int32 [N], an index into :attr:`labels`; their number stands for no label.
+            rows: int32 [N, R], the raster positions that are asked about.
+            time: in a multinomial bundle, how noisy the tokens are, 0 .. T - 1; None in other bundles.
 
-        Raises UsageError for an autoregressive bundle, of which :meth:`next_logits` asks, and for a time that is
-        missing, out of range or without a meaning.
+        Raises UsageError for an autoregressive bundle, which answers :meth:`next_logits`, and for a time that is
+        missing, out of range or not wanted.
         """
         if PRIORS[self.manifest.family] != "denoiser":
             raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
@@ -224,12 +236,12 @@ class Generator:
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def next_logits(self) -> NextLogits:
-        """Ask an autoregressive prior: from tokens int32 [N, n] and labels int32 [N] to the next one's logits [N, K].
+        """Return a function that asks an autoregressive prior for its logits of the next token.
 
-        What is returned remembers what it read, for one run at a time: see
-        :func:`smalti.families.autoregressive.past.next_logits`.
+        The function takes tokens int32 [N, n] and labels int32 [N], and returns logits [N, K]. It remembers what it
+        read, so it serves one run at a time: see :func:`smalti.families.autoregressive.past.next_logits`.
 
-        Raises UsageError for a bundle of another family, of which :meth:`logits` asks.
+        Raises UsageError for a bundle of another family, which answers :meth:`logits`.
         """
         if self.manifest.family != "autoregressive":
             raise UsageError(f"bundle {self.manifest.name} predicts many tokens at once: use logits")

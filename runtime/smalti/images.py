@@ -1,4 +1,4 @@
-"""Images in and out: arrays, contact sheets, and files that appear whole or not at all."""
+"""Images as arrays, as contact sheets and as files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from smalti.errors import UsageError
 from smalti.files import write_whole
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are damaged, unknown, or claim to be larger than it will decode."""
+"""Errors of Pillow for files that are damaged, of an unknown kind, or too large by their own account."""
 
 
 def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (uint8 [H, W, 3]) of a PIL image of any mode, or of an array that already has that form.
+    """Return the pixels (uint8 [H, W, 3]) of a PIL image of any mode; an array of that form is returned as it is.
 
     Transparent pixels are laid over white. Raises UsageError for anything else.
     """
@@ -47,7 +47,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:
-    """Lay images (uint8 [N, H, W, 3]) out on white, row by row, ``gap`` pixels apart."""
+    """Lay out images (uint8 [N, H, W, 3]) on white, row by row, ``gap`` pixels apart."""
     count, height, width, _ = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -59,7 +59,7 @@ def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Imag
 
 
 def save_png(image: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
-    """Write a PNG with ``texts`` by keyword inside it; the file appears whole or not at all (OutputError)."""
+    """Write a PNG that holds ``texts`` by keyword. The file appears whole; else OutputError is raised."""
     info = PngImagePlugin.PngInfo()
     for keyword, text in (texts or {}).items():
         info.add_text(keyword, text)

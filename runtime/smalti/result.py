@@ -1,4 +1,4 @@
-"""What a run gives back: images that can save themselves with their recipe, single steps, and where the time went."""
+"""Results of a run: images that are saved with their recipe, single steps, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Timings:
-    """Seconds spent per stage."""
+    """Seconds spent in each stage."""
 
     network: float = 0.0
     draw: float = 0.0
     decoder: float = 0.0
     host: float = 0.0
-    """Everything else: schedules, arrays, pictures."""
+    """Everything else, such as schedules and copies of arrays."""
     calls: int = 0
     """Network calls."""
 
     @property
     def total(self) -> float:
-        """Seconds in all."""
+        """Sum of all stages."""
         return self.network + self.draw + self.decoder + self.host
 
     def timed(self, network: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
-        """Count calls of ``network`` and the seconds they take."""
+        """Wrap ``network`` so that its calls and their seconds are counted here."""
 
         def call(*arguments: Asked.args, **named: Asked.kwargs) -> Answer:
             started = time.perf_counter()
@@ -59,7 +59,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Result:
-    """What :meth:`Generator.generate` returns."""
+    """Images that :meth:`Generator.generate` or :meth:`Generator.inpaint` drew, and how."""
 
     images: list[Image.Image]
     tokens: Int32
@@ -69,14 +69,15 @@ class Result:
     report: ProviderReport
     bundle: Bundle = field(repr=False)
     from_image: bool = False
-    """Whether the draw began from an image: then seeds and settings alone do not make it again."""
+    """Whether the draw began from an image. Seeds and settings alone do not repeat such a draw."""
 
     def save(self, path: str | Path, columns: int = 4) -> None:
-        """Write the images as one PNG, a sheet if there are several, that ``smalti generate --replay`` can make again.
+        """Write the images as one PNG; several images become a sheet with ``columns`` images per row.
 
-        What began from an image is written without that recipe.
+        The PNG holds the recipe that ``smalti generate --replay`` follows. A draw that began from an image has none.
 
-        Raises UsageError when ``path`` does not end in .png, OutputError when it cannot be written.
+        Raises UsageError when ``path`` does not end in .png or ``columns`` is below 1, OutputError when the file cannot
+        be written.
         """
         if Path(path).suffix.lower() != ".png" or columns < 1:
             raise UsageError(f"save takes a path that ends in .png and at least 1 column; got {path} and {columns}")
@@ -85,7 +86,7 @@ class Result:
         save_picture(sheet, Path(path), None if self.from_image else self.recipe(slice(None), columns))
 
     def recipe(self, which: slice, columns: int) -> Recipe:
-        """Describe how some of the images were made, laid out in ``columns``."""
+        """Describe how the images of the slice ``which`` were made, and that they lie in ``columns``."""
         return Recipe(
             version=__version__,
             bundle=self.bundle.manifest.name,
@@ -101,16 +102,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """One network call of :meth:`Generator.stream`, or one step where tokens are drawn again and again."""
+    """State of a run after one network call, or after one step in families that draw tokens again and again."""
 
     index: int
     """0 .. total - 1."""
     total: int
-    """How many there are; in a bundle of the family sundae the most there can be, for a run ends as soon as all its
-    samples are frozen."""
+    """Number of steps. In the family sundae a run may have fewer, because it ends when all its samples are frozen."""
     tokens: Int32
-    """int32 [N, h, w]; K where a token is still masked, or masked again. Of the family multinomial, tokens that still
-    have noise."""
+    """int32 [N, h, w]. In the family absorbing, K stands where a token is masked. In the family multinomial, tokens
+    still have noise."""
     settings: Settings
     _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
     _preview: Callable[[Int32], list[Image.Image]] | None = field(repr=False)
@@ -118,21 +118,21 @@ class Step:
     _codes: int = field(repr=False)
 
     def images(self) -> list[Image.Image]:
-        """Decode what is there; masked tokens are shown as their nearest unmasked neighbour.
+        """Decode the tokens. A masked token is shown as its nearest unmasked neighbour.
 
-        Those of the last step are the images that :meth:`Generator.generate` returns.
+        The last step's images are the ones that :meth:`Generator.generate` returns.
         """
         return self._decode(absorbing.fill_masked(self.tokens, self._codes))
 
     def preview(self) -> list[Image.Image]:
-        """Show roughly what is there, masked tokens as the others make them likely.
+        """Decode the tokens roughly and cheaply. A masked token is shown as its neighbours make it likely.
 
-        It takes the bundle's preview decoder, which needs a small part of the decoder's operations (its certificate
-        says which, as ``cost``); in a bundle without one the images are those of :meth:`images`.
+        The bundle's preview decoder does this; ``cost`` in its certificate is its share of the decoder's operations. A
+        bundle without a preview decoder gives what :meth:`images` gives.
         """
         return self.images() if self._preview is None else self._preview(self.tokens)
 
 
 def save_picture(image: Image.Image, path: Path, recipe: Recipe | None) -> None:
-    """Write a PNG, with its recipe if there is one; the file appears whole or not at all (OutputError)."""
+    """Write a PNG with its recipe, if there is one. The file appears whole; else OutputError is raised."""
     save_png(image, path, None if recipe is None else {PNG_KEY: encode_recipe(recipe)})

@@ -35,7 +35,7 @@ from smalti_kernels.spec.tables import log_ratio, weights
 from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
 SCORE_LIMIT: Final = 1 << 30
-"""Bound on |logit * scale|: |logit / temperature| <= 16384 nats, so adding the Gumbel cannot overflow int32."""
+"""Bound on `abs(logit * scale)`. It stands for 16384 nats, so adding the Gumbel cannot overflow int32."""
 
 BOUND_UNITS: Final = float(1 << 23) / ((1 << FRACTION_BITS) * float(np.log(2.0)))
 """Units of a bound (2^-23 octaves, the spacing of float32's exponent bits) in a unit of a score (2^-16 nats)."""

@@ -3,7 +3,7 @@
 Nothing here keeps a state. The noise of a token is a function of (seed, stream, step, y, x, token), so any row can be
 drawn alone, in any order and in any batch. Every operation is integer arithmetic modulo 2^32 except one conversion from
 int32 to float32 (IEEE, round to nearest even), which only finds the leading bit of a word. No compiler can contract,
-reassociate or approximate these operations, so other devices repeat them bit for bit.
+reassociate or approximate these operations, so other devices repeat them bit for bit::
 
     row key   k0 k1 k2 k3 = Philox4x32-10(counter = (x, y, step, stream), key = (seed mod 2^32, seed div 2^32))
     word      h = mix(mix(token * 0x9E3779B9 + k0) ^ k1)
@@ -195,10 +195,10 @@ def token_noise(
 class GumbelTable(NamedTuple):
     """Piecewise linear Gumbel quantiles, in units of 2^-16, for every cell of the noise word.
 
-    A cell is (sign, octave, part): sign is the top bit of the noise, w = |int32(noise | 1)|, octave = floor(log2 w),
-    part = the next six bits of w, all three read from float32(w). With p = w / 2^32 the Gumbel is -ln(-log1p(-p)) for
-    sign 0, where small p give large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2. Both tails keep their
-    relative precision.
+    A cell is (sign, octave, part): sign is the top bit of the noise, w = `abs(int32(noise | 1))`, octave is
+    floor(log2 w), part is the next six bits of w, all three read from float32(w). With p = w / 2^32 the Gumbel is
+    -ln(-log1p(-p)) for sign 0, where small p give large Gumbels, and -ln(-ln p) for sign 1; the two meet at p = 1/2.
+    Both tails keep their relative precision.
     """
 
     level: NDArray[np.int32]

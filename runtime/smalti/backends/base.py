@@ -1,4 +1,4 @@
-"""What runs the graphs of a bundle: one object per kind of machine, which opens sessions and draws tokens."""
+"""The interface of a backend: it opens sessions that run a bundle's graphs, and it draws tokens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class ProviderReport:
-    """The requested provider and precision, those in use, and the reason."""
+    """The provider and the precision that were requested, those in use, and the reason."""
 
     requested: str
     actual: str
@@ -63,28 +63,28 @@ class Backend(ABC):
     """One kind of machine, and the library that runs graphs on it."""
 
     name: ClassVar[str]
-    """What ``provider`` calls it."""
+    """Its name as a ``provider``."""
     device: str
-    """The processor, for people."""
+    """The processor, in words."""
     runtime: str
     """Name and version of the library."""
     threads: int
-    """Cores it uses."""
+    """Number of cores that it uses."""
     certified: ClassVar[Precision] = "int8"
-    """The precision that ``auto`` takes where a bundle has it; each variant of a bundle met its tolerance."""
+    """The precision that ``auto`` takes where a bundle has it. Every variant of a bundle met its tolerance."""
 
     @abstractmethod
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
-        """Load a component. Raises BundleError for a graph that cannot be run."""
+        """Load a component and return it ready to run. Raises BundleError for a graph that cannot be run."""
 
     def sample(self, *arguments: Any, **named: Any) -> Draw:
-        """Draw tokens from logits: see :func:`smalti_kernels.sample`, whose tokens every backend gives bit for bit."""
+        """Draw tokens from logits, bit for bit as :func:`smalti_kernels.sample` does."""
         return sample(*arguments, **named)
 
     def resolve_precision(self, bundle: Bundle, requested: str) -> tuple[dict[str, Precision], str]:
-        """Choose each component's precision, and say why; ``auto`` takes ``certified`` where the bundle has it.
+        """Choose the precision of each component; return it by role, and the reason in words.
 
-        A component without the requested precision runs in fp32.
+        ``auto`` takes :attr:`certified`. A component that lacks the precision runs in fp32.
 
         Raises UsageError when the precision is unknown, or when neither the prior nor the decoder comes in it.
         """

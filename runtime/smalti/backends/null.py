@@ -1,4 +1,4 @@
-"""A backend without a network, with which users test their own programs."""
+"""A backend without a network, for tests of programs that use smalti."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from smalti.bundle.reader import Bundle
 from smalti_kernels import random_words
 
 _COLOURS, _FEATURES = 101, 102
-"""Streams of noise that are no sampler's, so that nothing here follows what is drawn."""
+"""Streams of noise that no sampler uses, so that colours and features do not depend on draws."""
 
 
 class NullBackend(Backend):
-    """Answers at once and always alike: every token is as likely as any other, and is decoded to a colour of its own.
+    """A backend without a network: all tokens are equally likely, and each token is decoded to its own colour.
 
-    ``smalti.load(backend=smalti.NullBackend())`` opens no graph and needs no inference library, while everything around
-    the network (options, errors, seeds, sizes, timings) is what it is with a real one. Tokens follow from the seeds, so
-    equal calls give equal pictures. Encoding a picture that it decoded gives its tokens back.
+    ``smalti.load(backend=smalti.NullBackend())`` opens no graph and needs no inference library. Options, errors, seeds,
+    sizes and timings are those of a real backend. Tokens follow from the seeds, so equal calls give equal pictures.
+    Encoding a decoded picture gives its tokens back.
     """
 
     name: ClassVar[str] = "null"
@@ -31,7 +31,7 @@ class NullBackend(Backend):
     threads = 1
 
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
-        """Stand in for a component; its inputs and outputs are those that the manifest declares."""
+        """Return a stand-in for a component, with the inputs and outputs that the manifest declares."""
         return _NullSession(bundle, role)
 
 
@@ -74,7 +74,7 @@ class _NullSession:
 
 
 def _bytes(which: NDArray[np.int64], stream: int, count: int) -> NDArray[np.uint8]:
-    """Random bytes [N, count] of numbers [N], the same on every machine."""
+    """Return random bytes [N, count] of numbers [N], the same on every machine."""
     words = [random_words(which, stream=stream, step=index, y=0, x=0)[..., 0] for index in range(count)]
     return (np.stack(words, axis=-1) >> np.uint32(24)).astype(np.uint8)
 

@@ -37,13 +37,13 @@ class OnnxRuntimeCpu(Backend):
         self.runtime = runtime_version()
 
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
-        """Load a component; BundleError when ONNX Runtime refuses its graph."""
+        """Load a component and return it ready to run. Raises BundleError when ONNX Runtime refuses its graph."""
         return OnnxSession(bundle, role, precision, self.threads)
 
     def declared(
         self, bundle: Bundle, role: Role, precision: Precision
     ) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
-        """Return inputs and outputs as a graph itself declares them; constants of a hostile graph are not folded.
+        """Return a graph's own inputs and outputs. No constant is folded, since the graph may be hostile.
 
         Raises BundleError when ONNX Runtime refuses the graph.
         """
@@ -52,7 +52,7 @@ class OnnxRuntimeCpu(Backend):
 
 
 def runtime_version() -> str:
-    """Name and version of the inference library."""
+    """Return the name and version of the inference library."""
     for name in (LIBRARY, f"{LIBRARY}-gpu"):
         try:
             return f"{name} {metadata.version(name)}"
@@ -123,7 +123,7 @@ class OnnxSession:
         bundle.forget()
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Run the graph; inputs that it does not have, such as a label, are ignored.
+        """Run the graph. Inputs that it does not have, such as labels, are ignored.
 
         Raises BundleError when it cannot run.
         """

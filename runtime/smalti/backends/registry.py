@@ -1,4 +1,4 @@
-"""The backends there are, by what ``provider`` calls them."""
+"""All backends, by their names as a ``provider``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph's inputs and outputs, and how they differ from the manifest's."""
+"""Inputs and outputs of graphs, and their differences from the manifest."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from smalti.bundle.reader import Bundle
 
 
 class Signature(NamedTuple):
-    """An input or output as the graph declares it."""
+    """One input or output, as the graph declares it."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-    """Sizes of the sides; None for free ones."""
+    """Size of each side; None where it is free."""
 
 
 def mismatches(
     bundle: Bundle, role: Role, precision: Precision, inputs: Sequence[Signature], outputs: Sequence[Signature]
 ) -> list[str]:
-    """Differences between a graph's ``inputs`` and ``outputs`` and the manifest, one line each; empty when all fit.
+    """Return the differences between a graph's signature and the manifest, one line each; none when all fits.
 
-    Names, dtypes and fixed sides must be those of the component's record. A prior must predict ``latent.codes`` codes,
-    and a denoiser must read the tokens of ``latent.grid``.
+    Names, dtypes and fixed sides must equal those in the manifest. A prior must predict ``latent.codes`` codes, and a
+    denoiser must read as many tokens as ``latent.grid`` has.
     """
     component, latent = bundle.manifest.components[role], bundle.manifest.latent
     lines = [

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle is, which files it has, and what was measured when it was made.
+"""``manifest.json``: what a bundle is, its files, and the figures measured at its export.
 
 Records are typed and validated on reading; an error names the field that does not fit.
 """
@@ -110,13 +110,13 @@ class Noise(_Record, frozen=True, kw_only=True):
 
 
 class SamplerDefaults(_Record, frozen=True, kw_only=True):
-    """How samples are drawn unless the caller says otherwise."""
+    """Options of a draw that the caller leaves out."""
 
     steps: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
-    """Steps of families that draw many tokens at a time. Only absorbing bundles read schedule, order,
-    choice_temperature and remask; only sundae bundles read final_temperature, proportion and min_steps."""
+    """Number of steps, in families that draw many tokens at a time. Only absorbing bundles read schedule, order,
+    choice_temperature and remask. Only sundae bundles read final_temperature, proportion and min_steps."""
     temperature: Temperature
-    """Temperature; that of the first step where it changes."""
+    """Temperature; where it changes from step to step, the first step's."""
     guidance: Annotated[float, msgspec.Meta(ge=0, le=100)] = 1.0
     schedule: Literal["exact", "cosine", "binomial"] = "exact"
     order: Literal["random", "halton", "confidence"] = "random"
@@ -202,14 +202,14 @@ ROUNDED = "rounded_"
 
 
 def allowed(name: str, bound: float) -> str:
-    """The bound of a figure as text: an upper bound for ``*_error``, a lower bound for the others."""
+    """Return the bound of a figure as text: an upper bound for ``*_error``, a lower bound for the others."""
     return f"at {'most' if name.endswith('_error') else 'least'} {bound:g}"
 
 
 def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> list[str]:
-    """List the figures out of tolerance, as text; NaN is always out of tolerance, and missing figures are skipped.
+    """Return the figures that are out of tolerance, as text. NaN always is; missing figures are skipped.
 
-    Bounds are upper ones for ``*_error``, lower ones for the others.
+    Bounds are upper bounds for ``*_error`` and lower bounds for the others.
     """
     lines: list[str] = []
     for name, bound in tolerances.items():

@@ -95,7 +95,7 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
 
 
 def embedded_bundles() -> dict[str, Path]:
-    """Bundles inside the package, by name."""
+    """Return the paths of the bundles inside the package, by name."""
     root = Path(__file__).parents[1] / "embedded"
     return {path.name: path for path in sorted(root.glob("*")) if (path / MANIFEST).is_file()}
 
@@ -160,7 +160,7 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
 
 
 def _read_list(path: Path, name: str) -> bytes:
-    """The bytes of a JSON file that lists other files."""
+    """Return the bytes of a JSON file that lists other files."""
     with _member(path, name) as (handle, size):
         if size > LARGEST_MANIFEST:
             raise OSError(f"{name} has {size} bytes, and at most {LARGEST_MANIFEST} are read")
@@ -168,7 +168,7 @@ def _read_list(path: Path, name: str) -> bytes:
 
 
 def listing(path: Path) -> list[str]:
-    """Sorted names of all files in a folder or zip, with forward slashes.
+    """Return the sorted names of all files in a folder or zip, with forward slashes.
 
     Raises BundleError when it cannot be read.
     """
@@ -182,7 +182,7 @@ def listing(path: Path) -> list[str]:
 
 
 def read_engines(path: Path) -> engine_records.Engines | None:
-    """The engines in a bundle's folder ``engines``; None if there are none.
+    """Read the list of engines in a bundle's folder ``engines``; None if there are none.
 
     Raises BundleError when their list is damaged.
     """
@@ -196,7 +196,7 @@ def read_engines(path: Path) -> engine_records.Engines | None:
 
 
 def read_checked(path: Path, record: FileRecord) -> bytes:
-    """The bytes of a file in a folder or zip. Raises BundleError when it is missing or differs from ``record``."""
+    """Return the bytes of a file in a folder or zip. Raises BundleError when missing or different from ``record``."""
     return b"".join(_checked_parts(path, record, whole=True))
 
 

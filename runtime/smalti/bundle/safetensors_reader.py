@@ -23,7 +23,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_tensors(content: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """Arrays by name, read-only, of the types in ``DTYPES``.
+    """Return the arrays by name. They are read-only, and of the types in ``DTYPES``.
 
     Raises BundleError with the reason and ``where`` when the content is invalid.
     """

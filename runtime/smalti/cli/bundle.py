@@ -106,6 +106,6 @@ def _table(measured: list[Remeasured]) -> list[str]:
 
 
 def _progress(line: str) -> None:
-    """Show on a terminal what is looked at now, in one line that is written over."""
+    """Show on a terminal the file that is checked now, in one line that the next one overwrites."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A bundle on one page: what it draws, under which terms, in which sizes, and what was measured of it."""
+"""A bundle on one page: what it draws, its licences, its sizes and its certificate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from smalti.families.registry import FAMILIES, family_of
 ALWAYS = ("temperature", "guidance", "top_k", "top_p")
 """Defaults that every family has."""
 PERCENT = "_agreement"
-"""How the names of figures end that are shares."""
+"""End of the names of figures that are shares."""
 
 
 def card(bundle: Bundle) -> dict[str, Any]:
-    """Plain values for JSON; BundleError when the bundle's list of engines is damaged."""
+    """Describe a bundle as plain values, for JSON. Raises BundleError when its list of engines is damaged."""
     manifest, engines = bundle.manifest, read_engines(bundle.path)
     latent, sizes = manifest.latent, {record.file: record.bytes for record in manifest.files()}
     figures = {(measure.component, measure.precision): measure for measure in manifest.certificate}
@@ -64,19 +64,19 @@ def card(bundle: Bundle) -> dict[str, Any]:
 
 
 def _bytes(variant: Variant, sizes: dict[str, int]) -> int:
-    """Of the graph and the weights it reads, which another variant may read as well."""
+    """Return the bytes of the graph and of the weights it reads, which another variant may read too."""
     return sum(sizes[file] for file in (variant.graph.file, *variant.weights))
 
 
 def _sampler(manifest: Manifest) -> dict[str, Any]:
-    """Defaults that mean something in this family."""
+    """Return the defaults that the bundle's family reads."""
     defaults = manifest.sampler
     names = [name for name in SamplerDefaults.__struct_fields__ if name in (*ALWAYS, *family_of(manifest).options)]
     return {name: getattr(defaults, name) for name in names}
 
 
 def card_lines(content: dict[str, Any]) -> list[str]:
-    """The card as text, of what :func:`card` returned."""
+    """Return the card as lines of text; ``content`` is the result of :func:`card`."""
     width, height = content["pixels"]
     rows, columns = content["grid"]
     halo = "the whole canvas" if content["halo"] is None else f"{content['halo']} tokens around"
@@ -116,7 +116,7 @@ def card_lines(content: dict[str, Any]) -> list[str]:
 
 
 def figure(name: str, value: float) -> str:
-    """One figure of a certificate as people read it."""
+    """Return one figure of a certificate as text for people."""
     words = name.replace("_", " ").replace("psnr", "PSNR")
     if name.endswith(PERCENT):
         return f"{words} {value:.2%}"

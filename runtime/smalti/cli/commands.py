@@ -142,7 +142,7 @@ def bench(
 
 
 def _placeholder(verb: str, help_line: str) -> None:
-    """List a lazily loaded verb in the help; calls to it never come this far (see smalti.cli)."""
+    """List a verb in the help that is loaded when it is called; calls never come this far (see smalti.cli.main)."""
 
     @app.command(verb, help=help_line, add_help_option=False)
     def _(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:  # pyright: ignore[reportUnusedFunction]

@@ -97,7 +97,7 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
 
 
 def _precision(recipe: Recipe, bundle: Bundle, backend: Backend) -> str:
-    """What to ask for, so that every component runs in the precision that the picture was made in."""
+    """Return the precision to request, so that every component runs in the one that made the picture."""
     for requested in get_args(RequestedPrecision):
         with contextlib.suppress(UsageError):  # a precision that the bundle does not come in
             if backend.resolve_precision(bundle, requested)[0] == recipe.precision:

@@ -1,4 +1,4 @@
-"""The ``smalti`` command. Verbs of the runtime live here; training and export are loaded when they are called."""
+"""The ``smalti`` command. Verbs of training and export are loaded when they are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several verbs of the command line share, and what their texts mean."""
+"""Options that several verbs of the command line share, and readers of their texts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdo
 
 
 def check_png(output: Path) -> None:
-    """Raise UsageError or OutputError unless ``output`` is a PNG that can be written, before any work for it."""
+    """Check before the work that ``output`` is a PNG that can be written. Raises UsageError or OutputError."""
     if output.suffix.lower() != ".png":
         raise UsageError(f"output {output}: name a file that ends in .png")
     check_writable(output)
 
 
 def sampling_flags() -> dict[str, Any]:
-    """Return the annotation of a flag for every option of a draw, from what the families declare."""
+    """Return the annotation of a flag for every option of a draw. Types and help are what the families declare."""
     flags: dict[str, Any] = {}
     for name, declared in DECLARED.items():
         kind, *notes = get_args(declared)
@@ -42,9 +42,9 @@ def sampling_flags() -> dict[str, Any]:
 
 
 def takes_sampling(*without: str, before: str = "columns") -> Callable[[Command], Command]:
-    """Give a command, which takes them as keywords, a flag for every option of a draw but those ``without``.
+    """Return a decorator that gives a command a flag for every option of a draw, but for those in ``without``.
 
-    Help lists them before the parameter ``before``.
+    The command takes the options as keywords. Help lists them before the parameter ``before``.
     """
 
     def decorate(command: Command) -> Command:
@@ -66,9 +66,9 @@ def takes_sampling(*without: str, before: str = "columns") -> Callable[[Command]
 
 
 def sampling_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, as :class:`smalti.families.settings.Options` has them.
+    """Return the options that were given as :class:`smalti.families.settings.Options`.
 
-    Only texts are read here; values are checked where they are used. Raises UsageError for a text that says nothing.
+    This reads texts only; values are checked where they are used. Raises UsageError for a text that cannot be read.
     """
     readers = {"remask": remask_value, "proportion": _proportion, "size": _size}
     read = {name: readers[name](value) if name in readers else value for name, value in given.items()}
@@ -76,7 +76,7 @@ def sampling_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remask_value(text: str | None) -> float | str | None:
-    """Read what ``--remask`` says: a number, or mlm. Raises UsageError for anything else."""
+    """Read the text of ``--remask``: a number, or mlm. Raises UsageError for anything else."""
     if text is None or text == "mlm":
         return text
     try:

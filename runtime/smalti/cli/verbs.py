@@ -1,4 +1,4 @@
-"""Verbs that other floors bring: where each is found, loaded when it is called."""
+"""Verbs that other floors bring. Each is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ LAZY = {
     "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
     "engine": ("smalti_export.engines.cli", "Build TensorRT engines of a bundle (needs the extra rtx or trt)."),
 }
-"""Verbs of the floors above: where each is found, and its line of help. The module has a typer ``app``."""
+"""Module and line of help of each verb. The module has a typer ``app``."""
 EXTRAS = {"import": "train", "engine": "rtx"}
-"""Extras that are not called what their verb is."""
+"""Extra of each verb whose extra has another name."""

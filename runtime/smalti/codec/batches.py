@@ -19,7 +19,7 @@ Encode = Callable[[NDArray[np.uint8]], Int32]
 Number = TypeVar("Number", np.int32, np.float32)
 
 DECODE_TOKENS = 4096
-"""Most tokens per call of the decoder, to bound its memory: sixteen images of 256x256 at f=16."""
+"""Most tokens per call of the decoder, which bounds its memory: 16 images of 256x256 with 16 pixels per token."""
 
 
 def over_images(
@@ -48,7 +48,7 @@ def over_images(
 
 
 def decode_images(decode: Decode, tokens: Int32, latent: Latent) -> list[Image.Image]:
-    """Decode tokens int32 [N, h, w] to images; ``decode`` takes any h and w."""
+    """Decode tokens int32 [N, h, w] to N images. ``decode`` takes tokens of any h and w."""
     each = _at_once(latent, tokens.shape[1] * tokens.shape[2])
     batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
     return [
@@ -71,5 +71,5 @@ def check_tokens(tokens: NDArray[np.integer[Any]], codes: int) -> Int32:
 
 
 def _at_once(latent: Latent, tokens: int) -> int:
-    """Images of this many tokens per call; only one when the whole canvas is decoded in one piece."""
+    """Return how many images of this many tokens one call takes; one when the decoder needs the whole canvas."""
     return 1 if latent.halo is None else max(1, DECODE_TOKENS // tokens)

@@ -1,6 +1,6 @@
-"""Pixels as tokens (McKinney and Willcocks 2022, section 4.2): each grey level is a code, and no graph is needed.
+"""Pixels as tokens (McKinney and Willcocks 2022, section 4.2): each grey level is a code, so no graph is needed.
 
-Of K codes, token t is the grey value round(255 t / (K - 1)); with K = 256 it is the value itself.
+With K codes, token t is the grey value round(255 t / (K - 1)); with K = 256 it is the value itself.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LUMINANCE = (19595, 38470, 7471)
 
 
 def to_pixels(tokens: Int32, codes: int) -> Pixels:
-    """Grey pixels (uint8 [N, h, w, 3], three equal values) of tokens int32 [N, h, w], 0 .. codes - 1."""
+    """Return the grey pixels (uint8 [N, h, w, 3], three equal values) of tokens int32 [N, h, w], 0 .. codes - 1."""
     return np.repeat(_levels(codes)[tokens][..., None], 3, axis=3)
 
 
 def to_tokens(pixels: Pixels, codes: int) -> Int32:
-    """Tokens (int32 [N, H, W], 0 .. codes - 1) of pixels uint8 [N, H, W, 3]: the level nearest to their luminance.
+    """Return tokens (int32 [N, H, W], 0 .. codes - 1) of pixels uint8 [N, H, W, 3]: the level nearest to the luminance.
 
-    Of two equally near levels, it is the darker. Pixels from :func:`to_pixels` give their tokens back.
+    Of two equally near levels, the darker one is taken. Pixels from :func:`to_pixels` give their tokens back.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) * weight for channel, weight in enumerate(LUMINANCE))
     return _nearest(codes)[(red + green + blue + (1 << 15)) >> 16]
@@ -33,13 +33,13 @@ def to_tokens(pixels: Pixels, codes: int) -> Int32:
 
 @cache
 def _levels(codes: int) -> Pixels:
-    """Grey value of each token: uint8 [K], rounded half up."""
+    """Return the grey value of each token: uint8 [K], rounded half up."""
     token = np.arange(codes)
     return ((2 * 255 * token + codes - 1) // (2 * (codes - 1))).astype(np.uint8)
 
 
 @cache
 def _nearest(codes: int) -> Int32:
-    """Token whose grey value is nearest to each value: int32 [256]."""
+    """Return the token whose grey value is nearest to each value: int32 [256]."""
     distance = np.abs(np.arange(256)[:, None] - _levels(codes).astype(np.int64))
     return distance.argmin(axis=1).astype(np.int32)

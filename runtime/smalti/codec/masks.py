@@ -42,11 +42,11 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
 
 
 def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
-    """Tokens (bool [h, w]) with at least one pixel (bool [h*factor, w*factor]) to repaint."""
+    """Return the tokens (bool [h, w]) that have at least one pixel (bool [h*factor, w*factor]) to repaint."""
     height, width = repaint.shape
     return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
 
 
 def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:
-    """Combine repainted pixels of ``drawn`` with all other pixels of ``pixels``."""
+    """Return the pixels of ``drawn`` where ``repaint`` is True, and those of ``pixels`` elsewhere."""
     return Image.fromarray(np.where(repaint[..., None], np.asarray(drawn), pixels))

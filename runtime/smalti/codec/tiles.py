@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE = 32
-"""Tokens per side of a tile; with f=16, 512 pixels."""
+"""Tokens per side of a tile; with 16 pixels per token, 512 pixels."""
 
 Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 

@@ -1,7 +1,7 @@
-"""What a family of priors is: one object that knows its options, checks them, and lays out runs.
+"""The interface of a family of priors: it knows its options, checks them, and lays out runs.
 
-Everything that draws (the runtime, training's sample sheets, evaluation, the parity of exports) asks these objects, and
-:mod:`smalti.families.registry` is the one place that chooses among them.
+Everything that draws asks a family: the runtime, the sample sheets of training, evaluation, the parity of exports. Only
+:mod:`smalti.families.registry` chooses among families.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from smalti.families.autoregressive.sampler import NextLogits
 
 Int32 = NDArray[np.int32]
 Asked: TypeAlias = Mapping[str, Any]
-"""What a caller gave, by the names of options; without those that are None."""
+"""Options that a caller gave, by name. None is left out."""
 Timed: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Wraps a network so that its calls are counted."""
+"""A function that wraps a network so that its calls are counted."""
 
 
 class Prior(Protocol):
@@ -35,28 +35,28 @@ class Prior(Protocol):
     def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> Logits:
         """Return logits [N, R, K] at raster positions ``rows`` int32 [N, R] of grids ``tokens`` int32 [N, h*w].
 
-        ``labels`` int32 [N]; ``time`` is how noisy the grids are, for priors that take noise away. Asked by every
-        family but the autoregressive one.
+        ``labels`` is int32 [N]. ``time`` says how noisy the grids are, for priors that take noise away. Every family
+        but the autoregressive one calls this.
         """
         ...
 
     def next_logits(self) -> NextLogits:
-        """Return a new reader of tokens that predicts the one that follows. Asked by the autoregressive family."""
+        """Return a new function that reads tokens and predicts the next one. The autoregressive family calls this."""
         ...
 
 
 COMMON_OPTIONS = ("temperature", "top_k", "top_p", "guidance", "size")
-"""Options of every family that a picture's recipe repeats beside the family's own."""
+"""Options that every family has. A recipe holds them beside the family's own."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything besides the bundle that decides which tokens are drawn; each field holds what was really used."""
+    """Everything besides the bundle that decides which tokens are drawn. Each field holds the value in use."""
 
     seeds: tuple[int, ...]
     labels: tuple[str | None, ...]
     temperature: Annotated[float, msgspec.Meta(description="0.01 to 100; lower is tamer.")]
-    """Of the first step, where it changes."""
+    """Where it changes from step to step, the first step's."""
     top_k: Annotated[int, msgspec.Meta(description="Draw from the k likeliest tokens; 0: from all.")]
     top_p: Annotated[float, msgspec.Meta(description="Draw from the likeliest tokens of this share; 1: from all.")]
     guidance: Annotated[float, msgspec.Meta(description="0 to 100, pull towards the label; 1: none.")]
@@ -67,32 +67,32 @@ class Settings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of a draw that ask for these settings again; seeds and labels are fields of their own."""
+        """The options that ask for these settings again, without seeds and labels."""
         common = {name: getattr(self, name) for name in COMMON_OPTIONS}
         return common | msgspec.structs.asdict(self.own)
 
     def value(self, name: str) -> Any:
-        """Return the family's own setting ``name``; None where the family has none of that name."""
+        """Return the family's own setting ``name``; None when the family has no such setting."""
         return getattr(self.own, name, None)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is laid out: nothing is drawn before a prior is put under it."""
+    """A run that is laid out. It draws nothing until :meth:`draw` gives it a prior."""
 
     calls: int
-    """How many grids :meth:`draw` gives, one for each call of the network or, in families that draw tokens again and
-    again, for each step. SUNDAE's may be fewer, as a run ends when all its samples are frozen."""
+    """Number of grids that :meth:`draw` yields: one per network call, or one per step in families that draw tokens
+    again and again. A SUNDAE run may yield fewer, because it ends when all its samples are frozen."""
     table: object
-    """What happens in each call, computed ahead; None where the network's answers decide it."""
+    """Plan of every call, computed ahead; None where the network's answers decide."""
     begin: Callable[[Prior, Timed, Sample], Iterator[Int32]]
 
     def draw(
         self, prior: Prior, timed: Timed = lambda network: network, sample: Sample = smalti_kernels.sample
     ) -> Iterator[Int32]:
-        """Draw with ``prior``: gives grids int32 [N, h, w] after each call, K where a token is still to be drawn.
+        """Draw with ``prior``, and yield grids int32 [N, h, w] after each call; K stands where a token is to be drawn.
 
-        ``timed`` wraps the network, over windows where the canvas has several, so that its calls can be counted.
+        ``timed`` wraps the network, so that its calls can be counted; a call on a canvas covers all its windows.
         ``sample`` draws tokens from logits.
         """
         return self.begin(prior, timed, sample)
@@ -103,16 +103,16 @@ class Family(ABC):
 
     name: ClassVar[FamilyName]
     role: ClassVar[Role]
-    """The component of a bundle that is asked."""
+    """The component of a bundle that this family asks."""
     way: ClassVar[str]
-    """How it draws, in words that follow "this prior"."""
+    """How it draws, in words that continue a sentence which begins with "this prior"."""
     settings: ClassVar[type[msgspec.Struct]]
-    """Its own settings: each field is an option of the API, a flag of the command line and an entry of the recipe in a
-    PNG, and its description is their help."""
+    """The family's own settings. Each field is an option of the API, a flag of the command line and an entry of the
+    recipe in a PNG. The field's description is the help of that flag."""
     defaults: ClassVar[SamplerDefaults]
-    """How bundles draw for which nobody chose."""
+    """Defaults of a bundle for which nobody chose others."""
     masks: ClassVar[bool] = False
-    """Whether the prior knows a mask; else unknown tokens are random ones."""
+    """Whether the prior knows a mask. Without one, unknown tokens start as random tokens."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -121,27 +121,27 @@ class Family(ABC):
 
     @abstractmethod
     def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> msgspec.Struct:
-        """Return the family's settings: what was ``asked``, checked, else the bundle's defaults.
+        """Check the options in ``asked``, fill in the bundle's defaults, and return the family's settings.
 
-        ``temperature`` is the one settled on, ``size`` the canvas in pixels. Raises UsageError, saying what is
+        ``temperature`` is already settled; ``size`` is the canvas in pixels. Raises UsageError, which says what is
         allowed.
         """
 
     @abstractmethod
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
-        """Lay out a run that draws what is masked in ``start`` (int32 [N, h, w]; K is the mask) and keeps the rest.
+        """Lay out a run that draws the masked tokens of ``start`` (int32 [N, h, w]; K is the mask) and keeps the rest.
 
-        ``settings`` were resolved for ``manifest``, of which the grid, the number of codes, the classes and the noise
-        are read. Raises UsageError for settings of another family.
+        ``settings`` were resolved for ``manifest``. The run reads the manifest's grid, number of codes, classes and
+        noise. Raises UsageError for settings of another family.
         """
 
     def check_defaults(self, chosen: SamplerDefaults) -> None:  # noqa: B027 - most families have nothing to check
         """Raise UsageError for defaults that do not go together."""
 
     def refuse_foreign(self, asked: Asked, known: tuple[str, ...], who: str) -> None:
-        """Raise UsageError for options among ``asked`` that are ``known`` to other families alone.
+        """Raise UsageError when ``asked`` holds an option that only other families have, of all ``known`` options.
 
-        ``who`` draws, as the message has it, such as "this prior".
+        ``who`` is the subject of the message, such as "this prior".
         """
         if foreign := [name for name in known if name in asked and name not in self.options]:
             raise UsageError(
@@ -158,12 +158,12 @@ class Family(ABC):
 
 
 def labels_of(settings: Settings, classes: tuple[str, ...]) -> Int32:
-    """Return the label of each sample as a prior knows it (int32 [N]): an index, or how many there are for none."""
+    """Return each sample's label as an index (int32 [N]). The number of classes stands for no label."""
     return np.asarray([len(classes) if name is None else classes.index(name) for name in settings.labels], np.int32)
 
 
 def part_of(run: Run, inside: tuple[slice, ...]) -> Run:
-    """Cut the grids of a run to what lies ``inside`` of a larger canvas."""
+    """Return ``run`` with its grids cut to the slices ``inside``, for a run on a canvas larger than wanted."""
 
     def begin(prior: Prior, timed: Timed, sample: Sample) -> Iterator[Int32]:
         return (grids[inside] for grids in run.draw(prior, timed, sample))

@@ -1,4 +1,4 @@
-"""Positions of many grids as a network is asked for them: side by side, in parts, which bounds the answers' memory."""
+"""Tables of the positions that a network is asked for. They are cut into parts, which bounds the answers' memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Integers = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 ROWS = 2**12
-"""Positions asked for at once, which bounds the memory of their logits: 128 MiB with 8192 codes."""
+"""Most positions asked for at once. It bounds the memory of their logits: 128 MiB with 8192 codes."""
 
 
 def movable_places(tokens: Int32, labels: Int32, free: Bools | None) -> Bools:
-    """``free``, or all positions; UsageError unless the shapes fit."""
+    """Return ``free``, or all positions where it is None (bool [N, L]). Raises UsageError when shapes do not fit."""
     if tokens.ndim != 2 or labels.shape[:1] != tokens.shape[:1]:
         raise UsageError(
             f"tokens must be int32 [N, L] with one label each; got {list(tokens.shape)} and labels {list(labels.shape)}"
@@ -34,9 +34,9 @@ def movable_places(tokens: Int32, labels: Int32, free: Bools | None) -> Bools:
 
 
 def portions(owner: Integers) -> Iterator[slice]:
-    """Cut rows [R], of which ``owner`` (ascending) says the sample, into parts of up to ROWS rows with their padding.
+    """Cut rows into parts of up to ROWS rows, padding included. ``owner`` [R], ascending, is the sample of each row.
 
-    They are whole samples, unless one has more than ROWS: then each is cut by itself.
+    A part holds whole samples. When a sample has more than ROWS rows, each sample is cut by itself.
     """
     begins = np.flatnonzero(np.diff(owner, prepend=-1))
     ends = np.append(begins[1:], len(owner))
@@ -48,10 +48,10 @@ def portions(owner: Integers) -> Iterator[slice]:
 
 
 def side_by_side(owner: Integers, position: Integers) -> tuple[Integers, Integers, Integers, Int32]:
-    """Positions [R] of samples ``owner`` [R] (ascending) as the network is asked for them.
+    """Arrange positions [R] of the samples ``owner`` [R], ascending, as a table with one line per sample.
 
-    The samples [n], the line and the column of each position, and the table int32 [n, most] itself: 0 where a sample
-    has fewer than the most.
+    Return the samples [n], the line [R] and the column [R] of each position, and the table int32 [n, most]. The table
+    is filled up with 0 where a sample has fewer positions than the others.
     """
     who, first, size = np.unique(owner, return_index=True, return_counts=True)
     line, column = np.repeat(np.arange(len(who)), size), np.arange(len(owner)) - np.repeat(first, size)
@@ -61,7 +61,7 @@ def side_by_side(owner: Integers, position: Integers) -> tuple[Integers, Integer
 
 
 def of_rows(answer: Logits, line: Integers, column: Integers) -> Logits:
-    """Logits [R, K] at lines and columns [R] of ``answer`` [n, most, K]; no copy where that is all of them."""
+    """Return the logits [R, K] at lines and columns [R] of ``answer`` [n, most, K]; all of them are not copied."""
     if len(line) == answer.shape[0] * answer.shape[1]:
         return answer.reshape(len(line), -1)
     return answer[line, column]

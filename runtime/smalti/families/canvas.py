@@ -1,4 +1,4 @@
-"""Canvases larger than a prior was trained on: mixtures of its answers in every window (Bond-Taylor et al. 2021)."""
+"""Canvases larger than a prior was trained on: its answers in all windows are mixed (Bond-Taylor et al. 2021)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WINDOWS = 16
 
 
 MAX_TOKENS = 2**20
-"""Tokens of one canvas; with f=16, 16384x16384 pixels."""
+"""Most tokens of one canvas; with 16 pixels per token, 16384x16384 pixels."""
 
 
 def canvas_size(size: Any, latent: Latent, what: str = "size") -> tuple[int, int]:
-    """Width and height of an image in pixels, checked; the bundle's own for None. ``what`` names it in messages.
+    """Check a size and return its width and height in pixels; None gives the bundle's own size.
 
-    Raises UsageError, with the nearest size that is possible, for sides that are not multiples of the bundle's factor,
-    and for more than MAX_TOKENS tokens.
+    ``what`` names the size in messages. Raises UsageError for sides that are not multiples of the bundle's factor, with
+    the nearest possible size, and for more than MAX_TOKENS tokens.
     """
     factor = latent.factor
     if size is None:
@@ -49,19 +49,20 @@ def canvas_size(size: Any, latent: Latent, what: str = "size") -> tuple[int, int
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along an axis so that they cover all of it: every ``stride``, and flush with the end.
+    """Return where windows begin along an axis of ``side`` tokens: at every ``stride``, and flush with the end.
 
-    Where the canvas is shorter than the window, those are the windows that hold all of it, and starts count from
-    ``side - window`` up to 0.
+    The windows cover the whole axis. When the axis is shorter than a window, every window holds all of it, and starts
+    go from ``side - window`` up to 0.
     """
     first, last = min(0, side - window), max(0, side - window)
     return [*range(first, last, stride), last]
 
 
 def at_least_a_window(start: Int32, window: tuple[int, int], mask: int) -> tuple[Int32, tuple[slice, ...]]:
-    """Grids ``start`` (int32 [N, h, w]) in the middle of ``mask`` up to the size of ``window``, and where they are.
+    """Pad grids ``start`` (int32 [N, h, w]) with ``mask`` to at least the size of ``window``.
 
-    That is how a prior without a mask token draws a canvas smaller than its window: as a part of a larger one.
+    Return the padded grids, and the slices where the given ones lie. A prior without a mask token draws a canvas
+    smaller than its window this way: as a part of a larger canvas.
     """
     margins = [max(0, side - own) for side, own in zip(window, start.shape[1:])]
     sides = [(margin // 2, margin - margin // 2) for margin in margins]
@@ -80,28 +81,29 @@ def canvas_denoiser(
 ) -> Denoiser:
     """Turn a denoiser of windows into one of canvases, by Bond-Taylor et al. 2021, eq. 8.
 
-    At each position the probabilities of all windows that cover it are averaged. What is returned are the logarithms
-    of that mixture, so that a temperature applies to the mixture, as in the paper. (The released code visits positions
-    in raster order and leaves the last columns without an answer when the stride does not divide; here any schedule
-    works, and the last window of an axis ends where the canvas ends.)
+    At each position, the probabilities of all windows that cover it are averaged. The answer is the logarithm of that
+    mixture, so a temperature applies to the mixture, as in the paper. (The released code visits positions in raster
+    order, and leaves the last columns without an answer when the stride does not divide. Here any schedule works, and
+    the last window of an axis ends where the canvas ends.)
 
     Args:
-        denoiser: answers for grids of ``window``'s size.
-        canvas: rows and columns of the tokens it shall answer for.
-        window: rows and columns of a grid it was trained on.
-        stride: step from one window to the next, 1 .. the window's side: of both axes, or (down, right). 1 takes every
-            window, as eq. 8 is written; with half a window each position is seen by about four.
-        mask: the mask token. It stands outside a canvas that is smaller than the window along an axis; None, for a
-            prior that knows no such token, refuses such canvases (see :func:`at_least_a_window`).
+        denoiser: the prior on grids of the size ``window``.
+        canvas: rows and columns of the canvas, in tokens.
+        window: rows and columns of the grid that the prior was trained on.
+        stride: tokens from one window to the next, 1 .. the window's side: one number for both axes, or (down, right).
+            1 takes every window, as eq. 8 is written. With half a window, about four windows cover each position.
+        mask: the mask token, which surrounds a canvas that is smaller than the window along an axis. None is for a
+            prior without a mask token; it refuses such canvases (see :func:`at_least_a_window`).
         batch: windows per call of ``denoiser``.
 
     Returns:
-        A denoiser of canvases: logits float32 [N, R, K] at raster positions ``rows`` [N, R] of ``canvas``. Only windows
-        that cover a position of ``rows`` are evaluated, and only there. A sample's answer does not depend on its batch
-        as long as the denoiser's does not. For a canvas of the window's size it is ``denoiser`` itself.
+        A denoiser of canvases. It answers with logits float32 [N, R, K] at raster positions ``rows`` [N, R] of
+        ``canvas``. Only windows that cover a position of ``rows`` are evaluated, and only there. A sample's answer does
+        not depend on its batch as long as the denoiser's does not. For a canvas of the window's size it is ``denoiser``
+        itself.
 
     Raises:
-        UsageError: sides below 1, a stride that would leave gaps, or a small canvas without ``mask``.
+        UsageError: a side is below 1, the stride would leave gaps, or a canvas is small and there is no ``mask``.
     """
     down, right = (stride, stride) if isinstance(stride, int) else stride
     (height, width), (tall, wide) = canvas, window

@@ -1,4 +1,4 @@
-"""Values that a caller gives, checked; errors name the value and say what is allowed."""
+"""Checks of the values that a caller gives. Errors name the value and say what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smalti.families.canvas import canvas_size
 
 
 def number(name: str, value: Any, least: float, most: float) -> float:
-    """Return ``value`` as a float; UsageError for anything but a number from ``least`` to ``most``."""
+    """Return ``value`` as a float. Raises UsageError unless it is a number, ``least`` .. ``most``."""
     found = float(value) if isinstance(value, numbers.Real) else math.nan
     if not least <= found <= most:
         raise UsageError(f"{name} {value}: allowed are {least:g} .. {most:g}")
@@ -21,7 +21,7 @@ def number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def whole(name: str, value: SupportsIndex) -> int:
-    """Return ``value`` as an int; UsageError for anything but a whole number."""
+    """Return ``value`` as an int. Raises UsageError unless it is a whole number."""
     try:
         return operator.index(value)
     except TypeError:
@@ -29,7 +29,7 @@ def whole(name: str, value: SupportsIndex) -> int:
 
 
 def share_pair(name: str, value: Any) -> tuple[float, float]:
-    """Return two shares above 0 and at most 1, from two numbers or from one that stands for both."""
+    """Return two shares from two numbers, or from one number for both. Raises UsageError unless 0 < share <= 1."""
     try:
         first, last = (value, value) if isinstance(value, numbers.Real) else value
         pair = float(first), float(last)
@@ -41,7 +41,10 @@ def share_pair(name: str, value: Any) -> tuple[float, float]:
 
 
 def window_stride(asked: SupportsIndex | None, size: tuple[int, int], latent: Latent) -> int | None:
-    """Return the tokens from one window to the next; None where the canvas (``size`` in pixels) is one window."""
+    """Return the number of tokens from one window to the next; None when the canvas is one window.
+
+    ``size`` is the canvas in pixels. Raises UsageError for a stride outside 1 .. the shorter side of the grid.
+    """
     side = min(latent.grid)
     stride = whole("stride", max(1, side // 2) if asked is None else asked)
     if not 1 <= stride <= side:

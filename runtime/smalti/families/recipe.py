@@ -1,4 +1,4 @@
-"""How a picture was made, kept inside its PNG: enough to make it again."""
+"""The recipe of a picture: it is kept inside the PNG, and is enough to make the picture again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from smalti.images import UNREADABLE
 PNG_KEY = "smalti"
 """The text chunk that holds a recipe."""
 ALWAYS_BEFORE: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "order": "random", "remask": 0.0}
-"""What pictures were made with that are older than these options."""
+"""Values of options that did not exist when older pictures were made."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides the pixels of a PNG."""
 
     version: str
-    """smalti's own."""
+    """Version of smalti."""
     bundle: str
     bundle_digest: str
     """sha256 of the bundle's manifest, which in turn fixes every file of the bundle."""
@@ -33,19 +33,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     columns: int
     """Images per row of the sheet."""
     options: dict[str, Any] = {}
-    """Of the draw, by the names in ``smalti.families.settings.DECLARED``; None where the family has no such option.
-    Files of older versions lack some."""
+    """Options of the draw, by their names in ``smalti.families.settings.DECLARED``. None stands where the family has no
+    such option. Files of older versions lack some options."""
 
 
 def encode_recipe(recipe: Recipe) -> str:
-    """Return the JSON text of a recipe, its options beside its other fields."""
+    """Return a recipe as JSON text. Its options stand beside its other fields."""
     content = msgspec.structs.asdict(recipe)
     options: dict[str, Any] = content.pop("options")
     return msgspec.json.encode({**content, **options}).decode()
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read the recipe inside a PNG; UsageError when the file has none. What a later version adds is left out."""
+    """Read the recipe inside a PNG. Fields of later versions are ignored. Raises UsageError when there is none."""
     try:
         with Image.open(path) as image:
             text: Any = image.info.get(PNG_KEY)

@@ -1,4 +1,4 @@
-"""The families there are. Nothing else chooses among them."""
+"""All families. Only this module chooses among them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from smalti.families.sundae.family import Sundae
 FAMILIES: dict[FamilyName, Family] = {
     family.name: family for family in (Absorbing(), Autoregressive(), Sundae(), Multinomial())
 }
-"""The families by the name that a manifest has for them."""
+"""Families by their names in a manifest."""
 
 OWN_OPTIONS = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family.options))
-"""Options of any family, in the order in which help lists them."""
+"""Own options of all families, in the order in which help lists them."""
 
 
 def family_of(manifest: Manifest) -> Family:

@@ -1,4 +1,4 @@
-"""What a caller may ask of a run, checked, with the bundle's defaults where nothing was asked."""
+"""Options of a draw: their types and ranges, their checks, and the bundle's defaults in place of missing ones."""
 
 from __future__ import annotations
 
@@ -28,63 +28,69 @@ def _declared() -> dict[str, Any]:
 
 
 DECLARED = _declared()
-"""The annotation of each option: its type and, as ``msgspec.Meta``, its help."""
+"""Annotation of each option: its type, with its help as ``msgspec.Meta``."""
 
 
 class Options(TypedDict, total=False):
-    """How to draw; what is left out, or None, is the bundle's own default.
+    """Options of a draw. An option that is left out, or None, is the bundle's own default.
 
-    Which options there are depends on the bundle's family. ``schedule``, ``order``, ``choice_temperature`` and
-    ``remask`` are of "absorbing" ones; ``final_temperature``, ``proportion`` and ``min_steps`` of "sundae" ones; a
-    "multinomial" one takes none of these; an "autoregressive" one draws one token after the other in raster order, and
-    takes none of these, no ``steps``, no ``stride``, and only its own ``size``.
+    The bundle's family decides which options there are:
+
+    * Only "absorbing" bundles have ``schedule``, ``order``, ``choice_temperature`` and ``remask``.
+    * Only "sundae" bundles have ``final_temperature``, ``proportion`` and ``min_steps``.
+    * "autoregressive" bundles have neither ``steps`` nor ``stride``, and draw only their own ``size``.
     """
 
     seeds: Sequence[int] | None
-    """One for each image, 0 .. 2^64 - 1, in place of ``count`` and ``seed``."""
+    """Seed of each image, 0 .. 2^64 - 1; replaces ``count`` and ``seed``."""
     label: Label | Sequence[Label]
-    """A label, by name or index, for all images, or one for each; None lets each seed draw its own."""
+    """One label for all images, or a list with one per image. A label is a name or an index; None lets the seed draw
+    it."""
     steps: int | None
-    """Steps of the diffusion, or of unrolled denoising, at least 1; of multinomial diffusion at most those trained."""
+    """Number of steps, at least 1; in a "multinomial" bundle at most the number that it was trained with."""
     temperature: float | None
-    """0.01 .. 100; lower is tamer. In a "sundae" bundle that of the first step."""
+    """0.01 .. 100; lower is tamer. In a "sundae" bundle it is the first step's."""
     top_k: int | None
-    """Draw from the k likeliest tokens only; 0: from all."""
+    """Draw only from the k likeliest tokens; 0 draws from all."""
     top_p: float | None
-    """Draw from the fewest likeliest tokens that hold this share of the probability, 0 < p <= 1; 1: from all."""
+    """Above 0, at most 1: draw only from the likeliest tokens that together have this probability; 1 draws from all."""
     guidance: float | None
-    """0 .. 100, pull towards the label; 1 is none."""
+    """0 .. 100: how strongly the label pulls; 1 is no extra pull."""
     schedule: Counts | None
-    """Tokens per step: "exact", "cosine" or "binomial" (``smalti.families.absorbing.schedule``)."""
+    """How many tokens each step draws: "exact", "cosine" or "binomial" (see
+    :func:`smalti.families.absorbing.schedule.make_schedule`)."""
     order: Order | None
-    """Which tokens come first: "random", "halton", or "confidence", those that the network is surest of."""
+    """Which tokens come first: "random" ones, those along the "halton" sequence, or those of most "confidence"."""
     choice_temperature: float | None
-    """0 .. 1e6, with order "confidence": how much chance there is in it 
-    (``smalti.families.absorbing.confidence``)."""
+    """0 .. 1e6: how much chance there is in order "confidence" (see
+    :func:`smalti.families.absorbing.confidence.run`)."""
     remask: Remask | None
-    """0 .. 1 or "mlm": how much of what was drawn is drawn again (see :mod:`smalti.families.absorbing.remasking`)."""
+    """0 .. 1 or "mlm": how many drawn tokens are masked again (see :mod:`smalti.families.absorbing.remasking`)."""
     final_temperature: float | None
-    """0.01 .. 100, of the last step; in between it changes linearly. By default the bundle's own, or the first step's
-    where that is lower."""
+    """0.01 .. 100: temperature of the last step; it changes linearly from the first step's. The default is the bundle's
+    own, or the first step's where that is lower."""
     proportion: float | tuple[float, float] | None
-    """Above 0, at most 1: chance of each token to be drawn anew at each step; two numbers are the first step's and the
-    last's. Under 20 steps it is 1 (McKinney and Willcocks 2022, section 3.5)."""
+    """Above 0, at most 1: the chance that a step draws a token anew. Two numbers are the first step's chance and the
+    last step's. With fewer than 20 steps it is 1 (McKinney and Willcocks 2022, section 3.5)."""
     min_steps: int | None
-    """At least 0: steps before the first at which an image whose tokens did not change is frozen (see
-    :func:`smalti.families.sundae.sampler.run`); as many as ``steps`` freeze none."""
+    """At least 0: number of steps before an image whose tokens did not change may be frozen (see
+    :func:`smalti.families.sundae.sampler.run`). With ``min_steps`` equal to ``steps`` none is frozen."""
     size: tuple[int, int] | None
-    """Width and height in pixels, multiples of the bundle's factor; other than the bundle's own, windows are mixed."""
+    """Width and height in pixels, multiples of the bundle's factor. On a size other than the bundle's own, the answers
+    in several windows are mixed."""
     stride: int | None
-    """Tokens from one window to the next on such a canvas, 1 .. the shorter side of the bundle's grid; half of it by
-    default. Fewer take longer and mix better."""
+    """Number of tokens from one window to the next, 1 .. the shorter side of the bundle's grid; half of that side by
+    default. A smaller stride takes longer and mixes better."""
 
 
 def resolve(
     manifest: Manifest, count: int | None, seed: int, options: Options, *, draw_labels: bool = True
 ) -> Settings:
-    """Check what a caller asked for and fill in the bundle's defaults; UsageError says what is allowed.
+    """Check the options of a caller, fill in the bundle's defaults, and return the settings.
 
-    ``draw_labels`` lets seeds draw the labels that nobody chose; else these images have none.
+    With ``draw_labels`` each seed draws a label where none was given; without it such images have no label.
+
+    Raises UsageError, which says what is allowed.
     """
     if unknown := [name for name in options if name not in Options.__annotations__]:
         raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
@@ -122,12 +128,12 @@ def resolve(
 
 
 def chosen_options(settings: Settings) -> dict[str, Any]:
-    """Return every option of any family as ``settings`` have it; None where it has no meaning."""
+    """Return every option of every family with its value in ``settings``; None for options of other families."""
     return dict.fromkeys(DECLARED) | settings.options
 
 
 def check_defaults(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for a bundle that could not draw by its own defaults."""
+    """Raise BundleError when a bundle's own defaults are not allowed."""
     try:
         resolve(manifest, 1, 0, {})
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""Seconds per megapixel of a loaded bundle, and where they go."""
+"""Measurement of seconds per megapixel, stage by stage."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STAGES = ("network", "draw", "decoder", "host", "total")
 
 
 def measure(generator: Generator, count: int = 1, steps: int | None = None, repeats: int = 5) -> dict[str, Any]:
-    """Generate ``count`` images ``repeats`` times after one untimed run and report the median of each stage.
+    """Generate ``count`` images ``repeats`` times after one untimed run; report the median seconds of each stage.
 
-    Every run draws other seeds, so nothing can be remembered. ``seconds`` are per batch; ``total`` is the median of the
-    totals, from which the sum of the stages' medians may differ slightly. Raises UsageError for repeats < 1.
+    Every run draws other seeds, so no result can be remembered. ``seconds`` are per batch. ``total`` is the median of
+    the totals, so the medians of the stages may not sum to it. Raises UsageError for ``repeats`` below 1.
     """
     if repeats < 1:
         raise UsageError(f"repeats {repeats}: at least 1 is needed")

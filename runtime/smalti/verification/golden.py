@@ -59,7 +59,7 @@ class Golden:
 
 
 def read_golden(bundle: Bundle) -> Golden | None:
-    """Golden inputs of a bundle; None where it has none. Raises BundleError when the file does not fit the bundle."""
+    """Read a bundle's golden inputs; None where it has none. Raises BundleError when they do not fit the bundle."""
     record = bundle.manifest.golden
     if record is None:
         return None
@@ -150,7 +150,7 @@ def draw_next(logits: NDArray[np.float32], temperature: float, case: int) -> Int
 
 
 def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> dict[str, float]:
-    """Figures of a component's ``graph`` on golden cases, named as in the parity certificate.
+    """Measure a component's ``graph`` on golden cases; return figures named as in the parity certificate.
 
     Priors have ``logit_error`` (greatest difference over the spread of the answers), ``draw_agreement`` and ``draws``;
     decoders ``psnr`` (dB) and ``greatest_difference`` (of 255); encoders ``token_agreement`` and the least ``cosine``
@@ -205,7 +205,7 @@ def compare(bundle: Bundle, role: Role, cases: Sequence[Case], graph: Graph) -> 
 
 
 def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) -> Int32:
-    """Tokens drawn from a prior's logits with the noise of case ``index``; -2, no token, if any logit is not finite."""
+    """Draw tokens from a prior's logits with the noise of case ``index``; all are -2 if a logit is not finite."""
     temperature = bundle.manifest.sampler.temperature
     if not np.isfinite(logits).all():
         return np.full(case.outputs["draws"].shape, -2, np.int32)
@@ -219,7 +219,7 @@ def _draws(bundle: Bundle, role: Role, logits: Array, case: Case, index: int) ->
 
 
 def likeness(found: Array, known: Array) -> float:
-    """The least cosine of two arrays of vectors of length 1; less where vectors in ``found`` have another length."""
+    """Return the least cosine between vectors of length 1. A vector of ``found`` with another length lowers it."""
     return float((1 - np.square(found - known).sum(-1) / 2).min())
 
 

@@ -90,7 +90,7 @@ def check_new(output: Path) -> None:
 
 
 def _answered(case: Case) -> Case:
-    """The case for Polygraphy: a denoiser's inputs keep only rows whose logits are stored."""
+    """Return the case for Polygraphy. A denoiser's inputs keep only the rows whose logits are stored."""
     outputs = {name: value for name, value in case.outputs.items() if name != "draws"}
     if "rows" in case.inputs and "logits" in outputs:
         return Case({**case.inputs, "rows": case.inputs["rows"][:, : outputs["logits"].shape[1]]}, outputs)
@@ -98,7 +98,7 @@ def _answered(case: Case) -> Case:
 
 
 def _results(cases: list[Case]) -> dict[str, Any]:
-    """The JSON that Polygraphy's RunResults.load reads."""
+    """Return the JSON that Polygraphy's RunResults.load reads."""
     runs = [
         {
             "outputs": {name: _kind("LazyArray", values=_array(value)) for name, value in case.outputs.items()},
@@ -122,7 +122,7 @@ def _array(value: NDArray[Any]) -> dict[str, Any]:
 
 
 def _command(measure: Measure, graph: str, cases: list[Case]) -> str:
-    """The command to run in the folder, with the certificate's tolerances in Polygraphy's terms."""
+    """Return the command to run in the folder, with the certificate's tolerances in Polygraphy's terms."""
     role, bounds = measure.component, measure.tolerances
     if "psnr" in bounds:
         compare = f"--compare psnr --psnr-threshold {bounds['psnr']:g}"

@@ -89,7 +89,7 @@ def _raised(check: Callable[[], object]) -> list[str]:
 
 
 def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[str]:
-    """Problems of one graph, each with its file's name."""
+    """Return the problems of one graph, each with its file's name."""
     try:
         inputs, outputs = OnnxRuntimeCpu(1).declared(bundle, role, precision)
     except BundleError as error:
@@ -98,7 +98,7 @@ def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[st
 
 
 def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
-    """Engines in the bundle: their number, their files, and their problems."""
+    """Return the number of engines in the bundle, their files, and their problems."""
     try:
         engines = read_engines(bundle.path)
     except BundleError as error:

@@ -58,7 +58,7 @@ def refit_run(
         progress: show a bar on stderr.
 
     Returns:
-        Figures of the old and of the new codebook on unseen images, before the decoder has learnt the new one:
+        Figures of the old and of the new codebook on unseen images, before the decoder has learnt the new one. They are
         ``psnr``, ``codes_used_percent``, ``code_perplexity``.
 
     Raises:

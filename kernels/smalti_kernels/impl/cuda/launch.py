@@ -63,7 +63,7 @@ class Pointers(NamedTuple):
     changed: int
     """int8 [rows], written."""
     errors: int
-    """int32 [rows], written: 0, or ERROR_ bits (`abi.describe_error`). Check them before using the tokens."""
+    """int32 [rows], written: 0, or bits of an error (`abi.describe_error`). Check them before using the tokens."""
     uncond: int = 0
     """Like logits; needed with FLAG_GUIDED."""
     keep: int = 0
@@ -139,7 +139,7 @@ class Kernels:
             pointers: device addresses.
             shape: sizes of the arrays; with 0 rows nothing is launched.
             guidance: weight of guidance; read with FLAG_GUIDED.
-            flags: FLAG_ bits of `abi`.
+            flags: bits of `abi`, such as `FLAG_GUIDED`.
             stream: raw handle; 0 is the default stream.
 
         Raises SamplingError when a shape or address is invalid; NoMatchingKernel when no variant reads this type of

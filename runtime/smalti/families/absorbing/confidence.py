@@ -1,4 +1,4 @@
-"""Drawing the tokens that the network is surest of first (MaskGIT, Chang et al. 2022)."""
+"""The sampler that first draws the tokens of which the network is surest (MaskGIT, Chang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 MAX_CHOICE_TEMPERATURE = 1e6
-"""Beyond it nothing changes (the order is random), and fixed-point scores would not fit 64 bits."""
+"""Largest choice temperature. The order is random there already, and larger scores would not fit 64 bits."""
 
 
 def run(
@@ -38,35 +38,35 @@ def run(
     no_label: int = 0,
     draw: Sample = sample,
 ) -> Iterator[Int32]:
-    """At each call draw every masked position, and keep the most confident; yields the grids after each call.
+    """Draw every masked position at each call, keep the most confident tokens, and yield the grids after each call.
 
-    A token's confidence is log p + choice_temperature * (1 - (step + 1) / steps) * Gumbel noise, where p is the
-    probability that it was drawn with: as published, with noise that fades to nothing at the last step (4.5 is the
-    published figure; 0 keeps the likeliest, a great one keeps tokens in random order). Log-probability and noise are
-    whole numbers and the noise is a function of (seed, step, position), so that equal logits keep equal positions
-    everywhere; the lower raster position wins a tie.
+    The confidence of a token is log p + choice_temperature * (1 - (step + 1) / steps) * Gumbel noise, where p is the
+    probability of the drawn token. This is the published rule; the noise fades to nothing at the last step. A choice
+    temperature of 4.5 is the published value, 0 keeps the likeliest tokens, and a large one keeps tokens in random
+    order. Log-probability and noise are whole numbers, and the noise is a function of (seed, step, position). So equal
+    logits keep equal positions on every machine. The lower raster position wins a tie.
 
     Args:
-        denoiser: answers at every masked position, not only at those that are kept.
-        tokens: int32 [N, L], the start, ``mask`` where a token is to be drawn; not modified.
-        sizes: int32 [N, C], how many positions each call keeps: all masked ones in all. See
+        denoiser: the prior. It is asked at every masked position, because all of them are drawn.
+        tokens: int32 [N, L], the start; ``mask`` stands where a token is to be drawn. It is not modified.
+        sizes: int32 [N, C], how many positions each call keeps; their sum is the number of masked positions. See
             :func:`smalti.families.absorbing.schedule.call_sizes`.
-        call_steps: int32 [N, C], the step, 0 .. steps - 1, that each call stands for; -1 after a sample's last.
-        steps: S, diffusion steps in all.
+        call_steps: int32 [N, C], the step of each call, 0 .. steps - 1; -1 after a sample's last call.
+        steps: number of diffusion steps.
         mask: the mask token.
         seeds: one for each sample.
         labels: int32 [N].
         width: columns of the grid.
-        temperature: > 0, of the draw: a number, or one per sample.
+        temperature: temperature of the draw, above 0: a number, or one per sample.
         choice_temperature: 0 .. MAX_CHOICE_TEMPERATURE.
-        top_k: 0 keeps every token; see ``smalti_kernels.sample``. Confidences are those before truncation.
+        top_k: 0 keeps every token; see ``smalti_kernels.sample``. Confidence is measured before truncation.
         top_p: 1 keeps every token; likewise.
         guidance: as in :func:`smalti.families.absorbing.sampler.run`.
         no_label: label of the unguided question.
 
     Raises:
-        UsageError: sizes that do not add up to the masked positions, or a choice temperature outside its range.
-        SamplingError: logits that are NaN or leave nothing to draw.
+        UsageError: ``sizes`` do not add up to the masked positions, or the choice temperature is out of range.
+        SamplingError: logits are NaN or leave nothing to draw.
     """
     check(choice_temperature)
     masks = (tokens == mask).sum(axis=1)
@@ -114,10 +114,10 @@ def check(choice_temperature: float) -> None:
 
 
 def confidence(logprob: Int32, noise: Int32, choice_temperature: float, step: Int32, steps: int) -> Int64:
-    """Score of each drawn token (int64 [R], in units of 2^-32 nats), the most confident highest.
+    """Return the score of each drawn token (int64 [R], in units of 2^-32 nats); the most confident has the highest.
 
-    ``logprob`` and ``noise`` int32 [R] in units of 2^-16 nats; ``step`` int32 [R], 0 .. steps - 1. The temperature is
-    rounded to 2^-16, after which all is whole numbers.
+    ``logprob`` and ``noise`` are int32 [R] in units of 2^-16 nats, ``step`` is int32 [R], 0 .. steps - 1. The choice
+    temperature is rounded to a multiple of 2^-16; after that the arithmetic is exact.
     """
     heat = round(choice_temperature * (1 << FRACTION_BITS)) * (steps - 1 - step.astype(np.int64)) // steps
     return (logprob.astype(np.int64) << FRACTION_BITS) + heat * noise
@@ -132,7 +132,7 @@ def _gumbel(words: NDArray[np.uint32]) -> Int32:
 
 
 def _best(which: NDArray[np.intp], score: Int64, sizes: Int32) -> NDArray[np.intp]:
-    """Rows of the ``sizes`` [n] best scores [R] of each sample, where ``which`` [R], ascending, names the samples."""
+    """Return the rows of each sample's best scores, ``sizes`` [n] of them. ``which`` [R], ascending, is the sample."""
     order = np.lexsort((-score, which))  # stable: in a tie the lower position stays in front
     place = np.arange(len(which)) - np.searchsorted(which, which)
     return order[place < sizes[which]]

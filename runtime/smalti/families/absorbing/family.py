@@ -1,4 +1,4 @@
-"""The absorbing family (Bond-Taylor et al. 2021): a masked grid is filled step by step, in any order."""
+"""The absorbing family (Bond-Taylor et al. 2021): it fills a masked grid step by step, in any order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smalti.families.checks import number, whole, window_stride
 
 
 class AbsorbingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a masked grid is filled."""
+    """The options of absorbing runs."""
 
     of: ClassVar[str] = "an absorbing run"
 
@@ -46,7 +46,7 @@ class Absorbing(Family):
     masks = True
 
     def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> AbsorbingSettings:
-        """Check ``asked``; defaults give way to it where they do not go together."""
+        """Check the options in ``asked``. Defaults give way where they do not fit them."""
         default = manifest.sampler
         steps = whole("steps", asked.get("steps", default.steps))
         counts, order, remask = asked.get("schedule", default.schedule), asked.get("order"), asked.get("remask")
@@ -70,11 +70,11 @@ class Absorbing(Family):
         )
 
     def check_defaults(self, chosen: SamplerDefaults) -> None:
-        """Raise UsageError for steps, schedule, order and remasking that do not go together."""
+        """Raise UsageError when steps, schedule, order and remasking do not fit each other."""
         check(chosen.steps, chosen.schedule, chosen.order, chosen.remask)
 
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
-        """Lay out the positions of every call; in order confidence the network's answers decide them."""
+        """Lay out the positions of every call. In order "confidence" the network's answers decide them later."""
         own: AbsorbingSettings = self.own(settings)
         latent, (count, height, width) = manifest.latent, start.shape
         tokens, grid, mask = start.reshape(count, -1), (height, width), latent.codes

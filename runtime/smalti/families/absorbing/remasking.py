@@ -1,6 +1,6 @@
-"""Schedules that mask again part of what was drawn, so that early tokens can be revised (ReMDM, Wang et al. 2025).
+"""Schedules that mask some drawn tokens again, so that early tokens can be revised (ReMDM, Wang et al. 2025).
 
-Which positions are masked again and which are drawn does not depend on what is drawn: this too is a table.
+The positions do not depend on the tokens that are drawn, so these schedules are tables too.
 """
 
 from __future__ import annotations
@@ -29,30 +29,32 @@ def remasking_schedule(
 ) -> Schedule:
     """Lay out ``steps`` diffusion steps that also mask tokens again, over a grid of h*w tokens for each seed.
 
-    Let alpha_t and alpha_s be the share that is to be unmasked before and after a step. The step masks each unmasked
-    token again with probability sigma, and unmasks each masked one with probability
+    Let alpha_t and alpha_s be the unmasked share that is wanted before and after a step. The step masks each unmasked
+    token again with probability sigma. It unmasks each masked token with probability ::
 
-        (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t),
+        (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
 
-    which leaves a share of alpha_s unmasked whatever sigma is (the paper's reverse process). What a step masks again
-    the network still sees at that step's call, as in the paper; from the next call on it is masked.
+    This leaves a share of alpha_s unmasked for any sigma (the paper's reverse process). As in the paper, the network
+    still sees a token at the call of the step that masks it again; from the next call on it sees a mask.
 
-    ``remask`` says what sigma is:
+    Args:
+        seeds: seed of each sample.
+        grid: rows and columns, h and w.
+        steps: 1 .. MAX_STEPS.
+        counts: "binomial" decides for each token by itself. "exact" and "cosine" leave exactly as many tokens masked
+            after each step as :func:`~smalti.families.absorbing.schedule.make_schedule` does. They mask again sigma
+            times the number of unmasked tokens, rounded up or down by chance so that the mean is right, and unmask so
+            many more.
+        order: the masked tokens that are unmasked first: "random" takes any, "halton" follows the sequence.
+        remask: sets sigma. A number, 0 .. 1, is a fraction of the largest possible sigma, min(1, (1 - alpha_s) /
+            alpha_t) (ReMDM-rescale); with 0 nothing is masked again. "mlm" makes sigma 1 - alpha_s: this is the
+            masked-language-model sampler of the released code of Bond-Taylor et al. 2021. That code masks every token
+            with probability t/T at each step and draws all masked tokens. Here tokens that the next step masks are not
+            drawn, because no call would see them.
+        wanted: bool [N, h*w], the positions to draw; None draws all. Other positions are never masked.
 
-    * a number, 0 .. 1: that fraction of the greatest possible, min(1, (1 - alpha_s) / alpha_t) (ReMDM-rescale). 0 masks
-      nothing again: the law is that of :func:`smalti.families.absorbing.schedule.make_schedule`.
-    * ``"mlm"``: 1 - alpha_s. That is the masked-language-model sampler of the released code of Bond-Taylor et al.
-      2021, which at each step masks every token anew with probability t/T, draws all masked ones and keeps what it
-      drew. Tokens that the next step masks are not drawn here, for nobody would see them.
-
-    ``counts`` "binomial" decides for each token by itself. With "exact" and "cosine" exactly as many stay masked after
-    each step as in :func:`~smalti.families.absorbing.schedule.make_schedule`; sigma times the
-    number of unmasked tokens are masked again,
-    rounded up or down by chance so that the mean is right, and so many more are unmasked. ``order`` says which masked
-    tokens are unmasked first: "random", any; "halton", those that come first along the sequence. ``wanted`` bool
-    [N, h*w] says which positions there are to draw, all of them by default; no other is ever masked.
-
-    Raises UsageError for values outside these, and for order "confidence".
+    Raises:
+        UsageError: a value is out of range, or the order is "confidence".
     """
     check(steps, counts, order, remask)
     if order == "confidence":
@@ -90,17 +92,17 @@ def remasking_schedule(
 
 
 class _Places:
-    """Values that belong to samples and their calls, gathered step by step."""
+    """Values of samples and their calls, gathered step by step."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[Integers, Integers, Integers]] = []
 
     def add(self, calls: Integers, sample: Integers, value: Integers) -> None:
-        """Values [n] of samples [n] at their next call, of which ``calls`` [N] says how many there were."""
+        """Add values [n] of samples [n] at their next call; ``calls`` [N] counts each sample's calls so far."""
         self.parts.append((sample, calls[sample], value))
 
     def table(self, calls: Integers) -> NDArray[np.int32]:
-        """Values of each sample and call side by side: int32 [N, C, R], -1 where there are fewer than R."""
+        """Return the values of each sample and call: int32 [N, C, R], filled up with -1."""
         most = int(calls.max(initial=0))
         sample, call, value = (np.concatenate(part) for part in zip(*self.parts))
         cell = sample * most + call
@@ -114,7 +116,7 @@ class _Places:
 def _by_chance(
     unmasked: Bools, masked: Bools, words: Integers, remask: Remask, step: int, steps: int
 ) -> tuple[Bools, Bools]:
-    """What one step of "binomial" masks again and what it unmasks (bool [N, L] all), by ``words`` [N, L, 4]."""
+    """Return what one step of "binomial" masks again and unmasks (both bool [N, L]); ``words`` [N, L, 4] decide."""
     before, after = step / steps, (step + 1) / steps
     sigma = float(_sigma(remask, np.float64(before), np.float64(after)))
     chance = (after - (1 - sigma) * before) / (1 - before)
@@ -124,9 +126,9 @@ def _by_chance(
 def _by_count(
     unmasked: Bools, masked: Bools, words: Integers, remask: Remask, goal: Integers, ranks: Integers | None
 ) -> tuple[Bools, Bools]:
-    """What one step masks again and what it unmasks (bool [N, L] all), so that ``goal`` [N] are unmasked after it.
+    """Return what one step masks again and unmasks (both bool [N, L]), so that it ends with ``goal`` [N] unmasked.
 
-    ``words`` [N, L, 4] decide; of the masked ones those of least ``ranks`` [N, L] come first, if there are any.
+    ``words`` [N, L, 4] decide. Where ``ranks`` [N, L] are given, masked tokens of the lowest rank are unmasked first.
     """
     known = unmasked.sum(axis=1)
     totals = known + masked.sum(axis=1)
@@ -140,18 +142,18 @@ def _by_count(
 def _sigma(
     remask: Remask, before: NDArray[np.float64] | np.float64, after: NDArray[np.float64] | np.float64
 ) -> NDArray[np.float64]:
-    """The chance of an unmasked token to be masked again, where shares ``before`` and ``after`` are to be unmasked."""
+    """Return the probability of masking a token again; ``before`` and ``after`` are the unmasked shares of a step."""
     if remask == "mlm":
         return np.asarray(1 - after)
     return float(remask) * np.minimum(1, (1 - after) / np.maximum(before, 1e-300))
 
 
 def _threshold(chance: float) -> int:
-    """Words below it, of 2^32, are as many as ``chance`` says."""
+    """Return the bound below which a word of 32 bits lies with probability ``chance``."""
     return int(min(max(chance, 0.0), 1.0) * 2**32)
 
 
 def _first(members: Bools, keys: Integers, counts: Integers) -> Bools:
-    """The ``counts`` [N] members (bool [N, L]) of least key (int [N, L], below 2^32), the first of those in a tie."""
+    """Choose the ``counts`` [N] members (bool [N, L]) of lowest ``keys`` (int [N, L], below 2^32); ties by place."""
     order = np.argsort(np.where(members, keys, 2**32), axis=1, kind="stable")
     return np.argsort(order, axis=1) < counts[:, None]

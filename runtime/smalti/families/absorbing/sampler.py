@@ -1,4 +1,4 @@
-"""Sampling of absorbing diffusion (Bond-Taylor et al. 2021): the loop that draws what a schedule lays out."""
+"""Sampling of absorbing diffusion (Bond-Taylor et al. 2021): a loop that follows a schedule."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Logits: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 Sample: TypeAlias = Callable[..., Draw]
-"""``smalti_kernels.sample``, or what a backend has in its place: equal logits give equal tokens."""
+"""``smalti_kernels.sample``, or a backend's own. Equal logits give equal tokens with each."""
 
 
 class Denoiser(Protocol):
-    """Whatever predicts tokens: an ONNX session, a torch module behind a function, a table in a test."""
+    """A prior that predicts many tokens at once: an ONNX session, a torch module, a table in a test."""
 
     def __call__(self, tokens: Int32, labels: Int32, rows: Int32, /) -> Logits:
-        """Logits [N, R, K] at raster positions ``rows`` [N, R] of grids ``tokens`` [N, h*w] under ``labels`` [N]."""
+        """Return logits [N, R, K] at raster positions ``rows`` [N, R] of grids ``tokens`` [N, h*w], ``labels`` [N]."""
         ...
 
 
@@ -43,16 +43,29 @@ def run(
     mask: int | None = None,
     draw: Sample = sample,
 ) -> Iterator[Int32]:
-    """Draw the scheduled positions call by call; yields the grids (int32 [N, L], masks included) after each call.
+    """Draw the scheduled positions call by call, and yield the grids (int32 [N, L], masks included) after each call.
 
-    ``tokens`` int32 [N, L] is the start (all masks, or kept tokens between them) and is not modified; ``labels`` int32
-    [N]; ``width`` is the grid's columns. ``temperature`` > 0, ``top_k`` (0: all) and ``top_p`` (1: all) are numbers or
-    one per sample: see ``smalti_kernels.sample``. With ``guidance`` other than 1 the network is also asked with label
-    ``no_label``, and logits are uncond + guidance * (cond - uncond) (Ho and Salimans 2022). ``mask`` is the mask token,
-    which a schedule that masks again needs. Only samples that still have something to unmask are sent to the network.
+    Only samples that still have masked tokens are sent to the network.
 
-    Raises SamplingError when logits are NaN or leave nothing to draw, UsageError for a schedule that masks again
-    without ``mask``.
+    Args:
+        denoiser: the prior.
+        tokens: int32 [N, L], the start: masks, and the tokens to keep. It is not modified.
+        schedule: the positions of each call.
+        seeds: one for each sample.
+        labels: int32 [N].
+        width: columns of the grid.
+        temperature: above 0: a number, or one per sample.
+        top_k: 0 keeps every token; a number, or one per sample: see ``smalti_kernels.sample``.
+        top_p: 1 keeps every token; likewise.
+        guidance: with a value other than 1 the network is also asked with the label ``no_label``, and the logits are
+            uncond + guidance * (cond - uncond) (Ho and Salimans 2022).
+        no_label: label of the unguided question.
+        mask: the mask token; a schedule that masks again needs it.
+        draw: draws tokens from logits.
+
+    Raises:
+        SamplingError: logits are NaN or leave nothing to draw.
+        UsageError: the schedule masks again, and there is no ``mask``.
     """
     if schedule.remasked is not None and mask is None:
         raise UsageError("this schedule masks tokens again; say with mask which token that is")
@@ -90,9 +103,9 @@ def run(
 def ask(
     denoiser: Denoiser, tokens: Int32, labels: Int32, rows: Int32, guidance: float, no_label: int
 ) -> tuple[Logits, Logits | None]:
-    """Logits [n, R, K] under ``labels`` [n], and those under ``no_label``, or None with ``guidance`` 1 (no guidance).
+    """Return the logits [n, R, K] under ``labels`` [n], and under ``no_label``; None for the latter at ``guidance`` 1.
 
-    ``tokens`` int32 [n, L], ``rows`` int32 [n, R]. Both questions go to the network in one call.
+    ``tokens`` is int32 [n, L], ``rows`` int32 [n, R]. Both questions go to the network in one call.
     """
     if guidance == 1.0:
         return denoiser(tokens, labels, rows), None
@@ -102,7 +115,7 @@ def ask(
 
 
 def fill_masked(tokens: Int32, codes: int) -> Int32:
-    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by their nearest unmasked one, or by 0."""
+    """Replace masked tokens (``codes``) of grids int32 [N, h, w] by the nearest unmasked token, else by 0."""
     if not (tokens == codes).any():  # as in every step of a prior that knows no mask
         return tokens.copy()
     if tokens.shape[2] > tokens.shape[1]:  # the work below grows with the square of the width

@@ -1,7 +1,7 @@
-"""Schedules of absorbing diffusion: which positions each network call unmasks, as plain arrays computed ahead.
+"""Schedules of absorbing diffusion: tables of the positions that each network call unmasks.
 
-A schedule is a table that can be printed, tested and replayed. The network never sees the time, so a step that would
-unmask nothing is no call at all, and samples of one batch need not be at the same step.
+A schedule is computed ahead, as plain arrays that can be printed, tested and replayed. The network never sees the time.
+So a step that would unmask nothing needs no call, and the samples of a batch may be at different steps.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from smalti_kernels import STREAM_ORDER, random_words
 
 Int32 = NDArray[np.int32]
 Counts = Literal["exact", "cosine", "binomial"]
-"""How many positions each step unmasks."""
+"""Rules for how many positions each step unmasks."""
 Order = Literal["random", "halton", "confidence"]
-"""Which positions come first; "confidence" is decided by the network while it draws, the others by the seed."""
+"""Rules for which positions come first. The network decides "confidence" while it draws, the seed the others."""
 Remask: TypeAlias = float | Literal["mlm"]
-"""How much of what was drawn is masked and drawn again (``smalti.families.absorbing.remasking``); 0 is nothing."""
+"""How many drawn tokens are masked and drawn again (``smalti.families.absorbing.remasking``); 0 is none."""
 
 MAX_STEPS = 1_000_000
-"""Far more than any grid has tokens to unmask, and still small arrays."""
+"""Most steps of a run: far more than a grid has tokens, and arrays stay small."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Positions unmasked by each network call of each sample; without remasking, each wanted one exactly once."""
+    """Positions that each network call unmasks. Without remasking, each wanted position occurs exactly once."""
 
     positions: Int32
-    """int32 [N, C, R]: raster positions, -1 where a call has fewer than R and after a sample's last call."""
+    """int32 [N, C, R]: raster positions, filled up with -1, also after a sample's last call."""
     steps: Int32
-    """int32 [N, C]: the step of the diffusion, 0 .. S - 1, that call stands for; -1 after a sample's last."""
+    """int32 [N, C]: step of each call, 0 .. S - 1; -1 after a sample's last call."""
     remasked: Int32 | None = None
-    """int32 [N, C, M]: raster positions masked again just before a call, -1 where fewer; None where none ever."""
+    """int32 [N, C, M]: raster positions that are masked again just before a call, filled up with -1. None when no
+    position ever is."""
 
     @property
     def calls(self) -> int:
-        """C: network calls until every sample is done."""
+        """C: number of network calls until every sample is done."""
         return self.positions.shape[1]
 
 
@@ -55,26 +56,26 @@ def make_schedule(
     order: Order = "random",
     wanted: NDArray[np.bool_] | None = None,
 ) -> Schedule:
-    """Lay out ``steps`` diffusion steps over a grid of h*w tokens for each seed, which alone decides a sample's order.
+    """Lay out ``steps`` diffusion steps over a grid of h*w tokens for each seed, which alone decides the order.
 
-    ``wanted`` bool [N, h*w] says which positions there are to unmask, all of them by default.
+    ``wanted`` bool [N, h*w] are the positions to unmask; None unmasks all.
 
     ``counts``:
 
-    * ``exact`` unmasks as even a number per step as whole numbers allow.
-    * ``cosine`` leaves the share cos(pi/2 * s/S) masked after step s (Chang et al. 2022, MaskGIT): few at first, while
-      nothing is decided and tokens drawn together cannot agree, many at the end.
-    * ``binomial`` is the process of Bond-Taylor et al. 2021: going through t = S .. 1, each token still masked is
-      unmasked with probability 1/t, which is to say that each token's step is uniform; step sizes vary.
+    * ``exact`` unmasks equally many per step, up to rounding.
+    * ``cosine`` leaves the share cos(pi/2 * s/S) masked after step s (Chang et al. 2022, MaskGIT). It unmasks few at
+      first, while nothing is decided and tokens drawn together cannot agree, and many at the end.
+    * ``binomial`` is the process of Bond-Taylor et al. 2021. For t = S .. 1 it unmasks each masked token with
+      probability 1/t. So each token's step is uniform, and the sizes of steps vary.
 
     ``order``:
 
-    * ``random``: every order is equally likely.
-    * ``halton``: along the Halton sequence of bases 2 and 3 (Besnier et al. 2025), rolled over the grid by an offset of
-      the sample's own. Tokens drawn together lie far apart, so that drawing them independently costs less. Not with
-      ``binomial``, which decides by itself what comes when.
+    * ``random`` makes every order equally likely.
+    * ``halton`` follows the Halton sequence of bases 2 and 3 (Besnier et al. 2025), rolled over the grid by an offset
+      of each sample. Tokens drawn together lie far apart, so drawing them independently costs less. It does not go with
+      ``binomial``, which decides its own order.
 
-    Raises UsageError for steps outside 1 .. MAX_STEPS, unknown ``counts`` or ``order``, and for order "confidence",
+    Raises UsageError for steps outside 1 .. MAX_STEPS, for unknown ``counts`` or ``order``, and for order "confidence",
     which no table can lay out.
     """
     check(steps, counts, order)
@@ -104,9 +105,9 @@ def make_schedule(
 
 
 def unmasked_after(total: int, steps: int, counts: Counts) -> NDArray[np.int64]:
-    """How many of ``total`` positions are unmasked before the first step and after each (int64 [S + 1], 0 .. total).
+    """Return how many of ``total`` positions are unmasked before the first step and after each step, int64 [S + 1].
 
-    Of the ``counts`` of :func:`make_schedule`, "exact" or "cosine"; "binomial" leaves it to chance.
+    ``counts`` is "exact" or "cosine" of :func:`make_schedule`; "binomial" leaves the number to chance.
     """
     share = np.linspace(0, 1, steps + 1)
     curve = 1 - np.cos(np.pi / 2 * share) if counts == "cosine" else share
@@ -116,10 +117,10 @@ def unmasked_after(total: int, steps: int, counts: Counts) -> NDArray[np.int64]:
 
 
 def call_sizes(totals: NDArray[np.integer[Any]], steps: int, counts: Counts) -> tuple[Int32, Int32]:
-    """How many of ``totals`` [N] positions each call of each sample unmasks, and the step it stands for.
+    """Return how many positions each call unmasks, and the step of each call: both int32 [N, C].
 
-    Both int32 [N, C]; a step that would unmask nothing is no call, and after a sample's last call they are 0 and -1.
-    ``counts`` is "exact" or "cosine", as in :func:`make_schedule`.
+    ``totals`` [N] are the masked positions of each sample. A step that would unmask nothing needs no call. After a
+    sample's last call the two are 0 and -1. ``counts`` is "exact" or "cosine", as in :func:`make_schedule`.
     """
     each = [np.diff(unmasked_after(int(total), steps, counts)) for total in totals]
     used = [np.flatnonzero(sizes) for sizes in each]
@@ -131,7 +132,7 @@ def call_sizes(totals: NDArray[np.integer[Any]], steps: int, counts: Counts) -> 
 
 
 def check(steps: int, counts: str, order: str, remask: Remask = 0.0) -> None:
-    """Raise UsageError, saying what is allowed, unless some sampler takes these together."""
+    """Raise UsageError, which says what is allowed, when no sampler takes these options together."""
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
     if counts not in ("exact", "cosine", "binomial"):
@@ -147,12 +148,12 @@ def check(steps: int, counts: str, order: str, remask: Remask = 0.0) -> None:
 
 
 def _random_order(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Raster positions (int64 [N, L]) sorted by the random ``words`` (uint64 [N, L, 4], below 2^32) of each."""
+    """Return raster positions (int64 [N, L]) in the order of their random ``words`` (uint64 [N, L, 4], below 2^32)."""
     return np.argsort(words[..., 0] << np.uint64(32) | words[..., 1], axis=1, kind="stable")
 
 
 def halton_order(seeds: Sequence[int], grid: tuple[int, int]) -> NDArray[np.int64]:
-    """Raster positions (int64 [N, h*w]) along the Halton sequence, rolled over the grid by an offset of each seed."""
+    """Return raster positions (int64 [N, h*w]) along the Halton sequence, rolled by an offset of each seed."""
     height, width = grid
     words = random_words(np.asarray(seeds, np.uint64), stream=STREAM_ORDER, step=0, y=0, x=0).astype(np.uint64)
     y, x = np.divmod(halton_positions(grid), width)
@@ -162,10 +163,10 @@ def halton_order(seeds: Sequence[int], grid: tuple[int, int]) -> NDArray[np.int6
 
 @cache
 def halton_positions(grid: tuple[int, int]) -> NDArray[np.int64]:
-    """Every raster position of the grid once (int64 [h*w]), in the order in which the Halton sequence first visits it.
+    """Return every raster position once (int64 [h*w]), in the order in which the Halton sequence first visits it.
 
-    Point i is (radical inverse of i in base 2, in base 3), i = 1, 2, ..; rows take base 2. Whole numbers only, so that
-    the order is the same everywhere.
+    The row of point i = 1, 2, .. is the radical inverse of i in base 2, its column that in base 3. The arithmetic is
+    in whole numbers, so the order is the same on every machine.
     """
     height, width = grid
     order: dict[int, None] = {}
@@ -177,7 +178,7 @@ def halton_positions(grid: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def _inverse(index: int, base: int, side: int) -> int:
-    """Cell, 0 .. side - 1, of the radical inverse of ``index``: its digits in ``base``, mirrored at the point."""
+    """Return the cell, 0 .. side - 1, of the radical inverse of ``index``: its digits in ``base``, mirrored."""
     mirrored, scale = 0, 1
     while index:
         index, digit = divmod(index, base)
@@ -186,9 +187,9 @@ def _inverse(index: int, base: int, side: int) -> int:
 
 
 def _group(order: NDArray[np.int64], step_of_rank: NDArray[np.int64], steps: int) -> Schedule:
-    """Cut each sample's order (both [N, L], steps ascending) into one call per step that is not empty.
+    """Cut each sample's order into one call per step that is not empty.
 
-    Ranks whose step is ``steps`` are left out.
+    Both arrays are [N, L], with ascending steps. Ranks whose step is ``steps`` are left out.
     """
     used = step_of_rank < steps
     longest = int(used.sum(1).max(initial=0))

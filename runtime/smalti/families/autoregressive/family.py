@@ -15,7 +15,7 @@ from smalti.families.canvas import canvas_size
 
 
 class AutoregressiveSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing: there is one way to draw one token after the other."""
+    """The options of autoregressive runs: there are none."""
 
     of: ClassVar[str] = "an autoregressive run"
 

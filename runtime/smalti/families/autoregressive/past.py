@@ -1,4 +1,4 @@
-"""The predictor of an autoregressive bundle as the callable that its sampler asks."""
+"""The predictor of an autoregressive bundle, with keys and values kept from call to call."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Graph = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 
 
 def past_shape(component: Component, where: str) -> tuple[int, int, int]:
-    """Twice the layers, the heads and the width of each head, of which ``past`` [2*layers, n, heads, p, d] speaks.
+    """Return 2*layers, heads and d of the predictor's input ``past`` [2*layers, n, heads, p, d].
 
-    Raises BundleError when the graph has no such input.
+    Raises BundleError when the component has no such input.
     """
     shape = next((spec.shape for spec in component.inputs if spec.name == "past"), ())
     fixed = [side for axis, side in enumerate(shape) if axis in (0, 2, 4) and isinstance(side, int)]
@@ -32,17 +32,17 @@ def past_shape(component: Component, where: str) -> tuple[int, int, int]:
 
 
 def next_logits(graph: Graph, start: int, shape: tuple[int, int, int], batch: int) -> NextLogits:
-    """Let :func:`smalti.families.autoregressive.sampler.run` ask a predictor's graph, which reads every token once.
+    """Return the function that :func:`smalti.families.autoregressive.sampler.run` asks, on top of a predictor's graph.
 
-    Keys and values of the tokens read before are kept from call to call; a call that does not continue the one before
-    starts anew. What is returned belongs to one run at a time.
+    The function keeps keys and values from call to call, so the graph reads every token once. A call that does not
+    continue the previous one starts anew. The function serves one run at a time.
 
     Args:
-        graph: from ``tokens`` int32 [n, k], ``labels`` int32 [n] and ``past`` float32 [2*layers, n, heads, p, d] to the
-            logits [n, K] of the token that follows, and ``past`` with the k new tokens' keys and values at its end.
-        start: what is read before the first token, K.
-        shape: twice the layers, the heads and d.
-        batch: samples given to the graph at once, which bounds its memory.
+        graph: takes ``tokens`` int32 [n, k], ``labels`` int32 [n] and ``past`` float32 [2*layers, n, heads, p, d]. It
+            returns the logits [n, K] of the next token, and ``past`` with the keys and values of the k new tokens.
+        start: the token that is read before the first one, K.
+        shape: 2*layers, heads and d.
+        batch: most samples in one call of the graph, which bounds its memory.
     """
     layers, heads, width = shape
     pasts: list[NDArray[np.float32]] = []

@@ -16,12 +16,12 @@ Int32 = NDArray[np.int32]
 
 
 class NextLogits(Protocol):
-    """Whatever predicts the next token: a torch module behind a function, an ONNX session, a table in a test."""
+    """A prior that predicts the next token: an ONNX session, a torch module, a table in a test."""
 
     def __call__(self, tokens: Int32, labels: Int32, /) -> NDArray[np.float32] | NDArray[np.float16]:
-        """Logits [N, K] of the token that follows the first n tokens (int32 [N, n], n >= 0) of grids under ``labels``.
+        """Return the logits [N, K] of the token after the first n tokens (int32 [N, n], n >= 0); ``labels`` int32 [N].
 
-        Within one run n only grows, so that whoever answers may keep what it computed for the tokens before.
+        Within one run n only grows, so a prior may keep what it computed for earlier tokens.
         """
         ...
 
@@ -41,20 +41,31 @@ def run(
     no_label: int = 0,
     draw: Sample = sample,
 ) -> Iterator[Int32]:
-    """Draw every masked token given those before it; yields the grids (int32 [N, L]) after each call.
+    """Draw every masked token given the tokens before it, and yield the grids (int32 [N, L]) after each call.
 
-    ``tokens`` int32 [N, L] is the start and is not modified: ``mask`` where a token is to be drawn, and a token to be
-    kept elsewhere. What is kept steers only what comes after it in raster order, as any token does; a start that keeps
-    the first rows continues an image, and one that keeps others fills what lies between with no regard for what
-    follows. ``labels`` int32 [N] (or whatever else the predictor takes, one row per sample); ``width`` is the grid's
-    columns. ``temperature`` > 0, ``top_k`` (0: all) and ``top_p`` (1: all) are numbers or one per sample: see
-    ``smalti_kernels.sample``. With ``guidance`` other than 1 the network is also asked with label ``no_label``, and
-    logits are uncond + guidance * (cond - uncond) (Ho and Salimans 2022).
+    A kept token steers only the tokens after it in raster order. So a start that keeps the first rows continues an
+    image, and a start that keeps later rows is filled with no regard for them. The noise at a position is that of
+    (seed, step = position), so a sample is the same alone and in any batch. There is one call for each position that
+    any sample has to draw.
 
-    The draw at a position is that of (seed, step = position), so a sample is the same alone and in any batch. There is
-    one call for each position that any sample has to draw, so none when nothing is masked.
+    Args:
+        predictor: the prior.
+        tokens: int32 [N, L], the start: ``mask`` where a token is to be drawn, else the token to keep. It is not
+            modified.
+        mask: the mask token.
+        seeds: one for each sample.
+        labels: int32 [N], or another array that the predictor takes, one row per sample.
+        width: columns of the grid.
+        temperature: above 0: a number, or one per sample.
+        top_k: 0 keeps every token; a number, or one per sample: see ``smalti_kernels.sample``.
+        top_p: 1 keeps every token; likewise.
+        guidance: as in :func:`smalti.families.absorbing.sampler.run`.
+        no_label: label of the unguided question.
+        draw: draws tokens from logits.
 
-    Raises UsageError for tokens of another shape, SamplingError when logits leave nothing to draw.
+    Raises:
+        UsageError: tokens or labels have another shape.
+        SamplingError: logits leave nothing to draw.
     """
     if tokens.ndim != 2 or labels.shape[:1] != tokens.shape[:1]:
         raise UsageError(

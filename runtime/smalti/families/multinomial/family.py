@@ -1,4 +1,4 @@
-"""The multinomial family (Hoogeboom et al. 2021; Hu et al. 2022): noise is taken away from the tokens, step by step."""
+"""The multinomial family (Hoogeboom et al. 2021; Hu et al. 2022): it takes noise from the tokens, step by step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smalti.families.sundae.sampler import start_tokens
 
 
 class MultinomialSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How noise is taken away."""
+    """The options of multinomial runs."""
 
     of: ClassVar[str] = "a multinomial run"
 
@@ -41,7 +41,7 @@ class Multinomial(Family):
     def settle(
         self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest
     ) -> MultinomialSettings:
-        """Check ``asked``; there are at most as many steps as the prior was trained with."""
+        """Check the options in ``asked``. There are at most as many steps as the prior was trained with."""
         steps = whole("steps", asked.get("steps", manifest.sampler.steps))
         most = manifest.noise.steps if manifest.noise else 1
         if not 1 <= steps <= most:

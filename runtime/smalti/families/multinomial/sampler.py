@@ -1,8 +1,7 @@
 """Sampling of multinomial diffusion (Hu et al. 2022): tokens start as noise, and every step takes some of it away.
 
-Equations and sections are theirs.
-
-Times count as in training: t = T - 1 is the noisiest, 0 the least noisy, and CLEAN (-1) the grid itself.
+Equations and sections are those of that paper. Times count as in training: T - 1 is the noisiest, 0 the least noisy,
+and CLEAN (-1) is the grid without noise.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from smalti.families.batching import Bools, Int32, Integers, movable_places, of_
 from smalti_kernels import STREAM_SUBSET, random_words, sample
 
 AtTime = Callable[[int], Denoiser]
-"""The denoiser of a time 0 .. T - 1: the network is told how noisy what it sees is."""
+"""Function from a time, 0 .. T - 1, to the denoiser for grids that are as noisy as that."""
 Float64 = NDArray[np.float64]
 
 CLEAN = -1
@@ -29,17 +28,18 @@ CLEAN = -1
 OFFSET = 0.008
 """s of eq. 19."""
 LEAST_ALPHA = 0.001
-"""A step keeps no smaller share of the squared chance than this (Nichol and Dhariwal 2021 clip beta at 0.999)."""
+"""Least alpha of a step, before the root (Nichol and Dhariwal 2021 clip beta at 0.999)."""
 
 
 def cosine_alphas(steps: int, kind: NoiseKind) -> Float64:
-    """The chance that each step t = 0 .. T - 1 keeps a token as it is, float64 [T], T = ``steps``.
+    """Return the probability that step t = 0 .. T - 1 keeps a token as it is: float64 [T], with T = ``steps``.
 
-    Cosine schedule: the chance that all of steps 0 .. t keep it is f(t + 1) / f(0), f(t) = cos^2((t/T + s) / (1 + s) *
-    pi/2) (eq. 19). ``printed`` is just that. ``released`` is the square root of each step's alpha, which published
-    models were trained with: noise comes later (half of T keeps 0.70 of the tokens and not 0.49). In both the last
-    alphas, which fall to zero, stop at ``LEAST_ALPHA`` before the root. Raises UsageError unless ``steps`` is at
-    least 1.
+    This is a cosine schedule: steps 0 .. t together keep a token with probability f(t + 1) / f(0), where f(t) is
+    cos^2((t/T + s) / (1 + s) * pi/2) (eq. 19). ``printed`` is that schedule. ``released`` takes the square root of each
+    step's alpha; the published models were trained with it. Its noise comes later: half of T keeps 0.70 of the tokens,
+    and not 0.49. In both, the last alphas would fall to zero; they stop at ``LEAST_ALPHA`` before the root.
+
+    Raises UsageError unless ``steps`` is at least 1.
     """
     if steps < 1:
         raise UsageError(f"steps {steps}: at least 1 is needed")
@@ -50,28 +50,28 @@ def cosine_alphas(steps: int, kind: NoiseKind) -> Float64:
 
 @dataclass(frozen=True)
 class Strides:
-    """What every step of a run does: a table that can be printed, tested and replayed. Arrays are [S]."""
+    """Table of what every step of a run does. It can be printed, tested and replayed. Arrays are [S]."""
 
     times: Integers
-    """t of each step, T - 1 at first; the step goes to the next one's, and the last to CLEAN."""
+    """Time at which each step begins, T - 1 first. A step ends at the time of the next one, the last at CLEAN."""
     kept: Float64
-    """Chance that a token stays as it is from where the step ends to where it begins, noise being added."""
+    """Probability that noise keeps a token, from the time where the step ends to the time where it begins."""
     clean: Float64
-    """Chance that a token where the step ends is still that of the clean grid; 1 at the last."""
+    """Probability that a token at the step's end is still the clean grid's; 1 at the last step."""
     seen: Float64
-    """The same where the step begins."""
+    """Probability that a token at the step's beginning is still the clean grid's."""
 
     @property
     def steps(self) -> int:
-        """S: calls of the network."""
+        """S: number of network calls."""
         return len(self.times)
 
 
 def strides(steps: int, alphas: Float64) -> Strides:
-    """Lay out a run of ``steps`` even strides, 1 .. T, over the noise ``alphas`` (float64 [T], see cosine_alphas).
+    """Lay out a run of ``steps`` even strides, 1 .. T, over ``alphas`` (float64 [T], see :func:`cosine_alphas`).
 
-    As many steps as T are the process as published. Fewer go by q(z_{t-d} | z_t, x0), the posterior of d steps at once,
-    which is of the same form (eq. 20 with the products of d alphas). Raises UsageError for fewer than 1 or more than T.
+    T steps are the published process. Fewer steps use q(z_{t-d} | z_t, x0), the posterior of d steps at once. It has
+    the same form: eq. 20 with products of d alphas. Raises UsageError for fewer than 1 step or more than T.
     """
     if not 1 <= steps <= len(alphas):
         raise UsageError(f"steps {steps}: allowed are 1 .. {len(alphas)}, the steps that this prior was trained with")
@@ -98,32 +98,32 @@ def run(
     no_label: int = 0,
     draw: Sample = sample,
 ) -> Iterator[Int32]:
-    """Take noise away, step by step, by z_s ~ p(z_s | z_t) (eq. 22); yields the grids (int32 [N, L]) after each step.
+    """Take noise away, step by step, by z_s ~ p(z_s | z_t) (eq. 22), and yield the grids int32 [N, L] after each step.
 
-    Inpainting (section 3.3). Before each step the tokens that are not free are given the noise of its time, drawn from
-    q(z_t | x0) anew, so that the network sees a grid of one noise level; what is yielded has them without noise. (The
-    paper's formula has the mask the wrong way round; its text does not.)
+    Inpainting (section 3.3): before each step, tokens that are not free get noise of the step's time, drawn anew from
+    q(z_t | x0). So the network sees one level of noise everywhere. The yielded grids hold these tokens without noise.
+    (The paper's formula has the mask the wrong way round; its text does not.)
 
     Args:
-        at: the denoiser of a time; asked at the free positions only.
-        tokens: the start, int32 [N, L], 0 .. K - 1, not modified: uniform noise where free (see
-            ``smalti.families.sundae.sampler.start_tokens``), and elsewhere the tokens that stay.
+        at: gives the denoiser of a time. It is asked at the free positions only.
+        tokens: int32 [N, L], the start, 0 .. K - 1; not modified. Free positions hold uniform noise (see
+            :func:`smalti.families.sundae.sampler.start_tokens`), the others the tokens that stay.
         table: see :func:`strides`.
         codes: K.
         seeds: one for each sample.
         labels: int32 [N].
         width: columns of the grid.
-        free: bool [N, L], positions that may change, all by default. Each sample may have its own; a sample with none
-            is left alone.
-        temperature: of x0_hat, above 0. The noise that is taken away, and the noise that stays, are what they are.
-        top_k: x0_hat is cut to its k likeliest codes, ties included; 0 keeps all.
-        top_p: then to the fewest that hold this share of the chance, ties included; 1 keeps all.
+        free: bool [N, L], the positions that may change; None frees all. A sample without a free position is left
+            alone.
+        temperature: temperature of x0_hat, above 0. It does not change the noise.
+        top_k: cuts x0_hat to its k likeliest codes, ties included; 0 keeps all.
+        top_p: then cuts it to the fewest codes that together have this probability, ties included; 1 keeps all.
         guidance: as in :func:`smalti.families.absorbing.sampler.run`.
         no_label: label of the unguided question.
 
     Raises:
-        UsageError: tokens, labels or ``free`` of another shape.
-        SamplingError: logits that are NaN or leave nothing to draw.
+        UsageError: tokens, labels or ``free`` have another shape.
+        SamplingError: logits are NaN or leave nothing to draw.
     """
     movable = movable_places(tokens, labels, free)
     seed_array = np.asarray(seeds, np.uint64)
@@ -156,9 +156,9 @@ def run(
 def clean_chances(
     logits: NDArray[np.floating[Any]], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Float64:
-    """x0_hat: softmax(logits / temperature) (float64 [R, K]) of ``logits`` [R, K], cut to its likeliest codes.
+    """Return x0_hat: softmax(logits / temperature) as float64 [R, K], cut to its likeliest codes.
 
-    ``top_k`` and ``top_p`` as in :func:`run`. A row that is no distribution (NaN, or all -inf) becomes NaN.
+    ``top_k`` and ``top_p`` are those of :func:`run`. A row that is no distribution (NaN, or all -inf) becomes NaN.
     """
     scaled = logits.astype(np.float64) / temperature
     if 0 < top_k < scaled.shape[1]:
@@ -177,10 +177,11 @@ def clean_chances(
 
 
 def posterior(clean: Float64, tokens: Int32, kept: float, share: float) -> NDArray[np.float32]:
-    """Log of p(z_s | z_t) up to a factor (float32 [R, K]), eq. 20 to 22 over any stride.
+    """Return the logarithm of p(z_s | z_t) up to a constant (float32 [R, K]): eq. 20 to 22 over any stride.
 
-    q(z_t | z_s) * (share * x0_hat + (1 - share) / K): ``clean`` float64 [R, K] is x0_hat, ``tokens`` int [R] are z_t,
-    ``kept`` is the chance that a token stays from s to t, and ``share`` that it stays from the clean grid to s.
+    p is proportional to q(z_t | z_s) * (share * x0_hat + (1 - share) / K). ``clean`` (float64 [R, K]) is x0_hat and
+    ``tokens`` (int [R]) are z_t. Noise keeps a token from s to t with probability ``kept``, and from the clean grid to
+    s with probability ``share``.
     """
     codes = clean.shape[1]
     before = share * clean + (1 - share) / codes
@@ -195,7 +196,7 @@ def posterior(clean: Float64, tokens: Int32, kept: float, share: float) -> NDArr
 def _noised(
     tokens: Int32, free: Bools, seeds: NDArray[np.uint64], step: int, seen: float, codes: int, width: int
 ) -> Int32:
-    """The grids with the noise of a step's time on the tokens that are not free: each stays with chance ``seen``."""
+    """Return the grids with noise on the tokens that are not free; each stays with probability ``seen``."""
     owner, position = np.nonzero(~free)
     y, x = np.divmod(position, width)
     words = random_words(seeds[owner], stream=STREAM_SUBSET, step=step, y=y, x=x)

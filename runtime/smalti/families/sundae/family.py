@@ -16,7 +16,7 @@ from smalti.families.sundae import sampler
 
 
 class SundaeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How random tokens are corrected."""
+    """The options of SUNDAE runs."""
 
     of: ClassVar[str] = "a SUNDAE run"
 
@@ -46,7 +46,7 @@ class Sundae(Family):
     defaults = SamplerDefaults(steps=50, temperature=1.0)
 
     def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> SundaeSettings:
-        """Check ``asked``; a default that cools does not heat a run that was asked to begin cooler."""
+        """Check the options in ``asked``. The default final temperature is never above the first step's."""
         default = manifest.sampler
         steps = whole("steps", asked.get("steps", default.steps))
         final = asked.get("final_temperature", min(default.final_temperature, temperature))
@@ -70,7 +70,7 @@ class Sundae(Family):
         )
 
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
-        """Lay out temperature and share of every step. The prior knows no mask: random tokens stand in its place."""
+        """Lay out temperature and proportion of every step. The prior knows no mask, so masked tokens become random."""
         own: SundaeSettings = self.own(settings)
         latent = manifest.latent
         whole_grid, inside = at_least_a_window(start, latent.grid, latent.codes)

@@ -1,4 +1,4 @@
-"""Sampling of SUNDAE priors: tokens start at random, and every step draws part of them anew.
+"""Sampling of SUNDAE priors: tokens start at random, and every step draws some of them anew.
 
 Equations and sections are those of McKinney and Willcocks 2022.
 """
@@ -18,23 +18,23 @@ from smalti.families.batching import Bools, Int32, Integers, movable_places, of_
 from smalti_kernels import STREAM_START, STREAM_SUBSET, random_words, sample
 
 SUBSET_STEPS = 20
-"""Runs of fewer steps draw every position at every step (section 3.5: in few steps, all must be able to change)."""
+"""A run of fewer steps draws every position at every step, so that all can change (section 3.5)."""
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """What every step of a run does: a table that can be printed, tested and replayed."""
+    """Table of what every step of a run does. It can be printed, tested and replayed."""
 
     temperatures: NDArray[np.float32]
-    """float32 [S], above 0: of the draw at each step."""
+    """float32 [S], above 0: temperature of each step."""
     proportions: NDArray[np.float32]
-    """float32 [S], 0 .. 1: the chance of each position to be drawn anew at each step."""
+    """float32 [S], 0 .. 1: probability with which each step draws a position anew."""
     min_steps: int
-    """Steps before the first at which a sample may be frozen; S and more: none ever is."""
+    """Number of steps before a sample may be frozen. With S or more, none is."""
 
     @property
     def steps(self) -> int:
-        """S: steps of a run that no freezing ends sooner."""
+        """S: most steps of a run."""
         return len(self.temperatures)
 
 
@@ -44,21 +44,22 @@ def annealing(
     proportion: tuple[float, float] = (0.5, 0.5),
     min_steps: int = 10,
 ) -> Annealing:
-    """Lay out a run in which temperature and proportion go linearly from the first step's value to the last step's.
+    """Lay out a run in which temperature and proportion change linearly from the first step to the last.
 
-    Runs of fewer than SUBSET_STEPS steps draw every position at every step, whatever ``proportion`` is. The paper gives
-    the temperatures in words ("about 1.0, down to a lower value") and no proportion; the defaults are what its code
-    used with 50 steps on faces of 1024x1024 pixels. (It used 0.5 with 100 steps at temperature 0.8 on those of 256x256,
-    0.7 with 200 steps from 0.8 to 0.7 on ImageNet, and 1 with 50 steps at 0.9 on MNIST.)
+    A run of fewer than SUBSET_STEPS steps draws every position at every step, whatever ``proportion`` is. The paper
+    gives the temperatures in words ("about 1.0, down to a lower value") and no proportion. The defaults are those of
+    its code for 50 steps on faces of 1024x1024 pixels. The code used other values elsewhere: proportion 0.5 and 100
+    steps at temperature 0.8 on faces of 256x256, 0.7 and 200 steps from 0.8 to 0.7 on ImageNet, 1 and 50 steps at 0.9
+    on MNIST.
 
     Args:
         steps: S, 1 .. MAX_STEPS.
-        temperature: of the first step and of the last, both above 0. A run of one step takes the first.
-        proportion: likewise, both above 0 and at most 1.
-        min_steps: steps before the first at which a sample may be frozen, at least 0; ``steps`` freezes none.
+        temperature: temperatures of the first and the last step, above 0. A run of one step takes the first.
+        proportion: proportions of the first and the last step, above 0 and at most 1.
+        min_steps: number of steps before a sample may be frozen, at least 0. With ``steps`` none is frozen.
 
     Raises:
-        UsageError: a value outside these.
+        UsageError: a value is out of range.
     """
     if not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps {steps}: allowed are 1 .. {MAX_STEPS}")
@@ -75,10 +76,10 @@ def annealing(
 
 
 def start_tokens(seeds: Sequence[int], grid: tuple[int, int], codes: int) -> Int32:
-    """Uniform random tokens (int32 [N, h*w], 0 .. codes - 1) that runs of ``seeds`` on a grid of (h, w) start from.
+    """Return uniform random tokens (int32 [N, h*w], 0 .. codes - 1), from which runs on a grid of (h, w) start.
 
-    A token is a function of (seed, y, x): it is the same in any batch, and on any larger grid. A code's chance is
-    within 2^-32 of 1 / codes.
+    A token is a function of (seed, y, x), so it is the same in any batch and on any larger grid. The probability of a
+    code is within 2^-32 of 1 / codes.
     """
     y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     words = random_words(np.asarray(seeds, np.uint64)[:, None], stream=STREAM_START, step=0, y=y, x=x)[..., 0]
@@ -100,36 +101,35 @@ def run(
     no_label: int = 0,
     draw: Sample = sample,
 ) -> Iterator[Int32]:
-    """Draw tokens anew, step by step, by z_t ~ f(. | z_{t-1}) (eq. 2); yields the grids (int32 [N, L]) after each step.
+    """Draw tokens anew, step by step, by z_t ~ f(. | z_{t-1}) (eq. 2); yield the grids int32 [N, L] after each.
 
-    At step s every free position is redrawn with chance ``table.proportions[s]``, each by itself and by the sample's
-    own seed; the others stay. All positions redrawn are drawn at once, given the grid before the step.
+    Step s redraws every free position with probability ``table.proportions[s]``. The sample's own seed decides which.
+    All these positions are drawn at once, given the grid before the step; the others stay.
 
-    Freezing. At step s (counted from 0) a sample is frozen, and never changes again, when s >= ``table.min_steps``, the
-    step drew at least one of its positions, and every token that it drew is the one that stood there before. So with a
-    proportion below 1 the judgement is about the positions that the step happened to draw, as in the paper's code: a
-    sample can be frozen with positions that the next step would have changed, the sooner the smaller the proportion.
-    (That code also freezes a sample of which a step drew nothing. Nothing was learned about it then, so here it goes
-    on; with more than a few free positions that does not happen.) A frozen sample costs nothing more, and when all are
-    frozen the run ends: there are ``table.steps`` steps at most.
+    Freezing: step s (counted from 0) freezes a sample when s is at least ``table.min_steps``, the step drew at least
+    one of its positions, and each token that it drew was there before. A frozen sample never changes again and costs
+    nothing more; when all samples are frozen, the run ends. With a proportion below 1, the rule looks only at the
+    positions that the step happened to draw, as in the paper's code. So a sample may be frozen although the next step
+    would have changed it; the smaller the proportion, the sooner that happens. (The paper's code also freezes a sample
+    of which a step drew nothing. Here such a sample goes on, because nothing was learned about it.)
 
     Args:
-        denoiser: asked only about samples that are not frozen, and only at the positions that are redrawn.
-        tokens: the start, int32 [N, L], 0 .. K - 1; not modified. See :func:`start_tokens`.
+        denoiser: the prior. It is asked only about samples that are not frozen, at the positions that are redrawn.
+        tokens: int32 [N, L], the start, 0 .. K - 1; not modified. See :func:`start_tokens`.
         table: see :func:`annealing`.
         seeds: one for each sample.
         labels: int32 [N].
         width: columns of the grid.
-        free: bool [N, L], positions that may change, all by default; the other tokens stay, and condition the draw
-            (section 3.6). Each sample may have its own; a sample with none is left alone.
+        free: bool [N, L], the positions that may change; None frees all. The other tokens stay, and condition the draw
+            (section 3.6). A sample without a free position is left alone.
         top_k: 0 keeps every token; a number, or one per sample: see ``smalti_kernels.sample``.
         top_p: 1 keeps every token; likewise.
         guidance: as in :func:`smalti.families.absorbing.sampler.run`.
         no_label: label of the unguided question.
 
     Raises:
-        UsageError: tokens, labels or ``free`` of another shape.
-        SamplingError: logits that are NaN or leave nothing to draw.
+        UsageError: tokens, labels or ``free`` have another shape.
+        SamplingError: logits are NaN or leave nothing to draw.
     """
     movable = movable_places(tokens, labels, free)
     seed_array = np.asarray(seeds, np.uint64)
@@ -169,7 +169,7 @@ def run(
 def _redrawn(
     active: Integers, movable: Bools, seeds: NDArray[np.uint64], step: int, proportion: float, width: int
 ) -> tuple[Integers, Integers]:
-    """Samples (ascending, among ``active``) and raster positions of what a step redraws, both [R]."""
+    """Return what a step redraws: samples (ascending, among ``active``) and raster positions, both [R]."""
     line, position = np.nonzero(movable[active])
     owner = active[line]
     threshold = int(proportion * 2**32)
