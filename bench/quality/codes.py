@@ -40,9 +40,8 @@ def main() -> None:
     tokens, codes = encoded(options.model, pixels)
     uses = np.bincount(tokens.ravel(), minlength=codes)
     print(f"{len(pixels)} pictures of {tokens.shape[1]}x{tokens.shape[2]} tokens, {codes} codes")
-    print(
-        f"codes used: {100 * (uses > 0).mean():.1f} %; perplexity {perplexity(uses):.0f} = {perplexity(uses) / codes:.2f} K"
-    )
+    even = perplexity(uses)
+    print(f"codes used: {100 * (uses > 0).mean():.1f} %; perplexity {even:.0f} = {even / codes:.2f} K")
     print_limit(pixels, options.size // tokens.shape[1], codes)
     judged = uses >= options.least
     worst = np.zeros(codes)
