@@ -78,9 +78,9 @@ def test_a_predictor_that_errs_with_a_past_alone_is_found_out() -> None:
         logits, present = graph()(inputs)
         return [-logits if inputs["past"].shape[3] else logits, present]
 
-    plain, whole = (PredictorReference(graph(), made, TURNS) for made in (feeds(), with_past(graph(), feeds(), 2)))
-    assert compare_predictors(plain, wrong, 350, runs=False)["draw_agreement"] == 1
-    found = compare_predictors(whole, wrong, 350, runs=False)
+    plain, whole = (PredictorReference(graph(), made, TURNS, 350) for made in (feeds(), with_past(graph(), feeds(), 2)))
+    assert compare_predictors(plain, wrong, runs=False)["draw_agreement"] == 1
+    found = compare_predictors(whole, wrong, runs=False)
     assert missed(found, TOLERANCES["predictor"]["int8"])
     assert missed(found, {"logit_error": 0.1})
     assert "grids" not in found
@@ -92,9 +92,9 @@ def test_an_answer_that_is_not_a_number_is_out_of_tolerance(odd: float) -> None:
         logits, present = graph()(inputs)
         return [np.where(np.arange(CODES) == 2, -odd if np.isinf(odd) else odd, logits).astype(np.float32), present]
 
-    reference = PredictorReference(graph(), feeds(), TURNS)
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
     try:
-        found = compare_predictors(reference, wrong, 350, runs=False)
+        found = compare_predictors(reference, wrong, runs=False)
     except SamplingError:
         assert np.isnan(odd)
     else:
@@ -102,8 +102,8 @@ def test_an_answer_that_is_not_a_number_is_out_of_tolerance(odd: float) -> None:
 
 
 def test_a_predictor_agrees_with_itself() -> None:
-    reference = PredictorReference(graph(), feeds(), TURNS)
-    figures = compare_predictors(reference, graph(), 350)
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
+    figures = compare_predictors(reference, graph())
     assert figures == {
         "logit_error": 0,
         "draw_agreement": 1,
@@ -114,8 +114,8 @@ def test_a_predictor_agrees_with_itself() -> None:
 
 
 def test_predictors_that_differ_draw_differently() -> None:
-    reference = PredictorReference(graph(), feeds(), TURNS)
-    close, far = (compare_predictors(reference, graph(scale), 400) for scale in (1.02, -1.0))
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
+    close, far = (compare_predictors(reference, graph(scale)) for scale in (1.02, -1.0))
     assert 0.9 < close["draw_agreement"] <= 1
     assert far["draw_agreement"] < 0.6
     assert far["grid_agreement"] < 0.7

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from smalti.bundle.manifest import Precision, Role
 from smalti.families.autoregressive.past import Graph
-from smalti.verification.golden import GREATEST, likeness
+from smalti.generator import EMBEDDING
+from smalti.verification.comparison import Case
 from smalti_export.precision.activation_ranges import Feed
 
 Run = Callable[[Feed], NDArray[Any]]
@@ -65,21 +66,6 @@ Weights are stored as fp16, which makes some neighbouring codes equal. So some o
 fp32, more of them with a larger codebook, and decode to nearly the same pixels."""
 
 
-def greatest_error(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]]) -> float:
-    """Greatest absolute difference of two arrays; ``GREATEST`` when it is NaN or infinite."""
-    return float(np.nan_to_num(np.abs(expected - found), nan=GREATEST, posinf=GREATEST).max())
-
-
-def logit_figures(error: float, spread: float, same: int, drawn: int) -> dict[str, float]:
-    """Figures of a prior: the greatest error over the logits' spread, and the share of equal draws."""
-    return {"logit_error": error / max(spread, 1e-12), "draw_agreement": same / drawn, "draws": float(drawn)}
-
-
-def run_figures(expected: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Share of equal tokens in whole runs, whose first axis counts grids, and the number of grids."""
-    return {"grid_agreement": float((expected == found).mean()), "grids": float(len(expected))}
-
-
 def torch_graph(graph: torch.nn.Module) -> Graph:
     """A function that runs a wrapped torch model like a graph: inputs in their given order, outputs in a list."""
 
@@ -98,31 +84,8 @@ def torch_run(graph: torch.nn.Module) -> Run:
 
 
 class Reference:
-    """A torch codec's outputs on real inputs, computed once and compared with each variant."""
+    """A torch codec's answers to real inputs, computed once and compared with each variant's."""
 
-    def __init__(self, graph: Graph, feeds: list[Feed]) -> None:
-        self.feeds = feeds
-        self.outputs = [graph(feed) for feed in feeds]
-
-
-def compare_decoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Compare a decoder's pixels with the reference's.
-
-    Figures: the PSNR in dB, and the greatest difference (of 255).
-    """
-    squares, greatest = 0.0, 0
-    for feed, expected in zip(reference.feeds, reference.outputs):
-        difference = np.abs(expected[0].astype(np.int16) - variant(feed)[0])
-        squares += float(np.square(difference.astype(np.float64)).mean()) / len(reference.feeds)
-        greatest = max(greatest, int(difference.max()))
-    return {"psnr": float(10 * np.log10(255.0**2 / max(squares, 1e-6))), "greatest_difference": float(greatest)}
-
-
-def compare_encoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Measure an encoder: the share of tokens equal to the reference's, and the least cosine of embeddings."""
-    found = [variant(feed) for feed in reference.feeds]
-    pairs = list(zip(found, reference.outputs))
-    return {
-        "token_agreement": float(np.mean([(ours[0] == theirs[0]).mean() for ours, theirs in pairs])),
-        "cosine": float(np.min([likeness(ours[1], theirs[1]) for ours, theirs in pairs])),
-    }
+    def __init__(self, role: Role, graph: Graph, feeds: list[Feed]) -> None:
+        names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
+        self.cases = [Case(feed, dict(zip(names, graph(feed)))) for feed in feeds]
