@@ -124,7 +124,6 @@ def test_a_predictors_cases_are_prefixes_of_many_lengths(tiny_bundle: Path, tmp_
     reference = PredictorReference.__new__(PredictorReference)
     reference.cases = [Case(feed, {"logits": table(feed["tokens"][:, 1:], feed["labels"])}) for feed in feeds]
     reference.runs = smalti.load(tmp_path / "ar").generate(seeds=range(3), label=list(record.classes[:3])).tokens
-    reference.runs = reference.runs.reshape(3, 16)
     figures = Figures(pair=None, feeds={}, drawing=None, references={"predictor": reference})  # type: ignore[arg-type]
     stored = load_file(tiny_bundle / "golden.safetensors")
     stored = {name: value for name, value in stored.items() if name.startswith(("decoder", "encoder", "preview"))}

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.plain_manifest import plain_manifest
 from smalti.bundle.manifest import missed
 from smalti.errors import SamplingError
 from smalti_export.parity.certificate import TOLERANCES
@@ -19,8 +19,15 @@ from smalti_export.parity.predictors import (
 )
 
 CODES, PAST = 5, (2, 1, 1)
-TURNS = Turns(grid=(2, 3), codes=CODES, classes=2, past=PAST, grids=4)
 TABLE = np.random.default_rng(0).normal(size=(3, 7, CODES)).astype(np.float32)
+
+
+def turns(**defaults: Any) -> Turns:
+    sampler = {"steps": 1, "temperature": 1.0, **defaults}
+    return Turns(plain_manifest("autoregressive", (2, 3), CODES, **sampler), PAST, grids=4)
+
+
+TURNS = turns()
 
 
 def graph(scale: float = 1.0):
@@ -125,10 +132,10 @@ def test_predictors_that_differ_draw_differently() -> None:
 
 
 def test_draws_follow_the_defaults_of_the_bundle() -> None:
-    greedy = Turns((2, 3), CODES, 2, PAST, top_k=1, grids=4).whole_runs(graph())
-    assert np.array_equal(greedy, TABLE[[0, 1, 0, 1]][:, 1:].argmax(2))
+    greedy = turns(top_k=1).whole_runs(graph())
+    assert np.array_equal(greedy.reshape(4, 6), TABLE[[0, 1, 0, 1]][:, 1:].argmax(2))
     logits = np.tile(np.array([[3.0, 2.0, 1.0, 0.0, -1.0]], np.float32), (200, 1))
-    warm, cold = (Turns((2, 3), CODES, 2, PAST, temperature=value).draws(logits, 0, 16) for value in (1.0, 0.2))
+    warm, cold = (turns(temperature=value).draws(logits, 0, 16) for value in (1.0, 0.2))
     assert (cold == 0).mean() > 0.98
     assert 0.5 < (warm == 0).mean() < 0.8
 
@@ -147,6 +154,6 @@ def test_whole_runs_follow_every_default(change: dict[str, Any]) -> None:
         asked.append(inputs["labels"])
         return graph()(inputs)
 
-    tokens = dataclasses.replace(TURNS, **change).whole_runs(run)
-    assert (TURNS.classes in np.concatenate(asked)) == ("guidance" in change)
+    tokens = turns(**change).whole_runs(run)
+    assert (len(TURNS.manifest.classes) in np.concatenate(asked)) == ("guidance" in change)
     assert not np.array_equal(tokens, TURNS.whole_runs(graph()))

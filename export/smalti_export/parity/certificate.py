@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.manifest import Manifest, Precision, Role
 from smalti.families.autoregressive.past import Graph
+from smalti.families.base import Prior
 from smalti.generator import EMBEDDING
-from smalti.verification.comparison import Case
+from smalti.verification.comparison import Case, run_labels
 from smalti_export.precision.activation_ranges import Feed
+from smalti_train.runs.torch_sampling import draw_tokens
 
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
@@ -81,6 +83,14 @@ def torch_run(graph: torch.nn.Module) -> Run:
     """Like :func:`torch_graph`, but returns only the first output."""
     run = torch_graph(graph)
     return lambda inputs: run(inputs)[0]
+
+
+def whole_runs(prior: Prior, manifest: Manifest, grids: int) -> NDArray[np.int32]:
+    """Tokens (int32 [grids, h, w]) of whole runs with a manifest's defaults; image i has seed i, and labels cycle.
+
+    Raises UsageError for defaults that the family does not allow.
+    """
+    return draw_tokens(prior, manifest, range(grids), run_labels(manifest.classes, grids))
 
 
 class Reference:

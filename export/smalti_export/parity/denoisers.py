@@ -14,9 +14,8 @@ from smalti.errors import UsageError
 from smalti.families.autoregressive.sampler import NextLogits
 from smalti.families.multinomial.sampler import cosine_alphas
 from smalti.families.registry import family_of
-from smalti.families.settings import resolve
 from smalti.verification.comparison import Case, compare, compare_runs, draw
-from smalti_export.parity.certificate import Run
+from smalti_export.parity.certificate import Run, whole_runs
 from smalti_export.precision.activation_ranges import Feed
 
 
@@ -92,12 +91,7 @@ class Drawing:
 
     def whole_runs(self, run: Run) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
-        classes = self.manifest.classes
-        labels = [classes[index % len(classes)] if classes else None for index in range(self.grids)]
-        settings = resolve(self.manifest, self.grids, 0, {"label": labels}, draw_labels=False)
-        start = np.full((self.grids, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
-        *_, tokens = family_of(self.manifest).lay_out(start, settings, self.manifest).draw(_Asked(run))
-        return tokens
+        return whole_runs(_Asked(run), self.manifest, self.grids)
 
     def draws(self, logits: NDArray[np.float32], case: Case, index: int) -> NDArray[np.int32]:
         """Draw tokens (int32 [N, L]) from the logits [N, L, K] of all rows of the case of that number.

@@ -124,20 +124,10 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         "decoder": [{"tokens": part} for part in tokens],
         "preview": [{"tokens": part} for part in _unfinished(tokens, config.codes)],
     }
-    role, defaults = PRIORS[pair.family], record.sampler
+    role = PRIORS[pair.family]
     if isinstance(config, AutoregressiveConfig):
         past = 2 * config.layers, config.heads, config.width // config.heads
-        turns = Turns(
-            pair.grid,
-            config.codes,
-            config.classes,
-            past,
-            defaults.temperature,
-            defaults.top_k,
-            defaults.top_p,
-            defaults.guidance,
-            runs_compared(pair.grid, past),
-        )
+        turns = Turns(record, past, runs_compared(pair.grid, past))
         prefixes = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         feeds[role] = with_past(torch_graph(wrap(role, pair.prior)), prefixes, max(1, turns.grids // CONTINUED))
         return Figures(pair, feeds, turns)

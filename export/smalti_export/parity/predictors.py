@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.families.autoregressive import sampler as autoregressive
+from smalti.bundle.manifest import Manifest
+from smalti.errors import UsageError
 from smalti.families.autoregressive.past import Graph, next_logits
+from smalti.families.autoregressive.sampler import NextLogits
 from smalti.verification.comparison import Case, compare, compare_runs, draw
+from smalti_export.parity.certificate import whole_runs
 from smalti_export.precision.activation_ranges import Feed
 
 GRIDS = 16
@@ -77,40 +80,37 @@ def runs_compared(grid: tuple[int, int], past: tuple[int, int, int]) -> int:
 class Turns:
     """Sampling settings for comparing predictors: the bundle's own defaults."""
 
-    grid: tuple[int, int]
-    codes: int
-    classes: int
+    manifest: Manifest
+    """Manifest of the bundle to be; only its sampling settings are read."""
     past: tuple[int, int, int]
     """2 * layers, heads, d."""
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
     grids: int = GRIDS
     """Number of whole runs; labels cycle, seeds are 0, 1, ..."""
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
-        """Tokens (int32 [grids, h*w]) of whole runs, drawn step by step as in the runtime."""
-        *_, tokens = autoregressive.run(
-            next_logits(graph, self.codes, self.past, self.grids),
-            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
-            mask=self.codes,
-            seeds=range(self.grids),
-            labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
-            width=self.grid[1],
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            guidance=self.guidance,
-            no_label=self.classes,
-        )
-        return tokens
+        """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
+        return whole_runs(_Asked(graph, self), self.manifest, self.grids)
 
     def draws(self, logits: NDArray[np.float32], seed: int, each: int) -> NDArray[np.int32]:
         """Draw ``each`` tokens from each row of logits [n, K]: int32 [n, each]. An equal ``seed`` gives equal noise."""
         rows = np.repeat(logits, each, axis=0)[:, None]
         places = np.zeros((len(rows), 1), np.int32)
-        return draw(rows, places, 1, 1, self.temperature, 100 * seed).reshape(len(logits), each)
+        return draw(rows, places, 1, 1, self.manifest.sampler.temperature, 100 * seed).reshape(len(logits), each)
+
+
+class _Asked:
+    """A predictor's graph as families ask it."""
+
+    def __init__(self, graph: Graph, turns: Turns) -> None:
+        self.graph, self.turns = graph, turns
+
+    def logits(
+        self, tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32], *, time: int | None = None
+    ) -> NDArray[np.float32]:
+        raise UsageError("a predictor predicts one token after the other: use next_logits")
+
+    def next_logits(self) -> NextLogits:
+        return next_logits(self.graph, self.turns.manifest.latent.codes, self.turns.past, self.turns.grids)
 
 
 class PredictorReference:

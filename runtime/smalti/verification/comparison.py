@@ -6,7 +6,7 @@ the golden inputs in the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,11 @@ def compare(
 def compare_runs(found: Int32, expected: Int32) -> dict[str, float]:
     """Share of equal tokens in whole runs, int32 [N, ...], where one different draw changes all later ones; and N."""
     return {"grid_agreement": float((found == expected).mean()), "grids": float(len(expected))}
+
+
+def run_labels(classes: Sequence[str], count: int) -> list[str | None]:
+    """Labels of the whole runs that are compared, of which there are ``count``: the classes in turn, None without."""
+    return [classes[index % len(classes)] if classes else None for index in range(count)]
 
 
 def draw(

@@ -20,7 +20,7 @@ from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle, check_file, l
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.families.settings import check_defaults
 from smalti.generator import load
-from smalti.verification.comparison import compare_runs
+from smalti.verification.comparison import compare_runs, run_labels
 from smalti.verification.golden import Golden, compare_golden, read_golden
 
 Say = Callable[[str], None]
@@ -194,9 +194,9 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend)
 
     figures = compare_golden(bundle, role, golden.cases[role], graph)
     if golden.runs is not None and role == PRIORS[bundle.manifest.family]:
-        count, classes = len(golden.runs), bundle.manifest.classes
+        count = len(golden.runs)
         generator = load(bundle, precision=precision, backend=backend)
-        labels = [classes[index % len(classes)] if classes else None for index in range(count)]
+        labels = run_labels(bundle.manifest.classes, count)
         try:
             *_, last = generator.stream(seeds=range(count), label=labels)
             tokens = last.tokens

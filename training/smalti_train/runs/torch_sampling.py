@@ -16,6 +16,7 @@ from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser, Logits
 from smalti.families.autoregressive.past import reading_once
 from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.base import Prior as FamilyPrior
 from smalti.families.multinomial.sampler import AtTime
 from smalti.families.registry import family_of
 from smalti.families.settings import Options, resolve
@@ -149,9 +150,9 @@ def described(name: str, config: PriorConfig, factor: int, classes: Sequence[str
 
 
 def draw_tokens(
-    prior: TorchPrior, manifest: Manifest, seeds: Sequence[int], labels: Sequence[str | None], **options: Any
+    prior: FamilyPrior, manifest: Manifest, seeds: Sequence[int], labels: Sequence[str | None], **options: Any
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of a torch prior as its family does; see :func:`described` for the manifest.
+    """Draw tokens (int32 [N, h, w]) of a prior as its family does; see :func:`described` for a manifest.
 
     ``options`` are those of :class:`smalti.families.settings.Options`. Raises UsageError for an option that there is
     not, or that belongs to another family.
