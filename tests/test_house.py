@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1]
-ROOTS = {
-    "smalti_kernels": HOUSE / "kernels/smalti_kernels",
-    "smalti": HOUSE / "runtime/smalti",
-    "smalti_train": HOUSE / "training/smalti_train",
-    "smalti_export": HOUSE / "export/smalti_export",
-}
+from helpers.house import HOUSE, ROOTS
+
 ROOMS = {
     "smalti_kernels": ("errors", "platform", "spec", "checks", "impl", "api", "build"),
     "smalti": (

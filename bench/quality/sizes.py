@@ -31,10 +31,10 @@ from smalti_export.graphs.trace import GraphSpec, trace
 from smalti_export.precision.int8 import last_layers, quantize
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.data.pixels import to_images, to_pixels
-from smalti_train.evaluation.metrics import edge_psnr, psnr
+from smalti_train.evaluation.metrics import psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.runs.loading import load_heads
-from smalti_train.trainers.heads import enlarged
+from smalti_train.trainers.heads import decibels_by_size, enlarged
 
 Pixels = NDArray[np.uint8]
 PART = 8
@@ -98,19 +98,16 @@ def figures(
         real = [np.asarray(one.images[part]) for one in sets]
         with torch.no_grad():
             tokens = model.encode(to_images(real[0])).numpy().astype(np.int32)
-        own = decoded(model, tokens, 1)
+        made = {scale: decoded(model, tokens, scale) for scale in SCALES}
         old = np.stack([np.asarray(image) for image in shipped.decode(tokens)])
-        for scale, images in zip(SCALES, real):
-            made = own if scale == 1 else decoded(model, tokens, scale)
-            pictures = {"head": made, "shipped": old if scale == 1 else enlarged(old, scale)}
-            if scale > 1:
-                pictures["enlarged"] = enlarged(own, scale)
-            for name, pixels in pictures.items():
-                for kind, measure in (("psnr", psnr), ("edge", edge_psnr)):
-                    found.setdefault(f"{name} x{scale} {kind}", []).extend(measure(pixels, images).tolist())
-            if scale == SCALES[-1] and first == 0 and output is not None:
-                rows = (images, made, pictures["enlarged"])
-                save(np.concatenate([crops(row) for row in rows]), output / "crops.webp")
+        for name, pictures in (("head", made), ("shipped", {1: old}), ("enlarged", {1: made[1]})):
+            for (scale, kind), values in decibels_by_size(pictures, real).items():
+                if name != "enlarged" or scale > 1:
+                    key = f"{name} x{scale} {kind.removesuffix(' psnr')}"
+                    found.setdefault(key, []).extend(values.tolist())
+        if first == 0 and output is not None:
+            rows = (real[-1], made[SCALES[-1]], enlarged(made[1], SCALES[-1]))
+            save(np.concatenate([crops(row) for row in rows]), output / "crops.webp")
     by_label = {
         name: {
             sets[0].label_names[label]: float(np.mean([v for v, own in zip(values, labels) if own == label]))

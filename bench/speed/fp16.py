@@ -16,7 +16,7 @@ import onnx
 
 from smalti.bundle.reader import open_bundle
 from smalti.errors import SmaltiError
-from smalti.verification.golden import compare, read_golden
+from smalti.verification.golden import compare_golden, read_golden
 from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.precision.overflow import too_large
 
@@ -46,7 +46,7 @@ def main() -> None:
         halves = fp16_tensors(proto)
         large = greatest(proto, weights, halves, [case.inputs for case in cases])
         wrong += [f"{role}: {name}" for name in too_large(large)]
-        figures = compare(bundle, role, cases, on_cpu(in_fp32(proto, halves, rounded=True), weights))
+        figures = compare_golden(bundle, role, cases, on_cpu(in_fp32(proto, halves, rounded=True), weights))
         told = ", ".join(f"{name} {value:.5g}" for name, value in figures.items())
         print(f"| {role} | {max(large.values()):.4g} | {told} |", flush=True)
     if wrong:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smalti.bundle import manifest
-from smalti.bundle.manifest import Family, Manifest, Noise, SamplerDefaults
+from helpers.plain_manifest import plain_manifest
+from smalti.bundle.manifest import Family, Noise
 from smalti.errors import UsageError
 from smalti.families.multinomial.sampler import cosine_alphas
 from smalti.families.registry import FAMILIES
@@ -33,23 +33,8 @@ PLAIN: dict[Family, dict[str, Any]] = {
 
 
 def drawing(family: Family = "absorbing", grids: int = 4, **changes: Any) -> Drawing:
-    sampler = SamplerDefaults(**{"temperature": 1.0, **PLAIN[family], **changes})
-    record = Manifest(
-        schema_version=manifest.SCHEMA_VERSION,
-        name="some",
-        family=family,
-        licence="",
-        data_licences=(),
-        provenance=manifest.Provenance(data=""),
-        latent=manifest.Latent(grid=GRID, codes=CODES, factor=1, halo=0),
-        classes=("a", "b"),
-        sampler=sampler,
-        components={},
-        weights=(),
-        certificate=(),
-        noise=NOISE if family == "multinomial" else None,
-    )
-    return Drawing(record, grids)
+    sampler = {"temperature": 1.0, **PLAIN[family], **changes}
+    return Drawing(plain_manifest(family, GRID, CODES, NOISE if family == "multinomial" else None, **sampler), grids)
 
 
 def logits_of(feed: Feed) -> np.ndarray:

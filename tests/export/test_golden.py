@@ -17,6 +17,7 @@ from helpers.table_predictor import autoregressive_bundle
 from smalti import open_bundle
 from smalti.bundle.safetensors_reader import read_tensors
 from smalti.cli.main import _run
+from smalti.verification.comparison import Case
 from smalti.verification.golden import read_golden
 from smalti.verification.verify import remeasure, verify
 from smalti_export.parity.denoisers import DenoiserReference, Drawing
@@ -100,15 +101,17 @@ def test_a_long_grid_stores_the_logits_of_a_few_rows_and_draws_of_all(tiny_bundl
         "labels": np.zeros(count, np.int32),
         "rows": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
     }
+    logits, drawing = run(feed), Drawing(record)
+    case = Case(feed, {"logits": logits})
+    case.outputs["draws"] = drawing.draws(logits, case, 0)
     reference = DenoiserReference.__new__(DenoiserReference)
-    reference.feeds, reference.drawing, reference.logits = [feed], Drawing(record), [run(feed)]
-    reference.runs = np.zeros((2, 4, 4), np.int32)
-    figures = Figures(pair=None, feeds={}, drawing=reference.drawing, references={"denoiser": reference})  # type: ignore[arg-type]
+    reference.cases, reference.runs = [case], np.zeros((2, 4, 4), np.int32)
+    figures = Figures(pair=None, feeds={}, drawing=drawing, references={"denoiser": reference})  # type: ignore[arg-type]
     tensors = read_tensors(golden_file(figures, record), "here")
     rows, stored = tensors["denoiser.0.in.rows"], tensors["denoiser.0.out.logits"]
     assert stored.shape == (count, 2, codes)
     assert sorted(rows[0]) == list(range(length))
-    assert np.array_equal(stored[1], reference.logits[0][1, rows[1, :2]])
+    assert np.array_equal(stored[1], logits[1, rows[1, :2]])
     assert (tensors["denoiser.0.out.draws"] >= 0).all()
 
 
@@ -119,10 +122,8 @@ def test_a_predictors_cases_are_prefixes_of_many_lengths(tiny_bundle: Path, tmp_
     past = (2, 1, table.codes)
     feeds = prefix_feeds(rng.integers(0, table.codes, (12, 16)), np.zeros(12, np.int32), table.codes, past, 6, 3)
     reference = PredictorReference.__new__(PredictorReference)
-    reference.feeds = feeds
-    reference.logits = [table(feed["tokens"][:, 1:], feed["labels"]) for feed in feeds]
+    reference.cases = [Case(feed, {"logits": table(feed["tokens"][:, 1:], feed["labels"])}) for feed in feeds]
     reference.runs = smalti.load(tmp_path / "ar").generate(seeds=range(3), label=list(record.classes[:3])).tokens
-    reference.runs = reference.runs.reshape(3, 16)
     figures = Figures(pair=None, feeds={}, drawing=None, references={"predictor": reference})  # type: ignore[arg-type]
     stored = load_file(tiny_bundle / "golden.safetensors")
     stored = {name: value for name, value in stored.items() if name.startswith(("decoder", "encoder", "preview"))}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from smalti.bundle.manifest import Role, missed
+from smalti.verification.comparison import compare
 from smalti_export.builder import PRECISIONS, _possible
-from smalti_export.parity.certificate import TOLERANCES, Reference, compare_decoders, compare_encoders
+from smalti_export.parity.certificate import TOLERANCES, Reference
 from smalti_export.precision.activation_ranges import Feed
 
 
@@ -39,30 +40,30 @@ def test_decoders_are_compared_in_decibels_over_all_pixels() -> None:
     def shifted(feed: Feed) -> list[np.ndarray]:
         return [images(feed)[0] - (10 if feed["tokens"].max() == 200 else 0)]
 
-    reference = Reference(images, feeds)
-    figures = compare_decoders(reference, shifted)
+    reference = Reference("decoder", images, feeds)
+    figures = compare(reference.cases, shifted)
     assert figures["psnr"] == pytest.approx(10 * np.log10(255**2 / 50))
     assert figures["greatest_difference"] == 10
-    assert compare_decoders(reference, images)["psnr"] > 100
+    assert compare(reference.cases, images)["psnr"] > 100
 
 
 def test_encoders_are_compared_token_by_token_and_by_the_worst_embedding() -> None:
     feeds: list[Feed] = [{"images": np.arange(8).reshape(1, 2, 4)}]
-    reference = Reference(lambda feed: [feed["images"], np.eye(2, dtype=np.float32)], feeds)
-    same = compare_encoders(reference, lambda feed: [feed["images"], np.eye(2, dtype=np.float32)])
+    reference = Reference("encoder", lambda feed: [feed["images"], np.eye(2, dtype=np.float32)], feeds)
+    same = compare(reference.cases, lambda feed: [feed["images"], np.eye(2, dtype=np.float32)])
     assert same == {"token_agreement": 1.0, "cosine": 1.0}
     turned = np.array([[1, 0], [0.8, 0.6]], np.float32)
-    other = compare_encoders(reference, lambda feed: [np.minimum(feed["images"], 5), turned])
+    other = compare(reference.cases, lambda feed: [np.minimum(feed["images"], 5), turned])
     assert other == {"token_agreement": 0.75, "cosine": pytest.approx(0.6)}
 
 
 def test_an_embedding_that_is_no_number_misses_wherever_it_stands() -> None:
     feeds: list[Feed] = [{"images": np.zeros((1, 2, 2)) + index} for index in range(3)]
     one = np.ones((1, 1), np.float32)
-    reference = Reference(lambda feed: [feed["images"], one], feeds)
+    reference = Reference("encoder", lambda feed: [feed["images"], one], feeds)
     for bad in range(3):
-        figures = compare_encoders(
-            reference,
+        figures = compare(
+            reference.cases,
             lambda feed, bad=bad: [feed["images"], one * (np.nan if feed["images"].max() == bad else 1)],
         )
         assert missed(figures, {"cosine": 0.5})

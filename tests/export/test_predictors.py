@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.plain_manifest import plain_manifest
 from smalti.bundle.manifest import missed
 from smalti.errors import SamplingError
 from smalti_export.parity.certificate import TOLERANCES
@@ -19,8 +19,15 @@ from smalti_export.parity.predictors import (
 )
 
 CODES, PAST = 5, (2, 1, 1)
-TURNS = Turns(grid=(2, 3), codes=CODES, classes=2, past=PAST, grids=4)
 TABLE = np.random.default_rng(0).normal(size=(3, 7, CODES)).astype(np.float32)
+
+
+def turns(**defaults: Any) -> Turns:
+    sampler = {"steps": 1, "temperature": 1.0, **defaults}
+    return Turns(plain_manifest("autoregressive", (2, 3), CODES, **sampler), PAST, grids=4)
+
+
+TURNS = turns()
 
 
 def graph(scale: float = 1.0):
@@ -78,9 +85,9 @@ def test_a_predictor_that_errs_with_a_past_alone_is_found_out() -> None:
         logits, present = graph()(inputs)
         return [-logits if inputs["past"].shape[3] else logits, present]
 
-    plain, whole = (PredictorReference(graph(), made, TURNS) for made in (feeds(), with_past(graph(), feeds(), 2)))
-    assert compare_predictors(plain, wrong, 350, runs=False)["draw_agreement"] == 1
-    found = compare_predictors(whole, wrong, 350, runs=False)
+    plain, whole = (PredictorReference(graph(), made, TURNS, 350) for made in (feeds(), with_past(graph(), feeds(), 2)))
+    assert compare_predictors(plain, wrong, runs=False)["draw_agreement"] == 1
+    found = compare_predictors(whole, wrong, runs=False)
     assert missed(found, TOLERANCES["predictor"]["int8"])
     assert missed(found, {"logit_error": 0.1})
     assert "grids" not in found
@@ -92,9 +99,9 @@ def test_an_answer_that_is_not_a_number_is_out_of_tolerance(odd: float) -> None:
         logits, present = graph()(inputs)
         return [np.where(np.arange(CODES) == 2, -odd if np.isinf(odd) else odd, logits).astype(np.float32), present]
 
-    reference = PredictorReference(graph(), feeds(), TURNS)
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
     try:
-        found = compare_predictors(reference, wrong, 350, runs=False)
+        found = compare_predictors(reference, wrong, runs=False)
     except SamplingError:
         assert np.isnan(odd)
     else:
@@ -102,8 +109,8 @@ def test_an_answer_that_is_not_a_number_is_out_of_tolerance(odd: float) -> None:
 
 
 def test_a_predictor_agrees_with_itself() -> None:
-    reference = PredictorReference(graph(), feeds(), TURNS)
-    figures = compare_predictors(reference, graph(), 350)
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
+    figures = compare_predictors(reference, graph())
     assert figures == {
         "logit_error": 0,
         "draw_agreement": 1,
@@ -114,8 +121,8 @@ def test_a_predictor_agrees_with_itself() -> None:
 
 
 def test_predictors_that_differ_draw_differently() -> None:
-    reference = PredictorReference(graph(), feeds(), TURNS)
-    close, far = (compare_predictors(reference, graph(scale), 400) for scale in (1.02, -1.0))
+    reference = PredictorReference(graph(), feeds(), TURNS, 350)
+    close, far = (compare_predictors(reference, graph(scale)) for scale in (1.02, -1.0))
     assert 0.9 < close["draw_agreement"] <= 1
     assert far["draw_agreement"] < 0.6
     assert far["grid_agreement"] < 0.7
@@ -125,10 +132,10 @@ def test_predictors_that_differ_draw_differently() -> None:
 
 
 def test_draws_follow_the_defaults_of_the_bundle() -> None:
-    greedy = Turns((2, 3), CODES, 2, PAST, top_k=1, grids=4).whole_runs(graph())
-    assert np.array_equal(greedy, TABLE[[0, 1, 0, 1]][:, 1:].argmax(2))
+    greedy = turns(top_k=1).whole_runs(graph())
+    assert np.array_equal(greedy.reshape(4, 6), TABLE[[0, 1, 0, 1]][:, 1:].argmax(2))
     logits = np.tile(np.array([[3.0, 2.0, 1.0, 0.0, -1.0]], np.float32), (200, 1))
-    warm, cold = (Turns((2, 3), CODES, 2, PAST, temperature=value).draws(logits, 0, 16) for value in (1.0, 0.2))
+    warm, cold = (turns(temperature=value).draws(logits, 0, 16) for value in (1.0, 0.2))
     assert (cold == 0).mean() > 0.98
     assert 0.5 < (warm == 0).mean() < 0.8
 
@@ -147,6 +154,6 @@ def test_whole_runs_follow_every_default(change: dict[str, Any]) -> None:
         asked.append(inputs["labels"])
         return graph()(inputs)
 
-    tokens = dataclasses.replace(TURNS, **change).whole_runs(run)
-    assert (TURNS.classes in np.concatenate(asked)) == ("guidance" in change)
+    tokens = turns(**change).whole_runs(run)
+    assert (len(TURNS.manifest.classes) in np.concatenate(asked)) == ("guidance" in change)
     assert not np.array_equal(tokens, TURNS.whole_runs(graph()))

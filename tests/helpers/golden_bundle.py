@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 import smalti
 from helpers.table_denoiser import TableDenoiser
-from smalti.verification.golden import draw
+from smalti.verification.comparison import draw
 
 GRID, CODES, LABELS = (3, 4), 6, 2
 LENGTH = GRID[0] * GRID[1]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.statistics import chi_square_z
 from smalti.errors import UsageError
+from smalti.families.autoregressive.past import reading_once
 from smalti.families.autoregressive.sampler import run
 from smalti_kernels import SamplingError
 from smalti_kernels import sample as draw_tokens
@@ -161,3 +162,17 @@ def test_bad_input_is_named():
         draw(Table(), range(2), labels=[0])
     with pytest.raises(SamplingError, match=r"sample 1, position 0, step 0.*NaN"):
         draw(lambda tokens, labels: np.array([[0.0, 0], [np.nan, 0]], np.float32), range(2))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, LENGTH)), max_size=12))
+def test_whatever_is_asked_the_answer_is_that_of_one_who_keeps_nothing(asked: list[tuple[int, int, int]]) -> None:
+    def read(new: np.ndarray, labels: np.ndarray, kept: list[np.ndarray] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        parts = [] if kept is None else kept
+        parts.append(new)
+        return np.concatenate([labels[:, None], *parts], axis=1).astype(np.float32), parts
+
+    grids = np.random.default_rng(0).integers(0, 2, (4, 2, LENGTH)).astype(np.int32)
+    ask = reading_once(read)
+    for grid, label, count in asked:
+        labels = np.array([label, 5], np.int32)
+        assert np.array_equal(ask(grids[grid, :, :count], labels), np.c_[labels, grids[grid, :, :count]])

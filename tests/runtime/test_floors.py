@@ -6,23 +6,14 @@ import ast
 import json
 import re
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import smalti
 import smalti.errors
+from helpers.house import ROOTS
 from smalti.cli.verbs import LAZY
-
-HOUSE = Path(__file__).parents[2]
-FLOORS = {
-    "smalti_kernels": HOUSE / "kernels" / "smalti_kernels",
-    "smalti": HOUSE / "runtime" / "smalti",
-    "smalti_train": HOUSE / "training" / "smalti_train",
-    "smalti_export": HOUSE / "export" / "smalti_export",
-}
-"""Lowest first: a floor may import itself and those before it."""
 
 ABOVE = ("torch", "triton", "onnx", "onnxscript", "accelerate", "safetensors", "smalti_train", "smalti_export")
 MODULE = re.compile(r"(smalti_\w+|torch|triton|onnx\w*)(\.\w+)*")
@@ -44,17 +35,17 @@ def named_modules(source: str) -> set[str]:
 
 def trespasses(floor: str, source: str) -> set[str]:
     """Modules of floors above ``floor`` that a file of it names."""
-    above = list(FLOORS)[list(FLOORS).index(floor) + 1 :]
+    above = list(ROOTS)[list(ROOTS).index(floor) + 1 :]
     return {name for name in named_modules(source) if name.partition(".")[0] in above}
 
 
-@pytest.mark.parametrize("floor", FLOORS)
+@pytest.mark.parametrize("floor", ROOTS)
 def test_a_floor_imports_only_floors_below(floor):
-    files = sorted(FLOORS[floor].rglob("*.py"))
+    files = sorted(ROOTS[floor].rglob("*.py"))
     assert files
     lazy = {module for module, _ in LAZY.values()}
     for file in files:
-        allowed = lazy if file == FLOORS["smalti"] / "cli/verbs.py" else set()
+        allowed = lazy if file == ROOTS["smalti"] / "cli/verbs.py" else set()
         assert trespasses(floor, file.read_text()) == allowed, file
 
 
@@ -77,13 +68,13 @@ def test_the_check_of_the_floors_sees_every_way_to_import(source):
 
 def test_neither_kernels_nor_runtime_name_a_training_package():
     for floor in ("smalti_kernels", "smalti"):
-        for file in FLOORS[floor].rglob("*.py"):
+        for file in ROOTS[floor].rglob("*.py"):
             roots = {name.partition(".")[0] for name in named_modules(file.read_text())}
             assert not roots & {"torch", "onnx", "onnxscript", "accelerate", "safetensors"}, file
 
 
 def test_one_file_alone_knows_onnx_runtime():
-    knowing = [file.name for file in FLOORS["smalti"].rglob("*.py") if "onnxruntime" in named_modules(file.read_text())]
+    knowing = [file.name for file in ROOTS["smalti"].rglob("*.py") if "onnxruntime" in named_modules(file.read_text())]
     assert knowing == ["onnxruntime_cpu.py"]
 
 

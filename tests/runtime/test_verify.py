@@ -18,7 +18,7 @@ from smalti.backends.onnxruntime_cpu import OnnxSession
 from smalti.bundle.manifest import FileRecord
 from smalti.bundle.reader import check_file
 from smalti.cli.main import _run
-from smalti.verification.golden import likeness
+from smalti.verification.comparison import likeness
 from smalti.verification.verify import remeasure, verify
 
 

@@ -1,46 +1,17 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from smalti_train.models.quantizer import Quantized
-from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss, image_gradients, psnr
+from smalti_train.objectives.losses import PerceptualLoss, autoencoder_loss, image_gradients
 from smalti_train.runs.config import AutoencoderLossConfig
-
-LEVEL = 2 / 255
-"""One step of an 8-bit pixel, in images of -1 .. 1."""
 
 
 def quantized(codebook: float = 0.0, commitment: float = 0.0) -> Quantized:
     nothing = torch.zeros(0)
     return Quantized(nothing, nothing, torch.tensor(codebook), torch.tensor(commitment))
-
-
-def test_psnr_of_an_error_by_one_level_everywhere() -> None:
-    images = torch.zeros(1, 3, 4, 4) + (10 * LEVEL - 1)
-    assert psnr(images + LEVEL, images).item() == pytest.approx(20 * math.log10(255), abs=1e-3)
-
-
-def test_psnr_is_taken_image_by_image() -> None:
-    images = torch.zeros(3, 3, 2, 2) + (100 * LEVEL - 1)
-    found = psnr(images + torch.tensor([1.0, 10.0, 100.0])[:, None, None, None] * LEVEL, images)
-    torch.testing.assert_close(found, torch.tensor([48.1308, 28.1308, 8.1308]), atol=1e-3, rtol=0)
-
-
-def test_psnr_averages_squares_not_decibels() -> None:
-    images = torch.full((1, 1, 1, 2), -1.0)
-    wrong = images + torch.tensor([0.0, 10 * LEVEL])
-    assert psnr(wrong, images).item() == pytest.approx(10 * math.log10(255**2 / 50), abs=1e-3)
-
-
-def test_psnr_sees_what_a_screen_would_show() -> None:
-    white = torch.ones(1, 3, 2, 2)
-    assert torch.equal(psnr(white + 5, white), psnr(white, white))  # clipped
-    assert torch.equal(psnr(white - 0.4 * LEVEL, white), psnr(white, white))  # rounded
-    assert psnr(white, white).item() > 100
 
 
 def test_gradients_are_differences_of_neighbours() -> None:

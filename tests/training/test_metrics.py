@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, kernel_distance, nearest, prdc, psnr
+from smalti_train.data.pixels import to_pixels
+from smalti_train.evaluation.metrics import (
+    code_use,
+    edge_psnr,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    prdc,
+    psnr,
+)
 
 RNG = np.random.default_rng
 
@@ -97,3 +107,35 @@ def test_psnr_knows_its_scale_and_edges_ignore_flat_errors():
     stripes[:, ::2] += 10
     assert np.all(edge_psnr(images, stripes) < 35)
     assert np.all(psnr(images, images) > 100)
+
+
+def test_psnr_is_taken_image_by_image():
+    images = np.full((3, 2, 2, 3), 100, np.uint8)
+    other = images + np.array([1, 10, 100], np.uint8)[:, None, None, None]
+    assert psnr(other, images) == pytest.approx([48.1308, 28.1308, 8.1308], abs=1e-3)
+
+
+def test_psnr_averages_squares_not_decibels():
+    images = np.zeros((1, 1, 2, 1), np.uint8)
+    wrong = images + np.array([[0], [10]], np.uint8)
+    assert psnr(wrong, images) == pytest.approx(10 * np.log10(255**2 / 50), abs=1e-3)
+
+
+def test_psnr_sees_what_a_screen_would_show():
+    white, level = torch.ones(1, 3, 2, 2), 2 / 255
+    pixels = to_pixels(white)
+    assert psnr(to_pixels(white + 5), pixels) == psnr(pixels, pixels) > 100  # clipped
+    assert psnr(to_pixels(white - 0.4 * level), pixels) == psnr(pixels, pixels)  # rounded
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=40).filter(any), st.integers(1, 9), st.integers(0, 5))
+def test_the_use_of_codes_is_bounded_and_knows_neither_order_nor_scale(uses, factor, idle):
+    counts = np.array(uses)
+    used = code_use(counts)
+    assert 1 - 1e-9 <= used.perplexity <= (counts > 0).sum() + 1e-9
+    assert used.percent == pytest.approx(100 * (counts > 0).sum() / len(counts))
+    other = code_use(np.concatenate([np.zeros(idle, np.int64), factor * counts[::-1]]))
+    assert other.perplexity == pytest.approx(used.perplexity)
+    assert other.percent == pytest.approx(used.percent * len(counts) / (len(counts) + idle))
+    even = code_use(np.full(len(counts), factor))
+    assert even == pytest.approx((100, len(counts)))

@@ -116,3 +116,18 @@ def test_taming_may_be_conditioned_on_several_tokens() -> None:
     start = np.full((2, 4), MASK, np.int32)
     *_, tokens = run(next_logits(model), start, mask=MASK, seeds=[3, 4], labels=labels, width=2)
     assert tokens.max() < CODES
+
+
+def test_a_call_after_one_that_failed_starts_anew(prior: Prior) -> None:
+    predictor = next_logits(prior)
+    tokens, labels = np.array([[0, 1, 1]], np.int32), np.zeros(1, np.int32)
+    predictor(tokens[:, :1], labels)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = prior.blocks[1].register_forward_pre_hook(stop)  # when the first layer has kept the new token already
+    with pytest.raises(KeyboardInterrupt):
+        predictor(tokens[:, :2], labels)
+    hook.remove()
+    np.testing.assert_allclose(predictor(tokens[:, :2], labels), next_logits(prior)(tokens[:, :2], labels), atol=1e-6)

@@ -13,13 +13,13 @@ from PIL import Image
 from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.data.config import open_split
-from smalti_train.data.pixels import to_images
+from smalti_train.data.pixels import to_images, to_pixels
+from smalti_train.evaluation.metrics import psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
-from smalti_train.objectives.losses import psnr
 from smalti_train.presets.catalogue import HEADS
 from smalti_train.runs.config import LoopConfig
 from smalti_train.runs.loading import load_autoencoder, load_heads
-from smalti_train.trainers.heads import enlarged, train_heads
+from smalti_train.trainers.heads import decibels_by_size, enlarged, train_heads
 
 FP32 = ("--precision", "fp32")
 
@@ -52,9 +52,9 @@ def test_tokens_and_decoder_stay_and_larger_sizes_are_learnt(tiny_heads: Path, t
     with torch.no_grad():
         ids = model.encode(to_images(pixels))
         for scale in SCALES[1:]:
-            real = to_images(open_split(dataclasses.replace(config.data, size=64 * scale), "train").images[:8])
-            gained = (psnr(model.decode(ids, scale), real) - psnr(fresh.decode(ids, scale), real)).mean()
-            assert gained > 0.1, scale
+            real = open_split(dataclasses.replace(config.data, size=64 * scale), "train").images[:8]
+            after, before_it = (psnr(to_pixels(one.decode(ids, scale)), real).mean() for one in (model, fresh))
+            assert after - before_it > 0.1, scale
 
 
 def test_a_run_of_heads_is_its_autoencoders_too(tiny_heads: Path) -> None:
@@ -109,3 +109,15 @@ def test_the_sheet_shows_real_drawn_and_enlarged_pictures_one_to_one(tiny_heads:
 def test_the_lanczos_enlargement_keeps_flat_pictures() -> None:
     pixels = np.full((2, 8, 8, 3), (10, 200, 90), np.uint8)
     assert np.array_equal(enlarged(pixels, 4), np.full((2, 32, 32, 3), (10, 200, 90), np.uint8))
+
+
+def test_sizes_that_nobody_drew_are_measured_on_the_smallest_enlarged() -> None:
+    generator = np.random.default_rng(0)
+    real = [generator.integers(0, 256, (2, 8 * scale, 8 * scale, 3)).astype(np.uint8) for scale in SCALES]
+    small = real[0] // 2
+    given = decibels_by_size({scale: enlarged(small, scale) if scale > 1 else small for scale in SCALES}, real)
+    found = decibels_by_size({1: small}, real)
+    assert set(found) == {(scale, kind) for scale in SCALES for kind in ("psnr", "edge psnr")}
+    assert all(np.array_equal(found[key], given[key]) for key in given)
+    exact = decibels_by_size(dict(zip(SCALES, real)), real)
+    assert all((values > 140).all() for values in exact.values())

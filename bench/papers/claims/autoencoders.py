@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from claims.common import Bench, Row, curve, features
 from smalti_train.data.config import open_split
-from smalti_train.data.pixels import to_images
-from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, psnr
+from smalti_train.evaluation.metrics import code_use, edge_psnr, frechet_distance, psnr
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import VQGANRun
 from smalti_train.runs.loading import load_autoencoder
+from smalti_train.trainers.codebook_refit import feature_pool, refit_codebook, with_codebook
 from smalti_train.trainers.log_sigma import BITS, head_run, image_bits, pixel_nats, train_log_sigma
 from smalti_train.trainers.vqgan import train_vqgan
 
@@ -56,26 +56,16 @@ def _changed(config: VQGANRun, steps: int, loss: dict[str, Any], **changes: Any)
     return dataclasses.replace(config, loop=loop, loss=dataclasses.replace(config.loss, **loss), **changes)
 
 
-@torch.no_grad()
-def refitted(run: Path, images: Any, vectors: int = 20_000, rounds: int = 20) -> dict[str, Tensor]:
-    """Weights of the VQGAN in ``run``, its codes moved to the k-means centres of what it makes of ``images``."""
+def refitted(run: Path, images: NDArray[np.uint8], vectors: int = 20_000) -> dict[str, Tensor]:
+    """Weights of the VQGAN in ``run``, its codes moved to the k-means centres of what it makes of ``images``.
+
+    Rows measured earlier come from another k-means: it began with random features, drawn without replacement, and left
+    codes without features where they were. This one picks its seeds by k-MC2 and leaves no code without features, so a
+    new warm start, and all that is trained from it, differs from theirs by that much.
+    """
     model, _ = load_autoencoder(run)
-    assert isinstance(model, VQGAN)
-    parts = [
-        model.features(to_images(images[i : i + 64], value_range=model.config.value_range))
-        for i in range(0, len(images), 64)
-    ]
-    points = torch.cat(parts).permute(0, 2, 3, 1).reshape(-1, model.config.code_dim)
-    generator = torch.Generator().manual_seed(0)
-    points = points[torch.randperm(len(points), generator=generator)[:vectors]]
-    centres = points[torch.arange(model.config.codes) % len(points)].clone()
-    for _ in range(rounds):
-        nearest = torch.cdist(points, centres).argmin(1)
-        counts = torch.bincount(nearest, minlength=len(centres))
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        used = counts > 0
-        centres[used] = sums[used] / counts[used, None]
-    return {**model.state_dict(), "quantize.embedding.weight": centres}
+    codebook = refit_codebook(model, feature_pool(model, images, vectors, 0), model.config.codes, 0)
+    return with_codebook(model, codebook).state_dict()
 
 
 def variant(bench: Bench, name: str) -> Path:
@@ -111,15 +101,14 @@ def reconstruction(bench: Bench, run: Path) -> Row:
     subject = open_subject(str(run))
     tokens = subject.encode(images)
     decoded = subject.decode(tokens)
-    share = np.bincount(tokens.reshape(-1), minlength=subject.codes) / tokens.size
-    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    used = code_use(np.bincount(tokens.reshape(-1), minlength=subject.codes))
     return {
         "images": len(images),
         "psnr_db": float(psnr(decoded, images).mean()),
         "edge_psnr_db": float(edge_psnr(decoded, images).mean()),
         "fid_style": frechet_distance(bench.real_features[0], features(decoded)),
-        "codes_used_percent": 100 * float((share > 0).mean()),
-        "code_perplexity": float(np.exp(entropy)),
+        "codes_used_percent": used.percent,
+        "code_perplexity": used.perplexity,
         "lambda": curve(run, "train/lambda"),
         "discriminator": curve(run, "train/discriminator"),
     }

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.manifest import Manifest, Precision, Role
 from smalti.families.autoregressive.past import Graph
-from smalti.verification.golden import GREATEST, likeness
+from smalti.families.base import Prior
+from smalti.generator import EMBEDDING
+from smalti.verification.comparison import Case, run_labels
 from smalti_export.precision.activation_ranges import Feed
+from smalti_train.runs.torch_sampling import draw_tokens
 
 Run = Callable[[Feed], NDArray[Any]]
 """One component: named inputs to its only output."""
@@ -65,21 +68,6 @@ Weights are stored as fp16, which makes some neighbouring codes equal. So some o
 fp32, more of them with a larger codebook, and decode to nearly the same pixels."""
 
 
-def greatest_error(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]]) -> float:
-    """Greatest absolute difference of two arrays; ``GREATEST`` when it is NaN or infinite."""
-    return float(np.nan_to_num(np.abs(expected - found), nan=GREATEST, posinf=GREATEST).max())
-
-
-def logit_figures(error: float, spread: float, same: int, drawn: int) -> dict[str, float]:
-    """Figures of a prior: the greatest error over the logits' spread, and the share of equal draws."""
-    return {"logit_error": error / max(spread, 1e-12), "draw_agreement": same / drawn, "draws": float(drawn)}
-
-
-def run_figures(expected: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Share of equal tokens in whole runs, whose first axis counts grids, and the number of grids."""
-    return {"grid_agreement": float((expected == found).mean()), "grids": float(len(expected))}
-
-
 def torch_graph(graph: torch.nn.Module) -> Graph:
     """A function that runs a wrapped torch model like a graph: inputs in their given order, outputs in a list."""
 
@@ -97,32 +85,17 @@ def torch_run(graph: torch.nn.Module) -> Run:
     return lambda inputs: run(inputs)[0]
 
 
-class Reference:
-    """A torch codec's outputs on real inputs, computed once and compared with each variant."""
+def whole_runs(prior: Prior, manifest: Manifest, grids: int) -> NDArray[np.int32]:
+    """Tokens (int32 [grids, h, w]) of whole runs with a manifest's defaults; image i has seed i, and labels cycle.
 
-    def __init__(self, graph: Graph, feeds: list[Feed]) -> None:
-        self.feeds = feeds
-        self.outputs = [graph(feed) for feed in feeds]
-
-
-def compare_decoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Compare a decoder's pixels with the reference's.
-
-    Figures: the PSNR in dB, and the greatest difference (of 255).
+    Raises UsageError for defaults that the family does not allow.
     """
-    squares, greatest = 0.0, 0
-    for feed, expected in zip(reference.feeds, reference.outputs):
-        difference = np.abs(expected[0].astype(np.int16) - variant(feed)[0])
-        squares += float(np.square(difference.astype(np.float64)).mean()) / len(reference.feeds)
-        greatest = max(greatest, int(difference.max()))
-    return {"psnr": float(10 * np.log10(255.0**2 / max(squares, 1e-6))), "greatest_difference": float(greatest)}
+    return draw_tokens(prior, manifest, range(grids), run_labels(manifest.classes, grids))
 
 
-def compare_encoders(reference: Reference, variant: Graph) -> dict[str, float]:
-    """Measure an encoder: the share of tokens equal to the reference's, and the least cosine of embeddings."""
-    found = [variant(feed) for feed in reference.feeds]
-    pairs = list(zip(found, reference.outputs))
-    return {
-        "token_agreement": float(np.mean([(ours[0] == theirs[0]).mean() for ours, theirs in pairs])),
-        "cosine": float(np.min([likeness(ours[1], theirs[1]) for ours, theirs in pairs])),
-    }
+class Reference:
+    """A torch codec's answers to real inputs, computed once and compared with each variant's."""
+
+    def __init__(self, role: Role, graph: Graph, feeds: list[Feed]) -> None:
+        names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
+        self.cases = [Case(feed, dict(zip(names, graph(feed)))) for feed in feeds]

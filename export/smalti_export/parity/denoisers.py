@@ -14,10 +14,9 @@ from smalti.errors import UsageError
 from smalti.families.autoregressive.sampler import NextLogits
 from smalti.families.multinomial.sampler import cosine_alphas
 from smalti.families.registry import family_of
-from smalti.families.settings import resolve
-from smalti_export.parity.certificate import Run, greatest_error, logit_figures, run_figures
+from smalti.verification.comparison import Case, compare, compare_runs, draw
+from smalti_export.parity.certificate import Run, whole_runs
 from smalti_export.precision.activation_ranges import Feed
-from smalti_kernels import sample
 
 
 def denoiser_feeds(
@@ -92,16 +91,17 @@ class Drawing:
 
     def whole_runs(self, run: Run) -> NDArray[np.int32]:
         """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
-        classes = self.manifest.classes
-        labels = [classes[index % len(classes)] if classes else None for index in range(self.grids)]
-        settings = resolve(self.manifest, self.grids, 0, {"label": labels}, draw_labels=False)
-        start = np.full((self.grids, *self.manifest.latent.grid), self.manifest.latent.codes, np.int32)
-        *_, tokens = family_of(self.manifest).lay_out(start, settings, self.manifest).draw(_Asked(run))
-        return tokens
+        return whole_runs(_Asked(run), self.manifest, self.grids)
 
-    def drawn_from(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Positions of grids int32 [N, L] that a step may draw: those masked, or all of them."""
-        return tokens == self.manifest.latent.codes if self.masks else np.ones(tokens.shape, np.bool_)
+    def draws(self, logits: NDArray[np.float32], case: Case, index: int) -> NDArray[np.int32]:
+        """Draw tokens (int32 [N, L]) from the logits [N, L, K] of all rows of the case of that number.
+
+        They are -1 where no step would draw: families that mask draw what is masked, the others everything.
+        """
+        tokens, latent = case.inputs["tokens"], self.manifest.latent
+        wanted = tokens == latent.codes if self.masks else np.ones(tokens.shape, np.bool_)
+        heat = self.manifest.sampler.temperature
+        return draw(logits, case.inputs["rows"], latent.grid[1], tokens.shape[1], heat, index, wanted)
 
 
 class _Asked:
@@ -124,39 +124,19 @@ class DenoiserReference:
     """A torch model's logits on real inputs and its whole runs, computed once and compared with each variant."""
 
     def __init__(self, run: Run, feeds: list[Feed], drawing: Drawing) -> None:
-        self.feeds, self.drawing = feeds, drawing
-        self.logits = [run(feed) for feed in feeds]
+        self.drawing = drawing
+        self.cases: list[Case] = []
+        for index, feed in enumerate(feeds):
+            case = Case(feed, {"logits": run(feed)})
+            case.outputs["draws"] = drawing.draws(case.outputs["logits"], case, index)
+            self.cases.append(case)
         self.runs = drawing.whole_runs(run)
 
 
 def compare_denoisers(reference: DenoiserReference, variant: Run, runs: bool = True) -> dict[str, float]:
     """Measure a denoiser on real grids with some tokens replaced and, with ``runs``, on whole runs.
 
-    ``logit_error`` is the greatest difference over the standard deviation of the reference's logits. ``draw_agreement``
-    is the share of equal tokens in one draw per drawable position, with equal noise. ``grid_agreement`` is the share of
-    equal tokens in whole runs, where one different draw changes all later ones.
+    There is one draw for each position that a step may draw.
     """
-    error, spread, same, drawn = 0.0, 0.0, 0, 0
-    drawing = reference.drawing
-    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
-        found = variant(feed)
-        error = max(error, greatest_error(expected, found))
-        spread = max(spread, float(expected.std()))
-        which, positions = np.nonzero(drawing.drawn_from(feed["tokens"]))
-        draws = [
-            sample(
-                logits[which, positions],
-                feed["tokens"],
-                sample=which,
-                position=positions,
-                seeds=np.arange(len(feed["tokens"])) + 1000 * index,
-                step=0,
-                width=drawing.manifest.latent.grid[1],
-                temperature=drawing.manifest.sampler.temperature,
-            ).tokens[which, positions]
-            for logits in (expected, found)
-        ]
-        same += int((draws[0] == draws[1]).sum())
-        drawn += len(which)
-    figures = logit_figures(error, spread, same, drawn)
-    return figures | (run_figures(reference.runs, drawing.whole_runs(variant)) if runs else {})
+    figures = compare(reference.cases, lambda inputs: [variant(dict(inputs))], reference.drawing.draws)
+    return figures | (compare_runs(reference.drawing.whole_runs(variant), reference.runs) if runs else {})

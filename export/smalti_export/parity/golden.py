@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from smalti.bundle.manifest import Manifest, Role
-from smalti.generator import EMBEDDING
-from smalti.verification.golden import RUNS, draw, draw_next
-from smalti_export.parity.certificate import Reference
+from smalti.verification.comparison import Case, draw
+from smalti.verification.golden import RUNS, draw_next
 from smalti_export.parity.denoisers import DenoiserReference
 from smalti_export.parity.measure import Figures
 from smalti_export.parity.predictors import PredictorReference
@@ -38,48 +37,41 @@ def golden_file(figures: Figures, record: Manifest) -> bytes:
     for role, reference in figures.references.items():
         match reference:
             case DenoiserReference():
-                cases = [
-                    _denoiser_case(reference, record, index) for index in range(BATCHES) if index < len(reference.feeds)
-                ]
+                cases = [_denoiser_case(case, record, index) for index, case in enumerate(reference.cases[:BATCHES])]
                 tensors[RUNS] = reference.runs
             case PredictorReference():
-                small = [index for index, feed in enumerate(reference.feeds) if feed["past"].nbytes <= PAST]
+                small = [case for case in reference.cases if case.inputs["past"].nbytes <= PAST]
                 chosen = small[:: max(1, len(small) // PREFIXES)]
-                cases = [_predictor_case(reference, record, where, case) for case, where in enumerate(chosen)]
-                tensors[RUNS] = reference.runs.reshape(len(reference.runs), *record.latent.grid)
+                cases = [_predictor_case(case, record, index) for index, case in enumerate(chosen)]
+                tensors[RUNS] = reference.runs
             case _:
-                cases = [_codec_case(role, reference)]
-        for index, (inputs, outputs) in enumerate(cases):
-            for way, arrays in (("in", inputs), ("out", outputs)):
+                cases = [_codec_case(role, reference.cases[0])]
+        for index, case in enumerate(cases):
+            for way, arrays in (("in", case.inputs), ("out", case.outputs)):
                 tensors |= {f"{role}.{index}.{way}.{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
     return save(tensors)
 
 
-Case = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
-"""Inputs and outputs by name."""
-
-
-def _denoiser_case(reference: DenoiserReference, record: Manifest, index: int) -> Case:
+def _denoiser_case(case: Case, record: Manifest, index: int) -> Case:
     """A case with rows in random order, so that rows with stored logits are spread over the grid."""
-    feed, logits = reference.feeds[index], reference.logits[index]
+    logits, wanted = case.outputs["logits"], case.outputs["draws"] >= 0
     count, length, codes = logits.shape
     order = np.random.default_rng(index).permutation(length)
-    inputs = {**feed, "rows": feed["rows"][:, order]}
-    tokens = draw(logits[:, order], inputs["rows"], record.latent.grid[1], length, record.sampler.temperature, index)
-    wanted = reference.drawing.drawn_from(feed["tokens"])[:, order]
+    inputs = {**case.inputs, "rows": case.inputs["rows"][:, order]}
+    heat, width = record.sampler.temperature, record.latent.grid[1]
+    draws = draw(logits[:, order], inputs["rows"], width, length, heat, index, wanted[:, order])
     stored = logits[:, order[: min(length, max(1, LOGITS // (count * codes)))]]
-    return inputs, {"draws": np.where(wanted, tokens, -1).astype(np.int32), "logits": stored}
+    return Case(inputs, {"draws": draws, "logits": stored})
 
 
-def _predictor_case(reference: PredictorReference, record: Manifest, where: int, case: int) -> Case:
-    logits = reference.logits[where]
-    return reference.feeds[where], {"draws": draw_next(logits, record.sampler.temperature, case), "logits": logits}
+def _predictor_case(case: Case, record: Manifest, index: int) -> Case:
+    logits = case.outputs["logits"]
+    return Case(case.inputs, {"draws": draw_next(logits, record.sampler.temperature, index), "logits": logits})
 
 
-def _codec_case(role: Role, reference: Reference) -> Case:
-    """The first images of the first batch and their tokens; the role decides which are inputs and which outputs."""
-    ((name, given),), answers = reference.feeds[0].items(), reference.outputs[0]
-    pixels = given if role == "encoder" else answers[0]
+def _codec_case(role: Role, case: Case) -> Case:
+    """The first images of a batch and their tokens."""
+    pixels = (case.inputs if role == "encoder" else case.outputs)["images"]
     count = max(1, min(IMAGES, PIXELS // pixels[0].size))
-    names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
-    return {name: given[:count]}, {name: answer[:count] for name, answer in zip(names, answers)}
+    inputs, outputs = ({name: array[:count] for name, array in part.items()} for part in (case.inputs, case.outputs))
+    return Case(inputs, outputs)

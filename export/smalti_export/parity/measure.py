@@ -13,8 +13,9 @@ from smalti.backends.base import Session
 from smalti.bundle.manifest import PRIORS, Manifest, Role
 from smalti.codec import grey
 from smalti.errors import UsageError
+from smalti.verification.comparison import compare
 from smalti_export.graphs.graph_modules import wrap
-from smalti_export.parity.certificate import Reference, compare_decoders, compare_encoders, torch_graph, torch_run
+from smalti_export.parity.certificate import Reference, torch_graph, torch_run
 from smalti_export.parity.denoisers import (
     DenoiserReference,
     Drawing,
@@ -71,13 +72,11 @@ class Figures:
 
         match self.reference(role):
             case PredictorReference() as reference:
-                return compare_predictors(reference, session, DRAWS, runs)
+                return compare_predictors(reference, session, runs)
             case DenoiserReference() as reference:
                 return compare_denoisers(reference, lambda inputs: session(inputs)[0], runs)
-            case reference if role == "encoder":
-                return compare_encoders(reference, session)
             case reference:
-                return compare_decoders(reference, session) | (self._preview if role == "preview" else {})
+                return compare(reference.cases, session) | (self._preview if role == "preview" else {})
 
     @cached_property
     def _preview(self) -> dict[str, float]:
@@ -85,9 +84,9 @@ class Figures:
         assert self.pair.preview is not None
         models = self.pair.preview, released(self.pair.autoencoder)[0]
         rough, sharp = (torch_graph(wrap("decoder", model)) for model in models)
-        known = Reference(sharp, self.feeds["decoder"][len(self.feeds["decoder"]) // 2 :][:PREVIEWS])
+        known = Reference("decoder", sharp, self.feeds["decoder"][len(self.feeds["decoder"]) // 2 :][:PREVIEWS])
         return {
-            "decoder_psnr": compare_decoders(known, rough)["psnr"],
+            "decoder_psnr": compare(known.cases, rough)["psnr"],
             "cost": cost(self.pair.preview, self.pair.autoencoder),
         }
 
@@ -98,14 +97,14 @@ class Figures:
             if role == "predictor":
                 assert isinstance(self.drawing, Turns)
                 graph = torch_graph(wrap(role, self.pair.prior))
-                self.references[role] = PredictorReference(graph, unseen, self.drawing)
+                self.references[role] = PredictorReference(graph, unseen, self.drawing, DRAWS)
             elif role == "denoiser":
                 assert isinstance(self.drawing, Drawing)
                 self.references[role] = DenoiserReference(torch_run(wrap(role, self.pair.prior)), unseen, self.drawing)
             else:
                 model = self.pair.preview if role == "preview" else released(self.pair.autoencoder)[0]
                 assert model is not None
-                self.references[role] = Reference(torch_graph(wrap(role, model)), unseen)
+                self.references[role] = Reference(role, torch_graph(wrap(role, model)), unseen)
         return self.references[role]
 
 
@@ -125,20 +124,10 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         "decoder": [{"tokens": part} for part in tokens],
         "preview": [{"tokens": part} for part in _unfinished(tokens, config.codes)],
     }
-    role, defaults = PRIORS[pair.family], record.sampler
+    role = PRIORS[pair.family]
     if isinstance(config, AutoregressiveConfig):
         past = 2 * config.layers, config.heads, config.width // config.heads
-        turns = Turns(
-            pair.grid,
-            config.codes,
-            config.classes,
-            past,
-            defaults.temperature,
-            defaults.top_k,
-            defaults.top_p,
-            defaults.guidance,
-            runs_compared(pair.grid, past),
-        )
+        turns = Turns(record, past, runs_compared(pair.grid, past))
         prefixes = prefix_feeds(grids, labels, config.codes, past, len(tokens), batch)
         feeds[role] = with_past(torch_graph(wrap(role, pair.prior)), prefixes, max(1, turns.grids // CONTINUED))
         return Figures(pair, feeds, turns)

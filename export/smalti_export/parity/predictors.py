@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.families.autoregressive import sampler as autoregressive
+from smalti.bundle.manifest import Manifest
+from smalti.errors import UsageError
 from smalti.families.autoregressive.past import Graph, next_logits
-from smalti_export.parity.certificate import greatest_error, logit_figures, run_figures
+from smalti.families.autoregressive.sampler import NextLogits
+from smalti.verification.comparison import Case, compare, compare_runs, draw
+from smalti_export.parity.certificate import whole_runs
 from smalti_export.precision.activation_ranges import Feed
-from smalti_kernels import sample
 
 GRIDS = 16
 """Most whole runs that are compared."""
@@ -78,80 +80,62 @@ def runs_compared(grid: tuple[int, int], past: tuple[int, int, int]) -> int:
 class Turns:
     """Sampling settings for comparing predictors: the bundle's own defaults."""
 
-    grid: tuple[int, int]
-    codes: int
-    classes: int
+    manifest: Manifest
+    """Manifest of the bundle to be; only its sampling settings are read."""
     past: tuple[int, int, int]
     """2 * layers, heads, d."""
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
     grids: int = GRIDS
     """Number of whole runs; labels cycle, seeds are 0, 1, ..."""
 
     def whole_runs(self, graph: Graph) -> NDArray[np.int32]:
-        """Tokens (int32 [grids, h*w]) of whole runs, drawn step by step as in the runtime."""
-        *_, tokens = autoregressive.run(
-            next_logits(graph, self.codes, self.past, self.grids),
-            np.full((self.grids, self.grid[0] * self.grid[1]), self.codes, np.int32),
-            mask=self.codes,
-            seeds=range(self.grids),
-            labels=(np.arange(self.grids) % max(1, self.classes)).astype(np.int32),
-            width=self.grid[1],
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            guidance=self.guidance,
-            no_label=self.classes,
-        )
-        return tokens
+        """Tokens (int32 [grids, h, w]) of whole runs; UsageError for defaults that the family does not allow."""
+        return whole_runs(_Asked(graph, self), self.manifest, self.grids)
 
     def draws(self, logits: NDArray[np.float32], seed: int, each: int) -> NDArray[np.int32]:
-        """Draw ``each`` tokens from every row of logits [n, K]; an equal ``seed`` gives equal noise.
+        """Draw ``each`` tokens from each row of logits [n, K]: int32 [n, each]. An equal ``seed`` gives equal noise."""
+        rows = np.repeat(logits, each, axis=0)[:, None]
+        places = np.zeros((len(rows), 1), np.int32)
+        return draw(rows, places, 1, 1, self.manifest.sampler.temperature, 100 * seed).reshape(len(logits), each)
 
-        ``top_k`` is ignored: near its edge, a tiny error of one logit would change many draws.
-        """
-        rows = np.repeat(logits, each, axis=0)
-        return sample(
-            rows,
-            np.full((len(rows), 1), self.codes, np.int32),
-            sample=np.arange(len(rows)),
-            position=np.zeros(len(rows), np.int64),
-            seeds=np.arange(len(rows)) + 100_000 * seed,
-            step=0,
-            width=1,
-            temperature=self.temperature,
-        ).tokens[:, 0]
+
+class _Asked:
+    """A predictor's graph as families ask it."""
+
+    def __init__(self, graph: Graph, turns: Turns) -> None:
+        self.graph, self.turns = graph, turns
+
+    def logits(
+        self, tokens: NDArray[np.int32], labels: NDArray[np.int32], rows: NDArray[np.int32], *, time: int | None = None
+    ) -> NDArray[np.float32]:
+        raise UsageError("a predictor predicts one token after the other: use next_logits")
+
+    def next_logits(self) -> NextLogits:
+        return next_logits(self.graph, self.turns.manifest.latent.codes, self.turns.past, self.turns.grids)
 
 
 class PredictorReference:
-    """A torch model's logits on real inputs and its whole runs, computed once and compared with each variant."""
+    """A torch model's logits on real inputs and its whole runs, computed once and compared with each variant.
 
-    def __init__(self, graph: Graph, feeds: list[Feed], turns: Turns) -> None:
-        self.feeds, self.turns = feeds, turns
-        self.logits = [graph(feed)[0] for feed in feeds]
+    From all inputs together, at least ``draws`` tokens are drawn, as many from each distribution.
+    """
+
+    def __init__(self, graph: Graph, feeds: list[Feed], turns: Turns, draws: int) -> None:
+        self.turns = turns
+        self.each = math.ceil(draws / sum(len(feed["tokens"]) for feed in feeds))
+        self.cases: list[Case] = []
+        for index, feed in enumerate(feeds):
+            case = Case(feed, {"logits": graph(feed)[0]})
+            case.outputs["draws"] = self.draws(case.outputs["logits"], case, index)
+            self.cases.append(case)
         self.runs = turns.whole_runs(graph)
 
+    def draws(self, logits: NDArray[np.float32], case: Case, index: int) -> NDArray[np.int32]:
+        """Draw tokens int32 [n, each] from the logits [n, K] of the case of that number."""
+        del case
+        return self.turns.draws(logits, index, self.each)
 
-def compare_predictors(
-    reference: PredictorReference, variant: Graph, draws: int, runs: bool = True
-) -> dict[str, float]:
-    """Measure a predictor on prefixes of real grids and, with ``runs``, on whole runs; give the figures of denoisers.
 
-    ``logit_error`` is the greatest difference over the standard deviation of the reference's logits. ``draw_agreement``
-    is the share of equal tokens in at least ``draws`` draws with equal noise, as many from each distribution.
-    ``grid_agreement`` is the share of equal tokens in whole runs.
-    """
-    error, spread, same, drawn = 0.0, 0.0, 0, 0
-    turns = reference.turns
-    each = math.ceil(draws / sum(map(len, reference.logits)))
-    for index, (feed, expected) in enumerate(zip(reference.feeds, reference.logits)):
-        found = variant(feed)[0]
-        error = max(error, greatest_error(expected, found))
-        spread = max(spread, float(expected.std()))
-        one, other = (turns.draws(logits, index, each) for logits in (expected, found))
-        same += int((one == other).sum())
-        drawn += len(one)
-    figures = logit_figures(error, spread, same, drawn)
-    return figures | (run_figures(reference.runs, turns.whole_runs(variant)) if runs else {})
+def compare_predictors(reference: PredictorReference, variant: Graph, runs: bool = True) -> dict[str, float]:
+    """Measure a predictor on prefixes of real grids and, with ``runs``, on whole runs."""
+    figures = compare(reference.cases, variant, reference.draws)
+    return figures | (compare_runs(reference.turns.whole_runs(variant), reference.runs) if runs else {})

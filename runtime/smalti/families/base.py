@@ -157,9 +157,22 @@ class Family(ABC):
         return settings.own
 
 
-def labels_of(settings: Settings, classes: tuple[str, ...]) -> Int32:
-    """Return each sample's label as an index (int32 [N]). The number of classes stands for no label."""
-    return np.asarray([len(classes) if name is None else classes.index(name) for name in settings.labels], np.int32)
+def common_arguments(settings: Settings, manifest: Manifest, width: int) -> dict[str, Any]:
+    """Return what every family tells its sampler by keyword, for a grid of ``width`` columns; not the temperature.
+
+    ``labels`` int32 [N] are those of the samples as a prior knows them: an index, or how many there are for none.
+    """
+    classes = manifest.classes
+    labels = [len(classes) if name is None else classes.index(name) for name in settings.labels]
+    return {
+        "seeds": settings.seeds,
+        "labels": np.asarray(labels, np.int32),
+        "width": width,
+        "top_k": settings.top_k,
+        "top_p": settings.top_p,
+        "guidance": settings.guidance,
+        "no_label": len(classes),
+    }
 
 
 def part_of(run: Run, inside: tuple[slice, ...]) -> Run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from smalti.backends.base import Backend
@@ -19,7 +20,8 @@ from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle, check_file, l
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.families.settings import check_defaults
 from smalti.generator import load
-from smalti.verification.golden import Golden, compare, read_golden
+from smalti.verification.comparison import compare_runs, run_labels
+from smalti.verification.golden import Golden, compare_golden, read_golden
 
 Say = Callable[[str], None]
 
@@ -190,15 +192,15 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend)
         except BundleError as error:
             raise BundleError(f"the golden inputs of the {role} do not fit its graph: {error}") from error
 
-    figures = compare(bundle, role, golden.cases[role], graph)
+    figures = compare_golden(bundle, role, golden.cases[role], graph)
     if golden.runs is not None and role == PRIORS[bundle.manifest.family]:
-        count, classes = len(golden.runs), bundle.manifest.classes
+        count = len(golden.runs)
         generator = load(bundle, precision=precision, backend=backend)
-        labels = [classes[index % len(classes)] if classes else None for index in range(count)]
+        labels = run_labels(bundle.manifest.classes, count)
         try:
             *_, last = generator.stream(seeds=range(count), label=labels)
-            same = float((last.tokens == golden.runs).mean())
+            tokens = last.tokens
         except SamplingError:  # invalid logits, such as NaN
-            same = 0.0
-        figures |= {"grid_agreement": same, "grids": float(count)}
+            tokens = np.full_like(golden.runs, -1)
+        figures |= compare_runs(tokens, golden.runs)
     return figures

@@ -14,7 +14,7 @@ from smalti_train.data import ImageSet
 from smalti_train.data.progress import image_progress
 from smalti_train.evaluation.classify import fit, told_apart
 from smalti_train.evaluation.features import FeatureNetwork, cached_features
-from smalti_train.evaluation.metrics import edge_psnr, frechet_distance, kernel_distance, nearest, prdc, psnr
+from smalti_train.evaluation.metrics import code_use, edge_psnr, frechet_distance, kernel_distance, nearest, prdc, psnr
 from smalti_train.evaluation.subject import Subject
 
 NEIGHBOURS = 5
@@ -90,13 +90,13 @@ def reconstruction_figures(
 ) -> tuple[dict[str, Any], NDArray[np.int32], NDArray[np.uint8]]:
     """Figures of the autoencoder on unseen ``images``; also their tokens and reconstructions."""
     tokens, decoded = reconstruct(subject, images)
-    used = len(np.unique(tokens)) / subject.codes
+    used = code_use(np.bincount(tokens.reshape(-1), minlength=subject.codes))
     return (
         {
             "images": len(images),
             "psnr_db": by_label(psnr(decoded, images), labels, data.label_names),
             "edge_psnr_db": by_label(edge_psnr(decoded, images), labels, data.label_names),
-            "codebook_usage_percent": 100 * used,
+            "codebook_usage_percent": used.percent,
         },
         tokens,
         decoded,

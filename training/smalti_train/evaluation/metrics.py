@@ -1,4 +1,4 @@
-"""Metrics on two sets of feature vectors, and PSNR on pixels. NumPy only; every function is pure."""
+"""Metrics on two sets of feature vectors, PSNR on pixels, use of codes. NumPy only; every function is pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from smalti.verification.comparison import decibels
 
 Features = NDArray[np.floating[Any]]
 
@@ -102,5 +104,20 @@ def edge_psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Features:
 
 
 def _decibels(error: Features) -> Features:
-    mean = np.square(error).mean(1, dtype=np.float64)
-    return 10 * np.log10(255.0**2 / np.maximum(mean, 1e-10))
+    return decibels(np.square(error).mean(1, dtype=np.float64))
+
+
+class CodeUse(NamedTuple):
+    """How tokens use a codebook."""
+
+    percent: float
+    """Share of the codes that appear, 0 .. 100."""
+    perplexity: float
+    """Exponential of the entropy of the codes' frequencies: how many equally frequent codes have the same entropy."""
+
+
+def code_use(uses: NDArray[np.integer[Any]]) -> CodeUse:
+    """Use of a codebook whose codes appear ``uses`` times, integers [K] of which not all are 0."""
+    frequencies = uses[uses > 0] / uses.sum()
+    entropy = -(frequencies * np.log(frequencies)).sum()
+    return CodeUse(percent=100 * float((uses > 0).mean()), perplexity=float(np.exp(entropy)))

@@ -1,9 +1,8 @@
-"""Losses of edge autoencoders, the perceptual loss on EffNet-Lite0's features, and PSNR."""
+"""Losses of edge autoencoders, and the perceptual loss on EffNet-Lite0's features."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti_train.models.effnet_lite import EffNetLite0
@@ -84,12 +83,3 @@ class PerceptualLoss(nn.Module):
             for ours, real in zip(found, wanted, strict=True)
         ]
         return torch.stack(parts).mean()
-
-
-def psnr(reconstruction: Tensor, images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image (float [B]) of float [B, 3, H, W] in ``value_range``, at 8 bits."""
-    black, white = value_range
-    scale = 255 / (white - black)
-    pixels = ((reconstruction.clamp(black, white) - black) * scale).round()
-    error = F.mse_loss(pixels, (images - black) * scale, reduction="none").flatten(1).mean(1)
-    return 10 * torch.log10(255.0**2 / error.clamp(min=1e-10))

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from smalti.bundle.manifest import SCHEMA_VERSION, Latent, Manifest, Provenance, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser, Logits
+from smalti.families.autoregressive.past import reading_once
 from smalti.families.autoregressive.sampler import NextLogits
+from smalti.families.base import Prior as FamilyPrior
 from smalti.families.multinomial.sampler import AtTime
 from smalti.families.registry import family_of
 from smalti.families.settings import Options, resolve
@@ -65,33 +67,22 @@ def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = N
 def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = None) -> NextLogits:
     """Let the autoregressive sampler ask a torch model, in eval mode, in the accelerator's precision or fp32.
 
-    Keys and values of the tokens before are kept from call to call, so that a call costs one position and not all; a
-    call that does not continue the one before starts anew. The sampler's labels (int32 [N], or [N, C]) are the twin's
-    labels and taming's conditioning. What is returned belongs to one run at a time.
+    Keys and values of the tokens before are kept from call to call, as in
+    :func:`smalti.families.autoregressive.past.reading_once`, so that a call costs one position and not all. The
+    sampler's labels (int32 [N], or [N, C]) are the twin's labels and taming's conditioning.
     """
     model.eval()
     device = next(model.parameters()).device
-    past, known, under = Past(), np.empty((0, 0), np.int32), np.empty(0, np.int32)
 
     @torch.no_grad()
-    def predictor(tokens: Int32, labels: Int32) -> NDArray[np.float32]:
-        nonlocal past, known, under
-        read = known.shape[1]
-        continues = (
-            past.length > 0
-            and tokens.shape[1] > read
-            and np.array_equal(labels, under)
-            and np.array_equal(tokens[:, :read], known)
-        )
-        if not continues:
-            past, read = Past(), 0
-        new, context = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens[:, read:], labels))
+    def read(tokens: Int32, labels: Int32, past: Past | None) -> tuple[NDArray[np.float32], Past]:
+        kept = Past() if past is None else past
+        new, context = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels))
         with accelerator.autocast() if accelerator else nullcontext():
-            logits = model(new, context, past)[:, -1]
-        known, under = tokens.copy(), labels.copy()
-        return logits.float().cpu().numpy()
+            logits = model(new, context, kept)[:, -1]
+        return logits.float().cpu().numpy(), kept
 
-    return predictor
+    return reading_once(read)
 
 
 class TorchPrior:
@@ -159,9 +150,9 @@ def described(name: str, config: PriorConfig, factor: int, classes: Sequence[str
 
 
 def draw_tokens(
-    prior: TorchPrior, manifest: Manifest, seeds: Sequence[int], labels: Sequence[str | None], **options: Any
+    prior: FamilyPrior, manifest: Manifest, seeds: Sequence[int], labels: Sequence[str | None], **options: Any
 ) -> Int32:
-    """Draw tokens (int32 [N, h, w]) of a torch prior as its family does; see :func:`described` for the manifest.
+    """Draw tokens (int32 [N, h, w]) of a prior as its family does; see :func:`described` for a manifest.
 
     ``options`` are those of :class:`smalti.families.settings.Options`. Raises UsageError for an option that there is
     not, or that belongs to another family.

@@ -7,7 +7,9 @@ step shows whole pictures: their borders are where a crop would have none.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +140,21 @@ def enlarged(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.LANCZOS)) for one in pixels])
 
 
+def decibels_by_size(
+    pictures: Mapping[int, NDArray[np.uint8]], real: Sequence[NDArray[np.uint8]]
+) -> dict[tuple[int, str], NDArray[np.floating[Any]]]:
+    """PSNR and edge PSNR in dB (float64 [N]) of each of N pictures, by scale and by "psnr" or "edge psnr".
+
+    ``pictures`` are uint8 [N, H, W, 3] by scale; at scales that are missing, those of scale 1 are enlarged. ``real``
+    are the originals at each of ``SCALES``.
+    """
+    found: dict[tuple[int, str], NDArray[np.floating[Any]]] = {}
+    for scale, images in zip(SCALES, real, strict=True):
+        pixels = pictures[scale] if scale in pictures else enlarged(pictures[1], scale)
+        found[scale, "psnr"], found[scale, "edge psnr"] = psnr(pixels, images), edge_psnr(pixels, images)
+    return found
+
+
 def judge(
     model: SizedAutoencoder,
     tokens: NDArray[np.int16],
@@ -153,15 +170,11 @@ def judge(
     count = len(tokens) if limit is None else min(limit, len(tokens))
     for first in range(0, count, SHOWN):
         part = slice(first, min(first + SHOWN, count))
-        made = drawn(model, tokens[part], accelerator)
-        for scale, real in zip(SCALES, images):
-            pictures = {f"x{scale}": made[scale]}
-            if scale > 1:
-                pictures[f"x{scale} enlarged"] = enlarged(made[1], scale)
-            for name, pixels in pictures.items():
-                for kind, measure in (("psnr", psnr), ("edge psnr", edge_psnr)):
-                    values = measure(pixels, np.asarray(real.images[part])).tolist()
-                    rows.setdefault(f"{name} {kind}", []).extend(values)
+        made, real = drawn(model, tokens[part], accelerator), [np.asarray(one.images[part]) for one in images]
+        for name, pictures in (("", made), (" enlarged", {1: made[1]})):
+            for (scale, kind), values in decibels_by_size(pictures, real).items():
+                if pictures is made or scale > 1:
+                    rows.setdefault(f"x{scale}{name} {kind}", []).extend(values.tolist())
     return {name: float(np.mean(values)) for name, values in rows.items()}
 
 

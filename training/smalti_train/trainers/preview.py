@@ -20,10 +20,10 @@ from smalti.images import contact_sheet
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch
+from smalti_train.evaluation.metrics import psnr
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
-from smalti_train.objectives.losses import psnr
 from smalti_train.runs.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
 from smalti_train.runs.config_files import differences
 from smalti_train.runs.loading import Autoencoder, load_preview, trained_steps
@@ -173,8 +173,8 @@ def teacher_pixels(teacher: Autoencoder, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _judged(model: PreviewDecoder, teacher: Autoencoder, tokens: Tensor) -> float:
-    pairs = [psnr(model(part), teacher_pixels(teacher, part)) for part in torch.split(tokens, 16)]
-    return torch.cat(pairs).mean().item()
+    pairs = [psnr(to_pixels(model(part)), to_pixels(teacher_pixels(teacher, part))) for part in torch.split(tokens, 16)]
+    return float(np.concatenate(pairs).mean())
 
 
 @torch.no_grad()

@@ -13,8 +13,7 @@ from PIL import Image
 from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.pixels import to_images, to_pixels
-from smalti_train.data.tensors import listed
-from smalti_train.objectives.losses import psnr
+from smalti_train.evaluation.metrics import code_use, psnr
 from smalti_train.runs.loading import Autoencoder
 
 JUDGED = 256
@@ -33,8 +32,7 @@ def evaluate(
 ) -> dict[str, float]:
     """PSNR in dB over unseen images, mean and per label, and how their tokens use the codebook.
 
-    ``codes_used_percent`` is the share of codes that appear. ``code_perplexity`` is the exponential of the entropy of
-    their frequencies: the number of equally frequent codes with the same entropy.
+    ``codes_used_percent`` and ``code_perplexity`` are those of :class:`smalti_train.evaluation.metrics.CodeUse`.
     """
     model.eval()
     value_range = model.config.value_range
@@ -44,16 +42,15 @@ def evaluate(
         images = to_images(pixels, accelerator.device, value_range)
         with accelerator.autocast():
             ids = model.encode(images)
-            decibels = psnr(model.decode(ids).float(), images, value_range)
+            decoded = model.decode(ids)
         uses += np.bincount(ids.flatten().cpu().numpy(), minlength=len(uses))
-        for label, value in zip(labels.tolist(), listed(decibels), strict=True):
+        decibels = psnr(to_pixels(decoded, value_range), pixels)
+        for label, value in zip(labels.tolist(), decibels.tolist(), strict=True):
             by_label.setdefault(label, []).append(value)
     figures = {"psnr": float(np.mean([value for values in by_label.values() for value in values]))}
     figures |= {f"psnr/{data.label_names[label]}": float(np.mean(values)) for label, values in sorted(by_label.items())}
-    frequencies = uses[uses > 0] / uses.sum()
-    figures["codes_used_percent"] = 100 * float((uses > 0).mean())
-    figures["code_perplexity"] = float(np.exp(-(frequencies * np.log(frequencies)).sum()))
-    return figures
+    used = code_use(uses)
+    return {**figures, "codes_used_percent": used.percent, "code_perplexity": used.perplexity}
 
 
 @torch.no_grad()

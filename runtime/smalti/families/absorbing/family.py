@@ -13,7 +13,7 @@ from smalti.families.absorbing import confidence, sampler
 from smalti.families.absorbing.confidence import MAX_CHOICE_TEMPERATURE
 from smalti.families.absorbing.remasking import remasking_schedule
 from smalti.families.absorbing.schedule import Counts, Order, Remask, call_sizes, check, make_schedule
-from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, labels_of
+from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, common_arguments
 from smalti.families.canvas import canvas_denoiser
 from smalti.families.checks import number, whole, window_stride
 
@@ -80,16 +80,7 @@ class Absorbing(Family):
         tokens, grid, mask = start.reshape(count, -1), (height, width), latent.codes
         stride = min(latent.grid) if own.stride is None else own.stride
         wanted = tokens == mask
-        common: dict[str, Any] = {
-            "seeds": settings.seeds,
-            "labels": labels_of(settings, manifest.classes),
-            "width": width,
-            "temperature": settings.temperature,
-            "top_k": settings.top_k,
-            "top_p": settings.top_p,
-            "guidance": settings.guidance,
-            "no_label": len(manifest.classes),
-        }
+        told: dict[str, Any] = {"temperature": settings.temperature, **common_arguments(settings, manifest, width)}
 
         def windows(prior: Prior) -> sampler.Denoiser:
             return canvas_denoiser(prior.logits, grid, latent.grid, stride=stride, mask=mask)
@@ -113,7 +104,7 @@ class Absorbing(Family):
                         mask=mask,
                         choice_temperature=heat,
                         draw=draw,
-                        **common,
+                        **told,
                     )
                 ),
             )
@@ -125,6 +116,6 @@ class Absorbing(Family):
             table.calls,
             table,
             lambda prior, timed, draw: shaped(
-                sampler.run(timed(windows(prior)), tokens, table, mask=mask, draw=draw, **common)
+                sampler.run(timed(windows(prior)), tokens, table, mask=mask, draw=draw, **told)
             ),
         )

@@ -10,7 +10,7 @@ import numpy as np
 from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.autoregressive import sampler
-from smalti.families.base import Asked, Family, Int32, Run, Settings, labels_of
+from smalti.families.base import Asked, Family, Int32, Run, Settings, common_arguments
 from smalti.families.canvas import canvas_size
 
 
@@ -53,15 +53,9 @@ class Autoregressive(Family):
                     timed(prior.next_logits()),
                     tokens,
                     mask=mask,
-                    seeds=settings.seeds,
-                    labels=labels_of(settings, manifest.classes),
-                    width=width,
                     temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
-                    guidance=settings.guidance,
-                    no_label=len(manifest.classes),
                     draw=draw,
+                    **common_arguments(settings, manifest, width),
                 )
             ),
         )

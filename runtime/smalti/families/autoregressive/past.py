@@ -1,9 +1,9 @@
-"""The predictor of an autoregressive bundle, with keys and values kept from call to call."""
+"""Predictors as the callables that the autoregressive sampler asks: what is kept from call to call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from smalti.families.autoregressive.sampler import NextLogits
 
 Int32 = NDArray[np.int32]
 Graph = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
+Past = TypeVar("Past")
+"""What is kept of the tokens read before, such as keys and values."""
 
 
 def past_shape(component: Component, where: str) -> tuple[int, int, int]:
@@ -31,11 +33,40 @@ def past_shape(component: Component, where: str) -> tuple[int, int, int]:
     return fixed[0], fixed[1], fixed[2]
 
 
-def next_logits(graph: Graph, start: int, shape: tuple[int, int, int], batch: int) -> NextLogits:
-    """Return the function that :func:`smalti.families.autoregressive.sampler.run` asks, on top of a predictor's graph.
+def reading_once(read: Callable[[Int32, Int32, Past | None], tuple[NDArray[np.float32], Past]]) -> NextLogits:
+    """Let :func:`smalti.families.autoregressive.sampler.run` ask ``read``, to which every token is shown once.
 
-    The function keeps keys and values from call to call, so the graph reads every token once. A call that does not
-    continue the previous one starts anew. The function serves one run at a time.
+    What ``read`` keeps of the tokens before goes from call to call; a call that does not continue the one before, or
+    that follows one which failed, starts anew. What is returned belongs to one run at a time.
+
+    Args:
+        read: from the new tokens int32 [N, k], the labels int32 [N, ...] and what was kept of the tokens before (None:
+            there are none) to the logits float32 [N, K] of the token that follows, and what to keep of all. It may
+            change what it is given to keep.
+    """
+    past: Past | None = None
+    known, under = np.empty((0, 0), np.int32), np.empty(0, np.int32)
+
+    def predict(tokens: Int32, labels: Int32) -> NDArray[np.float32]:
+        nonlocal past, known, under
+        before = known.shape[1]
+        continues = (
+            past is not None
+            and tokens.shape[1] > before
+            and np.array_equal(labels, under)
+            and np.array_equal(tokens[:, :before], known)
+        )
+        # Kept again only when all of it has been read: an interrupt in between leaves a past that is half changed.
+        kept, past = past if continues else None, None
+        logits, past = read(tokens[:, before:] if continues else tokens, labels, kept)
+        known, under = tokens.copy(), labels.copy()
+        return logits
+
+    return predict
+
+
+def next_logits(graph: Graph, start: int, shape: tuple[int, int, int], batch: int) -> NextLogits:
+    """Let the sampler ask a predictor's graph, which reads every token once: see :func:`reading_once`.
 
     Args:
         graph: takes ``tokens`` int32 [n, k], ``labels`` int32 [n] and ``past`` float32 [2*layers, n, heads, p, d]. It
@@ -45,29 +76,18 @@ def next_logits(graph: Graph, start: int, shape: tuple[int, int, int], batch: in
         batch: most samples in one call of the graph, which bounds its memory.
     """
     layers, heads, width = shape
-    pasts: list[NDArray[np.float32]] = []
-    known, under = np.empty((0, 0), np.int32), np.empty(0, np.int32)
 
-    def predict(tokens: Int32, labels: Int32) -> NDArray[np.float32]:
-        nonlocal pasts, known, under
-        read = known.shape[1]
-        continues = (
-            bool(pasts)
-            and tokens.shape[1] > read
-            and np.array_equal(labels, under)
-            and np.array_equal(tokens[:, :read], known)
-        )
-        parts = [slice(first, first + batch) for first in range(0, len(tokens), batch)]
-        new = tokens[:, read:]
-        if not continues:
+    def read(
+        new: Int32, labels: Int32, pasts: list[NDArray[np.float32]] | None
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        parts = [slice(first, first + batch) for first in range(0, len(new), batch)]
+        if pasts is None:
             pasts = [np.empty((layers, len(labels[part]), heads, 0, width), np.float32) for part in parts]
-            new = np.concatenate([np.full((len(tokens), 1), start, np.int32), tokens], axis=1)
-        # Known again only when all of it has been read: an interrupt in between leaves pasts of different lengths.
-        before, pasts = pasts[::-1], []
+            new = np.concatenate([np.full((len(new), 1), start, np.int32), new], axis=1)
+        pasts.reverse()
         answers: list[list[NDArray[Any]]] = []
         for part in parts:  # each past is let go of as soon as there is a longer one: they are the most of the memory
-            answers.append(graph({"tokens": new[part], "labels": labels[part], "past": before.pop()}))
-        pasts, known, under = [present for _, present in answers], tokens.copy(), labels.copy()
-        return np.concatenate([logits for logits, _ in answers])
+            answers.append(graph({"tokens": new[part], "labels": labels[part], "past": pasts.pop()}))
+        return np.concatenate([logits for logits, _ in answers]), [present for _, present in answers]
 
-    return predict
+    return reading_once(read)

@@ -11,7 +11,7 @@ import numpy as np
 from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser
-from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, labels_of, part_of
+from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, common_arguments, part_of
 from smalti.families.canvas import at_least_a_window, canvas_denoiser
 from smalti.families.checks import whole, window_stride
 from smalti.families.multinomial import sampler
@@ -74,16 +74,10 @@ class Multinomial(Family):
                     np.where(free, start_tokens(settings.seeds, (height, width), latent.codes), tokens),
                     table,
                     codes=latent.codes,
-                    seeds=settings.seeds,
-                    labels=labels_of(settings, manifest.classes),
-                    width=width,
                     free=free,
                     temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
-                    guidance=settings.guidance,
-                    no_label=len(manifest.classes),
                     draw=draw,
+                    **common_arguments(settings, manifest, width),
                 )
             ),
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
-from smalti.families.base import Asked, Family, Int32, Run, Settings, labels_of, part_of
+from smalti.families.base import Asked, Family, Int32, Run, Settings, common_arguments, part_of
 from smalti.families.canvas import at_least_a_window, canvas_denoiser
 from smalti.families.checks import number, share_pair, whole, window_stride
 from smalti.families.sundae import sampler
@@ -91,15 +91,9 @@ class Sundae(Family):
                     timed(canvas_denoiser(prior.logits, (height, width), latent.grid, stride=stride)),
                     first,
                     table,
-                    seeds=settings.seeds,
-                    labels=labels_of(settings, manifest.classes),
-                    width=width,
                     free=free,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
-                    guidance=settings.guidance,
-                    no_label=len(manifest.classes),
                     draw=draw,
+                    **common_arguments(settings, manifest, width),
                 )
             ),
         )
