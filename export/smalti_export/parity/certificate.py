@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smalti.bundle.manifest import Manifest, Precision, Role
 from smalti.families.autoregressive.past import Graph
@@ -18,6 +19,7 @@ from smalti.families.base import Prior
 from smalti.generator import EMBEDDING
 from smalti.verification.comparison import Case, run_labels
 from smalti_export.precision.activation_ranges import Feed
+from smalti_train.data.tensors import from_numpy
 from smalti_train.runs.torch_sampling import draw_tokens
 
 Run = Callable[[Feed], NDArray[Any]]
@@ -73,7 +75,7 @@ def torch_graph(graph: torch.nn.Module) -> Graph:
 
     @torch.no_grad()
     def run(inputs: Any) -> list[NDArray[Any]]:
-        found = graph(*(torch.from_numpy(np.array(value)) for value in inputs.values()))
+        found: Tensor | tuple[Tensor, ...] = graph(*(from_numpy(np.array(value)) for value in inputs.values()))
         return [output.numpy() for output in (found if isinstance(found, tuple) else (found,))]
 
     return run

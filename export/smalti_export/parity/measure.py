@@ -49,6 +49,8 @@ CONTINUED = 4
 PREVIEWS = 2
 """Batches on which previews are compared with the decoder's images."""
 
+AnyReference = Reference | DenoiserReference | PredictorReference
+
 
 @dataclass
 class Figures:
@@ -57,7 +59,9 @@ class Figures:
     pair: Pair
     feeds: dict[Role, list[Feed]]
     drawing: Drawing | Turns
-    references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(default_factory=dict)
+    references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(
+        default_factory=dict[Role, Reference | DenoiserReference | PredictorReference]
+    )
 
     def calibration(self, role: Role) -> list[Feed]:
         """Inputs for calibrating scales, spread evenly over the first half."""

@@ -24,6 +24,16 @@ def distinct(tensor: Tensor) -> Tensor:
     return tensor.unique()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - it depends on options
 
 
+def distinct_and_places(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The values of a tensor, each once, in rising order; and the index among them of every element."""
+    return torch.unique(tensor, return_inverse=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def distinct_rows(tensor: Tensor) -> Tensor:
+    """The rows of a tensor, each once."""
+    return tensor.unique(dim=0)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - as above
+
+
 def seed_torch(seed: int) -> None:
     """Seed torch's own random generators, on every device."""
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType] - its argument has no type

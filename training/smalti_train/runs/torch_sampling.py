@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from smalti.families.base import Prior as FamilyPrior
 from smalti.families.multinomial.sampler import AtTime
 from smalti.families.registry import family_of
 from smalti.families.settings import Options, resolve
+from smalti_train.data.tensors import from_numpy
 from smalti_train.models.autoregressive_transformer import Past
 from smalti_train.runs.config import PriorConfig, family_name, noise_of
 from smalti_train.runs.loading import AbsorbingPrior, AutoregressivePrior, MultinomialPrior, Prior, SundaePrior
@@ -39,7 +40,7 @@ def torch_denoiser(model: AbsorbingPrior | SundaePrior, accelerator: Accelerator
 
     @torch.no_grad()
     def denoiser(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
-        inputs = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
+        inputs = (from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
         with accelerator.autocast() if accelerator else nullcontext():
             return model(*inputs).float().cpu().numpy()
 
@@ -54,7 +55,7 @@ def torch_denoisers(model: MultinomialPrior, accelerator: Accelerator | None = N
     def at(time: int) -> Denoiser:
         @torch.no_grad()
         def denoiser(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
-            inputs = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
+            inputs = (from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels, rows))
             grids, under, which = inputs
             with accelerator.autocast() if accelerator else nullcontext():
                 return model(grids, under, torch.full_like(under, time), which).float().cpu().numpy()
@@ -77,7 +78,7 @@ def next_logits(model: AutoregressivePrior, accelerator: Accelerator | None = No
     @torch.no_grad()
     def read(tokens: Int32, labels: Int32, past: Past | None) -> tuple[NDArray[np.float32], Past]:
         kept = Past() if past is None else past
-        new, context = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels))
+        new, context = (from_numpy(part.astype(np.int64)).to(device) for part in (tokens, labels))
         with accelerator.autocast() if accelerator else nullcontext():
             logits = model(new, context, kept)[:, -1]
         return logits.float().cpu().numpy(), kept
@@ -157,7 +158,7 @@ def draw_tokens(
     ``options`` are those of :class:`smalti.families.settings.Options`. Raises UsageError for an option that there is
     not, or that belongs to another family.
     """
-    asked = Options(**{**options, "seeds": seeds, "label": labels})
+    asked = cast(Options, {**options, "seeds": seeds, "label": labels})
     settings = resolve(manifest, None, 0, asked, draw_labels=False)
     start = np.full((len(seeds), *manifest.latent.grid), manifest.latent.codes, np.int32)
     *_, tokens = family_of(manifest).lay_out(start, settings, manifest).draw(prior)

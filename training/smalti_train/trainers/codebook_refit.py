@@ -18,6 +18,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti_train.data.pixels import to_images
 from smalti_train.data.progress import image_progress
+from smalti_train.data.tensors import distinct_and_places, distinct_rows, listed
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
 from smalti_train.models.vqgan import VQGAN
@@ -50,7 +51,7 @@ def feature_pool(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(images), (count,), generator=generator)
     place = torch.rand(count, generator=generator, dtype=torch.float64)
-    wanted, which = drawn.unique(return_inverse=True)  # sorted, which suits images on disk
+    wanted, which = distinct_and_places(drawn)  # sorted, which suits images on disk
     device = next(autoencoder.parameters()).device
     pool = torch.empty(count, autoencoder.config.code_dim)
     was_training = autoencoder.training
@@ -86,12 +87,12 @@ def afk_mc2(pool: Tensor, k: int, chain: int, seed: int) -> Tensor:
     share = squared / squared.sum() if squared.sum() > 0 else torch.full_like(squared, 1 / len(squared))
     chances = (share + 1 / len(share)) / 2
     proposed = torch.multinomial(chances, k * chain, replacement=True, generator=generator).reshape(k, chain)
-    thresholds = torch.rand(proposed.shape, generator=generator, dtype=torch.float64).tolist()
+    thresholds = listed(torch.rand(proposed.shape, generator=generator, dtype=torch.float64))
     for index in range(1, k):
         row, levels = proposed[index], thresholds[index]
         candidates = vectors[row.to(vectors.device)]
-        distances = _nearest(candidates, seeds[:index])[1].tolist()
-        weights = chances[row].tolist()
+        distances = listed(_nearest(candidates, seeds[:index])[1])
+        weights = listed(chances[row])
         now = 0
         for step in range(1, chain):
             # Multiplied out, so that a state with distance zero (on top of a seed) is always left.
@@ -109,7 +110,7 @@ def k_means(pool: Tensor, centres: Tensor, iterations: int, unit: bool = False) 
     from its own centre, so every centre returned has a vector. Raises UsageError for a pool with fewer different
     vectors than centres, or whose vectors differ by less than rounding.
     """
-    if (different := len(pool.unique(dim=0))) < len(centres):
+    if (different := len(distinct_rows(pool))) < len(centres):
         raise UsageError(
             f"a pool of {different} different vectors is too small for {len(centres)} codes: take many times as many "
             f"vectors as codes (Hu et al. 2022: {POOL} for 1024), or fewer codes"
@@ -196,8 +197,9 @@ def _nearest(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     Returns int64 [n] and float64 [n]; the distance is exactly zero where vector and centre are equal.
     """
     own = centres.square().sum(1)
-    ids = torch.cat([(own - 2 * part @ centres.T).argmin(1) for part in vectors.split(ROWS)])
-    squared = [(part - centres[chosen]).square().sum(1) for part, chosen in zip(vectors.split(ROWS), ids.split(ROWS))]
+    parts = torch.split(vectors, ROWS)
+    ids = torch.cat([(own - 2 * part @ centres.T).argmin(1) for part in parts])
+    squared = [(part - centres[chosen]).square().sum(1) for part, chosen in zip(parts, torch.split(ids, ROWS))]
     return ids, torch.cat(squared)
 
 
