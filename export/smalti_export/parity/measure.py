@@ -59,9 +59,7 @@ class Figures:
     pair: Pair
     feeds: dict[Role, list[Feed]]
     drawing: Drawing | Turns
-    references: dict[Role, Reference | DenoiserReference | PredictorReference] = field(
-        default_factory=dict[Role, Reference | DenoiserReference | PredictorReference]
-    )
+    references: dict[Role, AnyReference] = field(default_factory=dict[Role, AnyReference])
 
     def calibration(self, role: Role) -> list[Feed]:
         """Inputs for calibrating scales, spread evenly over the first half."""
