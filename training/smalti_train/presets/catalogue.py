@@ -162,6 +162,23 @@ HEADS: dict[str, HeadsRun] = {
         loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
         loss=AutoencoderLossConfig(mse=6.0),
     ),
+    # On the autoencoder preset avatars; its weights are in training/released/avatars.
+    "avatars": HeadsRun(
+        preset="avatars",
+        model=SizedAutoencoderConfig(
+            EdgeAutoencoderConfig(
+                codes=8192,
+                encoder_blocks=(1, 2, 3),
+                decoder_blocks=(1, 2, 4),
+                padding="replicate",
+                smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1),
+            )
+        ),
+        data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
+        optimizer=OptimizerConfig(lr=1e-3, warmup=100),
+        loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
+        loss=AutoencoderLossConfig(mse=6.0),
+    ),
     "tiny": HeadsRun(
         preset="tiny",
         model=SizedAutoencoderConfig(
@@ -258,6 +275,12 @@ TINY_TRANSFORMER: TransformerSizes = {
 
 PRIORS: dict[str, PriorRun] = {
     "avatars-256": _avatars("avatars-256", HourglassPriorConfig(codes=1024, grid=(16, 16), classes=8)),
+    # On the tokens of the autoencoder preset avatars; each has at most 20M parameters.
+    "avatars": _avatars("avatars", HourglassPriorConfig(codes=8192, grid=(16, 16), classes=8)),
+    "avatars-sundae": _avatars(
+        "avatars-sundae",
+        SundaeTransformerConfig(codes=8192, grid=(16, 16), classes=8, width=320, heads=5, depth=(1, 6, 1), places=True),
+    ),
     "tiny": _tiny(
         "tiny",
         HourglassPriorConfig(
