@@ -33,7 +33,7 @@ def test_the_interpreted_kernel_equals_the_reference():
 
 def test_the_counted_comparison_runs():
     pytest.importorskip("triton")
-    script = HERE.parents[1] / "bench" / "kernel_statistics.py"
+    script = HERE.parents[1] / "bench/quality/kernel_statistics.py"
     done = python(str(script), "--scale", "0.0001", interpret=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "broken: none" in done.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from smalti import files as replace
+from smalti import platform
 from smalti.files import replace_folder
 
 FOREVER = """
@@ -40,7 +41,7 @@ def test_the_new_folder_stands_in_the_old_ones_place(
     at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not at_once:
-        monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+        monkeypatch.setattr(replace, "exchanged", lambda first, second: False)
     target = tmp_path / "target"
     for content in ("first", "second", "third"):
         replace_folder(folder(tmp_path / "new", content), target)
@@ -52,8 +53,8 @@ def test_where_no_c_library_can_be_asked_two_renames_do(tmp_path: Path, monkeypa
     def windows(name: str | None) -> None:
         raise TypeError("argument of type 'NoneType' is not iterable")
 
-    monkeypatch.setattr(replace.sys, "platform", "win32")
-    monkeypatch.setattr(replace.ctypes, "CDLL", windows)
+    monkeypatch.setattr(platform.sys, "platform", "win32")
+    monkeypatch.setattr(platform.ctypes, "CDLL", windows)
     target = folder(tmp_path / "target", "old")
     replace_folder(folder(tmp_path / "new", "new"), target)
     assert (target / "file").read_text() == "new"
@@ -63,7 +64,7 @@ def test_where_no_c_library_can_be_asked_two_renames_do(tmp_path: Path, monkeypa
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+    monkeypatch.setattr(replace, "exchanged", lambda first, second: False)
     target = folder(tmp_path / "target", "old")
     with pytest.raises(FileNotFoundError):
         replace_folder(tmp_path / "nothing", target)
@@ -98,7 +99,7 @@ def test_killed_at_any_moment_one_of_the_two_is_there_and_whole(tmp_path: Path) 
 def test_the_old_folder_comes_back_when_the_second_rename_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replace, "_exchanged", lambda first, second: False)
+    monkeypatch.setattr(replace, "exchanged", lambda first, second: False)
     target, rename = folder(tmp_path / "target", "old"), Path.rename
 
     def interrupted(self: Path, to: Path) -> Path:
