@@ -26,9 +26,9 @@ from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder, PreviewDecoderConfig
 from smalti_train.runs.config import CodecRun, LoopConfig, OptimizerConfig, PixelRun, PreviewRun
 from smalti_train.runs.config_files import differences
-from smalti_train.runs.loading import Autoencoder, load_preview, trained_steps
+from smalti_train.runs.loading import Autoencoder, load_preview
 from smalti_train.runs.processes import share
-from smalti_train.runs.token_cache import cached_tokens, encode_images, find_autoencoder, keep_autoencoder
+from smalti_train.runs.token_cache import cached_tokens, encode_images, find_autoencoder
 from smalti_train.trainers.loop import batch_indices, channels_last
 from smalti_train.trainers.trainer import Trainer, training
 
@@ -90,9 +90,7 @@ def _train(config: PreviewRun, trainer: Trainer, source: Path | None, init: Path
         teacher, teacher_run = find_autoencoder(path, source)
         _check(config, teacher)
         teacher.requires_grad_(False)
-        if trainer.main:
-            keep_autoencoder(path, teacher, teacher_run, trained_steps(source) if source else None)
-        trainer.keep_config()
+        trainer.keep_autoencoder(teacher, teacher_run, source)
         tokens = cached_tokens(path / "tokens.npy", teacher, train, accelerator, False, "tokens")
     some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])
     unseen = from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))

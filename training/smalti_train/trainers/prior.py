@@ -29,8 +29,8 @@ from smalti_train.objectives.prior_batches import (
 )
 from smalti_train.objectives.time_sampling import ImportanceTimes
 from smalti_train.runs.config import PriorRun
-from smalti_train.runs.loading import Autoencoder, Prior, build_prior, trained_steps
-from smalti_train.runs.token_cache import cached_tokens, find_autoencoder, keep_autoencoder
+from smalti_train.runs.loading import Autoencoder, Prior, build_prior
+from smalti_train.runs.token_cache import cached_tokens, find_autoencoder
 from smalti_train.runs.torch_sampling import TorchPrior, described, draw_tokens
 from smalti_train.trainers.loop import batch_indices
 from smalti_train.trainers.trainer import Trainer, training
@@ -58,9 +58,7 @@ def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[s
         check_fit(config.model, codec_config.model.codes, config.data.size // codec_config.model.factor)
         train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
         check_labels(config.model, len(train.label_names))
-        if trainer.main:
-            keep_autoencoder(path, codec, codec_config, trained_steps(source) if source else None)
-        trainer.keep_config()
+        trainer.keep_autoencoder(codec, codec_config, source)
         tokens = cached_tokens(path / "tokens/train.npy", codec, train, accelerator, config.flip, "train tokens")
         unseen = cached_tokens(
             path / "tokens/validation.npy", codec, validation, accelerator, False, "validation tokens"

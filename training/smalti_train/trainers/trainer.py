@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
 from smalti_train.data.tensors import seed_torch
-from smalti_train.runs.config import AutoencoderRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
+from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.loading import Autoencoder, trained_steps
 from smalti_train.runs.processes import share
+from smalti_train.runs.token_cache import keep_autoencoder
 from smalti_train.trainers.averaging import Average, Model
 from smalti_train.trainers.loop import (
     batch_indices,
@@ -100,6 +102,12 @@ class Trainer:
         """Write the configuration into the folder, once it is known to fit the data."""
         if self.main:
             self.folder.keep_config(self.config)
+
+    def keep_autoencoder(self, codec: Autoencoder, config: CodecRun, source: Path | None) -> None:
+        """Copy the autoencoder of the run ``source`` into the folder (None: it is there); keep the configuration."""
+        if self.main:
+            keep_autoencoder(self.folder.path, codec, config, trained_steps(source) if source else None)
+        self.keep_config()
 
     def register(self, name: str, part: Stateful, init: Mapping[str, Tensor] | None = None) -> None:
         """Have every checkpoint hold ``part`` under ``name``.

@@ -57,17 +57,15 @@ def _train(config: VQGANRun, trainer: Trainer, init: dict[str, Tensor] | None) -
     perceptual = _perceptual(config, accelerator.device)
     train, validation = trainer.open_data()
     seed_torch(loop.seed)
-    model, discriminator = VQGAN(config.model), Discriminator(config.discriminator)
-    model = channels_last(model)
+    model, discriminator = channels_last(VQGAN(config.model)), Discriminator(config.discriminator)
     if model.decoder.logsigma is not None:
         model.decoder.logsigma.requires_grad_(False)  # it learns from a finished autoencoder's outputs alone
     if config.decoder_only:
         model.freeze_tokens()
     trainer.register("model", model, init)
-    trainer.register("discriminator", discriminator)
+    trainer.register("discriminator", discriminator.to(accelerator.device))
     average = trainer.average(model, config.ema, config.ema_every)
     optimizer, judging = trainer.adam(model), trainer.adam(discriminator, "discriminator_optimizer")
-    discriminator.to(accelerator.device)
     wrapped, optimizer, judging = accelerator.prepare(model, optimizer, judging)
     part = accelerator.process_index, accelerator.num_processes
 
