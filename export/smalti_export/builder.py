@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.manifest import (
-    PRIORS,
+    PRIOR_ROLES,
     ROUNDED,
     Component,
     FileRecord,
@@ -119,7 +119,7 @@ def make_draft(
         own = {name: value for name, value in kept.items() if name.startswith(role)}
         wanted = _possible(role, precisions)
         _add(draft, record, _traced(role, model, specs[role], own, wanted, say), wanted, figures, say)
-    role = PRIORS[pair.family]
+    role = PRIOR_ROLES[pair.family]
     wanted = _possible(role, precisions)
     say(f"{role}: what the model answers")
     figures.reference(role)

@@ -18,7 +18,7 @@ from PIL import Image
 from smalti.backends.base import Backend, ProviderReport, Session
 from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
-from smalti.bundle.manifest import PRIORS, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Role
 from smalti.bundle.reader import Bundle, open_bundle
 from smalti.codec import grey
 from smalti.codec.batches import Encode, check_tokens, decode_images, over_images
@@ -98,7 +98,7 @@ class Generator:
         )
         self._sessions: dict[Role, Session] = {}
         self._lock = threading.Lock()
-        self._session(PRIORS[self.manifest.family])
+        self._session(PRIOR_ROLES[self.manifest.family])
         self._decoder()
 
     @property
@@ -222,7 +222,7 @@ class Generator:
         Raises UsageError for an autoregressive bundle, which answers :meth:`next_logits`, and for a time that is
         missing, out of range or not wanted.
         """
-        if PRIORS[self.manifest.family] != "denoiser":
+        if PRIOR_ROLES[self.manifest.family] != "denoiser":
             raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
         steps = self.manifest.noise.steps if self.manifest.noise else 0
         if (time is not None or steps) and not (time is not None and 0 <= time < steps):

@@ -16,7 +16,7 @@ from smalti import NullBackend, UsageError
 from smalti.backends.null import _NullSession
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.backends.signatures import mismatches
-from smalti.bundle.manifest import PRIORS
+from smalti.bundle.manifest import PRIOR_ROLES
 from smalti.families.registry import FAMILIES
 
 
@@ -111,4 +111,4 @@ def test_its_sessions_declare_and_give_what_the_manifest_says(tiny_bundle, preci
 
 
 def test_families_ask_the_component_that_a_manifest_needs():
-    assert {name: family.role for name, family in FAMILIES.items()} == PRIORS
+    assert {name: family.role for name, family in FAMILIES.items()} == PRIOR_ROLES

@@ -17,7 +17,7 @@ from smalti.errors import UsageError
 from smalti_train.importers import import_checkpoint
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.objectives.absorbing import absorbing_loss, stratified
-from smalti_train.objectives.prior_batches import Lesson, evaluate, figure, lesson, loss_parts
+from smalti_train.objectives.prior_batches import PriorBatch, evaluate, figure, loss_parts, prior_batch
 from smalti_train.objectives.sundae import corrupt, drawn, unrolled_losses
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.config import LoopConfig, PriorRun
@@ -161,10 +161,10 @@ def batch(count: int) -> tuple[Tensor, Tensor]:
     return torch.randint(64, (count, 16), generator=seeded(5)), torch.arange(count) % 8
 
 
-def test_a_lesson_corrupts_at_all_rates_and_leaves_labels_out() -> None:
+def test_a_batch_corrupts_at_all_rates_and_leaves_labels_out() -> None:
     config = dataclasses.replace(TINY, label_dropout=0.25, unrolls=3)
     tokens, labels = batch(4000)
-    found = lesson(config, tokens, labels, seeded())
+    found = prior_batch(config, tokens, labels, seeded())
     assert torch.equal(found.tokens, tokens)
     assert (found.shown != tokens).float().mean().item() == pytest.approx(63 / 64 / 2, abs=0.01)
     per_sample = (found.shown != tokens).float().mean(1)
@@ -174,20 +174,20 @@ def test_a_lesson_corrupts_at_all_rates_and_leaves_labels_out() -> None:
     assert torch.equal(found.labels[found.labels < 8], labels[found.labels < 8])
     assert found.uniforms.shape == (4000, 2, 16)
     assert 0 <= found.uniforms.min() < found.uniforms.max() < 1
-    again = lesson(config, tokens, labels, seeded())
+    again = prior_batch(config, tokens, labels, seeded())
     assert torch.equal(again.shown, found.shown)
     assert torch.equal(again.uniforms, found.uniforms)
 
 
-def test_halves_of_a_lesson_cost_what_the_whole_does() -> None:
+def test_halves_of_a_batch_cost_what_the_whole_does() -> None:
     """As two processes see it: what is drawn between unrolls belongs to the sample, not to the process."""
     torch.manual_seed(0)
     model = build_prior(TINY.model).eval()
-    whole = lesson(TINY, *batch(8), seeded())
-    fields = [getattr(whole, field.name) for field in dataclasses.fields(Lesson)]
-    halves = [Lesson(*(value[part] for value in fields)) for part in (slice(4), slice(4, 8))]
+    whole = prior_batch(TINY, *batch(8), seeded())
+    fields = [getattr(whole, field.name) for field in dataclasses.fields(PriorBatch)]
+    halves = [PriorBatch(*(value[part] for value in fields)) for part in (slice(4), slice(4, 8))]
 
-    def cost(shown: Lesson) -> Tensor:
+    def cost(shown: PriorBatch) -> Tensor:
         with torch.no_grad():
             return torch.stack(list(loss_parts(TINY, model, shown))).sum(0)
 

@@ -19,7 +19,7 @@ from smalti.errors import UsageError
 from smalti_train.evaluation.subject import open_subject
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.objectives.multinomial import cosine_schedule, step_loss
-from smalti_train.objectives.prior_batches import lesson, loss_parts, times_of
+from smalti_train.objectives.prior_batches import loss_parts, prior_batch, times_of
 from smalti_train.objectives.time_sampling import ImportanceTimes
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
@@ -90,9 +90,9 @@ def test_it_goes_on_where_it_stopped(
         assert all(torch.equal(found[name], wanted[name]) for name in found), part
 
 
-def test_a_lesson_is_noise_of_a_time_and_costs_its_term_of_the_bound() -> None:
+def test_a_batch_is_noise_of_a_time_and_costs_its_term_of_the_bound() -> None:
     tokens, labels = torch.zeros(4000, 16, dtype=torch.int64), torch.arange(4000) % 8
-    shown = lesson(TINY, tokens, labels, torch.Generator().manual_seed(0))
+    shown = prior_batch(TINY, tokens, labels, torch.Generator().manual_seed(0))
     assert (shown.times.min(), shown.times.max()) == (1, 100)
     assert torch.equal(shown.weights, torch.ones(4000))
     schedule = cosine_schedule(100, "released")
@@ -120,7 +120,7 @@ def test_times_by_importance_count_from_one() -> None:
     history.Lt_history[1] = 1e12
     history.Lt_count[:] = 11
     tokens = torch.zeros(64, 16, dtype=torch.int64)
-    shown = lesson(TINY, tokens, tokens[:, 0], torch.Generator().manual_seed(0), history)
+    shown = prior_batch(TINY, tokens, tokens[:, 0], torch.Generator().manual_seed(0), history)
     assert set(shown.times.tolist()) == {1}
     assert shown.weights.tolist() == pytest.approx([0.01] * 64, rel=1e-3)
 

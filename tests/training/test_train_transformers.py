@@ -25,7 +25,7 @@ from smalti_train.models.autoregressive_transformer import (
     Net2NetTransformer,
     Net2NetTransformerConfig,
 )
-from smalti_train.objectives.prior_batches import check_fit, check_labels, lesson, losses
+from smalti_train.objectives.prior_batches import check_fit, check_labels, losses, prior_batch
 from smalti_train.objectives.time_sampling import ImportanceTimes
 from smalti_train.presets.catalogue import PRIORS
 from smalti_train.runs.bundle_weights import initial_weights
@@ -122,10 +122,10 @@ def batch(config: PriorRun, count: int = 64) -> tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("masking", ["random", "fixed"])
-def test_a_lesson_masks_as_it_is_told(masking: str) -> None:
+def test_a_batch_masks_as_it_is_told(masking: str) -> None:
     config = dataclasses.replace(PRIORS["tiny-transformer"], masking=masking, label_dropout=0.25)
     tokens, labels, noise = batch(config, 4000)
-    shown = lesson(config, tokens, labels, noise)
+    shown = prior_batch(config, tokens, labels, noise)
     masked = shown.shown == 64
     assert torch.equal(shown.shown[~masked], tokens[~masked])
     counts = masked.sum(1)
@@ -143,7 +143,7 @@ def test_times_by_importance_come_with_their_weights() -> None:
     for _ in range(11):
         history.update(torch.arange(1, 17), torch.arange(1, 17).float())
     tokens, labels, noise = batch(config, 4000)
-    shown = lesson(config, tokens, labels, noise, history)
+    shown = prior_batch(config, tokens, labels, noise, history)
     chances = history.chances()
     assert torch.allclose(shown.weights, 1 / (16 * chances[shown.times - 1]))
     assert shown.times.float().mean() > 10  # later times have the greater losses
@@ -151,10 +151,10 @@ def test_times_by_importance_come_with_their_weights() -> None:
 
 
 @pytest.mark.parametrize("preset", AUTOREGRESSIVE)
-def test_an_autoregressive_lesson_is_the_truth_but_for_the_last_token(preset: str) -> None:
+def test_an_autoregressive_batch_is_the_truth_but_for_the_last_token(preset: str) -> None:
     config = dataclasses.replace(PRIORS[preset], label_dropout=0.0)
     tokens, labels, noise = batch(config)
-    shown = lesson(config, tokens, labels, noise)
+    shown = prior_batch(config, tokens, labels, noise)
     assert torch.equal(shown.shown, tokens[:, :-1])
     assert torch.equal(shown.labels, labels)
     model = build_prior(config.model).eval()
@@ -167,7 +167,7 @@ def test_an_autoregressive_lesson_is_the_truth_but_for_the_last_token(preset: st
 def test_without_classes_no_label_is_told() -> None:
     config = PRIORS["tiny-net2net"]
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=0))
-    shown = lesson(config, *batch(config))
+    shown = prior_batch(config, *batch(config))
     assert (shown.labels == 0).all()
 
 

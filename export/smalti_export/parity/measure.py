@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.backends.base import Session
-from smalti.bundle.manifest import PRIORS, Manifest, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Manifest, Role
 from smalti.codec import grey
 from smalti.errors import UsageError
 from smalti.verification.comparison import compare
@@ -126,7 +126,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
         "decoder": [{"tokens": part} for part in tokens],
         "preview": [{"tokens": part} for part in _unfinished(tokens, config.codes)],
     }
-    role = PRIORS[pair.family]
+    role = PRIOR_ROLES[pair.family]
     if isinstance(config, AutoregressiveConfig):
         past = 2 * config.layers, config.heads, config.width // config.heads
         turns = Turns(record, past, runs_compared(pair.grid, past))

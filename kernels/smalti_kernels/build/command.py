@@ -23,7 +23,7 @@ from typing import NamedTuple
 from smalti_kernels.build.compiler import clean_environment, compile_kernel, compiler_versions
 from smalti_kernels.errors import KernelError, SmaltiError
 from smalti_kernels.impl.abi import ARGUMENTS, COMPILE_OPTIONS, KERNEL_NAME, VARIANTS, Variant
-from smalti_kernels.impl.cuda.prebuilt import FOLDER, Entry, Manifest, read_image, read_manifest, write_kernels
+from smalti_kernels.impl.cuda.prebuilt import FOLDER, Entry, PrebuiltList, read_image, read_manifest, write_kernels
 from smalti_kernels.impl.cuda.targets import TARGETS, Target
 
 MAX_BYTES = 64 * 1024
@@ -134,7 +134,7 @@ def _start_worker(cache: str) -> None:
 
 
 def differences(
-    versions: Mapping[str, str], built: Sequence[tuple[Entry, bytes]], committed: Manifest, folder: Path
+    versions: Mapping[str, str], built: Sequence[tuple[Entry, bytes]], committed: PrebuiltList, folder: Path
 ) -> list[str]:
     """What is not as committed, a line each: files that differ, that are missing, or whose archive is damaged.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 from numpy.typing import NDArray
 
 from smalti.backends.signatures import Signature
-from smalti.bundle.manifest import PRIORS, Precision, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import UsageError
 from smalti_kernels import Draw, sample
@@ -93,7 +93,7 @@ class Backend(ABC):
         wanted = self.certified if requested == "auto" else cast(Precision, requested)
         roles = tuple(bundle.manifest.components)
         have = [role for role in roles if wanted in bundle.precisions(role)]
-        if requested != "auto" and not {PRIORS[bundle.manifest.family], "decoder"} & set(have):
+        if requested != "auto" and not {PRIOR_ROLES[bundle.manifest.family], "decoder"} & set(have):
             there = sorted({precision for role in roles for precision in bundle.precisions(role)})
             raise UsageError(f"{bundle.path} has no {wanted} variant; it comes in {', '.join(there)}")
         chosen: dict[str, Precision] = {role: wanted if role in have else "fp32" for role in roles}

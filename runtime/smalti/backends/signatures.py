@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from smalti.bundle.manifest import PRIORS, Precision, Role, TensorSpec
+from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role, TensorSpec
 from smalti.bundle.reader import Bundle
 
 
@@ -33,7 +33,7 @@ def mismatches(
     ]
     declared = {spec.name for spec in component.outputs}
     lines += [f"it has no output {name}" for name in sorted(declared - {found.name for found in outputs})]
-    if role in PRIORS.values():
+    if role in PRIOR_ROLES.values():
         sides = {found.name: found.shape for found in (*inputs, *outputs)}
         if (codes := sides.get("logits", (None,))[-1]) not in (None, latent.codes):
             lines.append(f"it predicts {codes} codes and latent.codes is {latent.codes}")

@@ -21,7 +21,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["denoiser", "predictor", "decoder", "encoder", "preview"]
 """``preview`` roughly shows what the decoder would make, also of unfinished grids. Bundles may lack the last two."""
 Family = Literal["absorbing", "autoregressive", "sundae", "multinomial"]
-PRIORS: dict[Family, Role] = {
+PRIOR_ROLES: dict[Family, Role] = {
     "absorbing": "denoiser",
     "autoregressive": "predictor",
     "sundae": "denoiser",
@@ -273,7 +273,7 @@ def _check(manifest: Manifest, where: str) -> None:
                 raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
         if "fp32" not in {variant.precision for variant in component.variants}:
             raise BundleError(f"{where}: {role} has no variant in fp32, which every component has. {AGAIN}")
-    prior = PRIORS[manifest.family]
+    prior = PRIOR_ROLES[manifest.family]
     needed: list[Role] = [prior] if manifest.latent.pixels else [prior, "decoder"]
     if missing := set(needed) - set(manifest.components):
         raise BundleError(

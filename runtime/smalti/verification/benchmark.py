@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from smalti.bundle.manifest import PRIORS
+from smalti.bundle.manifest import PRIOR_ROLES
 from smalti.errors import UsageError
 from smalti.generator import Generator
 
@@ -35,6 +35,6 @@ def measure(generator: Generator, count: int = 1, steps: int | None = None, repe
         "repeats": repeats,
         "seconds": seconds,
         "seconds_per_megapixel": {stage: value / megapixels for stage, value in seconds.items()},
-        "precision": generator.report.precision[PRIORS[generator.manifest.family]],
+        "precision": generator.report.precision[PRIOR_ROLES[generator.manifest.family]],
         "provider": generator.report.to_dict(),
     }

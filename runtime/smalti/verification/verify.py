@@ -15,7 +15,7 @@ from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.engines import ENGINES
-from smalti.bundle.manifest import AGAIN, PRIORS, ROUNDED, Measure, Precision, Role, missed
+from smalti.bundle.manifest import AGAIN, PRIOR_ROLES, ROUNDED, Measure, Precision, Role, missed
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle, check_file, listing, read_engines
 from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.families.settings import check_defaults
@@ -193,7 +193,7 @@ def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend)
             raise BundleError(f"the golden inputs of the {role} do not fit its graph: {error}") from error
 
     figures = compare_golden(bundle, role, golden.cases[role], graph)
-    if golden.runs is not None and role == PRIORS[bundle.manifest.family]:
+    if golden.runs is not None and role == PRIOR_ROLES[bundle.manifest.family]:
         count = len(golden.runs)
         generator = load(bundle, precision=precision, backend=backend)
         labels = run_labels(bundle.manifest.classes, count)

@@ -21,7 +21,7 @@ AUTOENCODER_KEYS = ("resolution", "attn_resolutions")
 PRIOR_KEYS = ("heads", "grid")
 
 
-class Pair(nn.Module):
+class ImportedModels(nn.Module):
     """An autoencoder and the prior over its tokens."""
 
     def __init__(self, autoencoder: VQGAN, prior: nn.Module) -> None:
@@ -32,7 +32,7 @@ class Pair(nn.Module):
         """Tokens to logits."""
 
 
-def import_taming_net2net(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Pair:
+def import_taming_net2net(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> ImportedModels:
     """Import taming's transformer with its autoencoder, with either quantiser.
 
     ``config`` may hold ``heads``, ``grid``, ``resolution`` and ``attn_resolutions``. Raises UsageError for what does
@@ -52,4 +52,4 @@ def import_taming_net2net(state: Mapping[str, Tensor], config: Mapping[str, Any]
     about_tokens = {key: known[key] for key in PRIOR_KEYS if key in known}
     if "resolution" in known and "grid" not in known:
         about_tokens["grid"] = autoencoder.config.grid
-    return Pair(autoencoder, import_net2net_transformer(split_off(state, PRIOR), about_tokens))
+    return ImportedModels(autoencoder, import_net2net_transformer(split_off(state, PRIOR), about_tokens))

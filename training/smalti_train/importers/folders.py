@@ -16,7 +16,7 @@ from smalti.errors import UsageError
 from smalti.files import whole_folder
 from smalti_train.data.config import DataConfig
 from smalti_train.importers import import_checkpoint
-from smalti_train.importers.combined import Pair
+from smalti_train.importers.combined import ImportedModels
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
@@ -76,7 +76,7 @@ def import_run(
         codec = _Codec(model, _vqgan_run(model, origin, data))
         _write(output, codec, None)
         return f"autoencoder of {_sizes(codec)}"
-    if isinstance(model, Pair):
+    if isinstance(model, ImportedModels):
         if autoencoder is not None:
             raise UsageError(f"{source} brings its own autoencoder; leave --autoencoder out")
         prior = model.prior

@@ -35,7 +35,7 @@ from smalti_train.runs.processes import share
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PriorBatch:
     """One training batch, one row per sample."""
 
     tokens: Tensor
@@ -52,15 +52,15 @@ class Lesson:
     uniforms: Tensor
     """float32 [B, T - 1, L] in 0 .. 1: random numbers for the T unrolls of SUNDAE; T is 1 for other priors."""
 
-    def share(self, accelerator: Accelerator) -> Lesson:
+    def share(self, accelerator: Accelerator) -> PriorBatch:
         """The rows of this process, on its device."""
         parts = (share(accelerator, getattr(self, field.name)) for field in fields(self))
-        return Lesson(*(part.to(accelerator.device) for part in parts))
+        return PriorBatch(*(part.to(accelerator.device) for part in parts))
 
 
-def lesson(
+def prior_batch(
     config: PriorRun, tokens: Tensor, labels: Tensor, noise: torch.Generator, history: ImportanceTimes | None = None
-) -> Lesson:
+) -> PriorBatch:
     """Draw a training batch from clean ``tokens`` int64 [B, L] and ``labels`` int64 [B].
 
     ``history`` is given where times are drawn by importance.
@@ -87,10 +87,10 @@ def lesson(
         labels = labels.masked_fill(unlabelled, config.model.classes)
     else:
         labels = torch.zeros_like(labels)
-    return Lesson(tokens, shown, labels, times, weights, uniforms)
+    return PriorBatch(tokens, shown, labels, times, weights, uniforms)
 
 
-def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
+def losses(config: PriorRun, logits: Tensor, shown: PriorBatch) -> Tensor:
     """Unweighted loss of every sample (float [B], nats per token) from logits float [B, L, K].
 
     For priors that are called once per step, all but SUNDAE; see :func:`loss_parts`.
@@ -103,7 +103,7 @@ def losses(config: PriorRun, logits: Tensor, shown: Lesson) -> Tensor:
     return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
 
 
-def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: Lesson) -> Iterator[Tensor]:
+def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: PriorBatch) -> Iterator[Tensor]:
     """The unweighted loss of every sample (float [B], nats per token), in parts that add up to it.
 
     ``predict`` maps shown tokens and labels, for multinomial diffusion also times (int64 [B] in 0 .. T - 1), to logits
@@ -203,7 +203,7 @@ def _unrolled(
 
 
 def times_of(model: PriorConfig, length: int) -> int:
-    """T, the number of times that a lesson on ``length`` tokens draws from."""
+    """T, the number of times that a batch on ``length`` tokens draws from."""
     return model.steps if isinstance(model, MultinomialUNetConfig) else length
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from smalti.bundle.manifest import PRIORS, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Role
 from smalti.bundle.reader import open_bundle
 from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
@@ -100,7 +100,7 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
     stored: dict[str, Tensor] = {}
     roles: tuple[Role, ...] = ("encoder", "decoder")
     if isinstance(config, PriorRun):
-        roles = (PRIORS[bundle.manifest.family],)
+        roles = (PRIOR_ROLES[bundle.manifest.family],)
     for role in roles:
         for file in bundle.variant(role, "fp32").weights:
             stored |= load(bundle.read(file))

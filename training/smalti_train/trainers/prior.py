@@ -23,8 +23,8 @@ from smalti_train.objectives.prior_batches import (
     check_labels,
     evaluate,
     figure,
-    lesson,
     loss_parts,
+    prior_batch,
     times_of,
 )
 from smalti_train.objectives.time_sampling import ImportanceTimes
@@ -80,7 +80,7 @@ def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[s
         # Noise is drawn for the whole batch, so that the number of processes does not change it.
         indices = batch_indices(number, loop.batch, len(grids), loop.seed)
         clean, label = from_numpy(grids[indices]), from_numpy(labels[indices])
-        whole = lesson(config, clean, label, noise, history)
+        whole = prior_batch(config, clean, label, noise, history)
         own = whole.share(accelerator)
 
         wrapped.train()

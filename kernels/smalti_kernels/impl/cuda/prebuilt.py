@@ -62,7 +62,7 @@ class Entry(NamedTuple):
         return self.variant + (".ptx" if self.target.startswith("ptx") else ".cubin")
 
 
-class Manifest(NamedTuple):
+class PrebuiltList(NamedTuple):
     """The compiler and the kernels that it built."""
 
     compiler: Mapping[str, str]
@@ -100,7 +100,7 @@ def write_kernels(folder: Path, compiler: Mapping[str, str], kernels: Iterable[t
 
 
 @cache
-def read_manifest(folder: Path = FOLDER) -> Manifest:
+def read_manifest(folder: Path = FOLDER) -> PrebuiltList:
     """Read the manifest, once per process and folder.
 
     Raises DamagedKernel when it is missing or is not a manifest of this version.
@@ -111,7 +111,7 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
         if content["schema"] != SCHEMA:
             raise DamagedKernel(f"{path} has schema {content['schema']!r}; this smalti reads {SCHEMA}", _REMEDY)
         entries = [Entry(**(fields | {"cuda": tuple(fields["cuda"])})) for fields in content["kernels"]]
-        return Manifest(dict(content["compiler"]), {(entry.target, entry.variant): entry for entry in entries})
+        return PrebuiltList(dict(content["compiler"]), {(entry.target, entry.variant): entry for entry in entries})
     except OSError as error:
         raise DamagedKernel(f"the prebuilt kernels are missing: {error}", _REMEDY) from None
     except (ValueError, TypeError, KeyError) as error:
