@@ -5,7 +5,7 @@ larger canvases: of codes used at least ``--least`` times, those with more than 
 row or column. Some of these mean what only lies there, such as shoulders. So the pictures are encoded again with that
 side cut off: codes that mean borders then appear at the new border, and were not in the same places before. For
 comparison it prints the perplexity of the pictures' own patches: two equal patches whose surroundings look alike get
-the same code, so flat areas of few colours set a limit, whatever the number of codes.
+the same code, so flat areas of few colours set a limit.
 """
 
 from __future__ import annotations
