@@ -161,5 +161,7 @@ def draw_tokens(
     asked = cast(Options, {**options, "seeds": seeds, "label": labels})
     settings = resolve(manifest, None, 0, asked, draw_labels=False)
     start = np.full((len(seeds), *manifest.latent.grid), manifest.latent.codes, np.int32)
-    *_, tokens = family_of(manifest).lay_out(start, settings, manifest).draw(prior)
+    tokens = start
+    for tokens in family_of(manifest).lay_out(start, settings, manifest).draw(prior):  # noqa: B007 - the last counts
+        pass
     return tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -98,7 +97,7 @@ def _train(config: AutoencoderRun, trainer: Trainer, init: dict[str, Tensor] | N
         trainer.update(model, optimizer)
         if number < config.reseed_until * loop.steps and not config.decoder_only:
             # Uses the whole batch, so that every process moves the same codes to the same places.
-            seen, ids = cast("tuple[Tensor, Tensor]", accelerator.gather((features.detach(), quantized.ids)))
+            seen, ids = accelerator.gather((features.detach(), quantized.ids))
             model.quantizer.reseed_idle(seen, ids, config.reseed_patience, step_generator(loop.seed, number))
         return terms
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-Model = TypeVar("Model", bound=nn.Module)
+from smalti_train.trainers.loop import Model
 
 
 class Average(Generic[Model]):

@@ -23,7 +23,7 @@ from smalti.images import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.config import DataConfig, open_split
 from smalti_train.data.pixels import to_images, to_pixels
-from smalti_train.data.tensors import from_numpy
+from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.objectives.losses import reconstruction_loss
@@ -56,6 +56,7 @@ def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, in
 
 def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: Path | None) -> None:
     accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
+    seed_torch(loop.seed)
     model = SizedAutoencoder(config.model)
     if trainer.new:
         _begin(model, config, source, init)

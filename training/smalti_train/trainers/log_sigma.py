@@ -19,6 +19,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
 from smalti_train.data.pixels import to_images
+from smalti_train.data.tensors import seed_torch
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.objectives.vqgan_likelihood import bits_per_dimension, dequantized, gaussian_nats
 from smalti_train.runs.config import LoopConfig, OptimizerConfig, VQGANRun
@@ -66,6 +67,7 @@ def train_log_sigma(config: VQGANRun, path: Path, autoencoder: Path) -> None:
 
 def _train(config: VQGANRun, bits: int, trainer: Trainer, autoencoder: Path) -> None:
     accelerator, loop, value_range = trainer.accelerator, config.loop, config.model.value_range
+    seed_torch(loop.seed)
     model = _with_head(config, autoencoder)
     train, validation = trainer.open_data()
     head = model.decoder.logsigma

@@ -33,8 +33,8 @@ class LossWatch:
         Checks at every tenth step and whenever something is evaluated, drawn or saved. Raises TrainingError when a loss
         was not finite.
         """
-        for loss in losses:
-            self.first = torch.where(loss.detach().isfinite(), self.first, self.first.clamp(max=step))
+        finite = torch.stack([loss.detach() for loss in losses]).isfinite().all()
+        self.first = torch.where(finite, self.first, self.first.clamp(max=step))
         loop = self.loop
         due = (EVERY, loop.evaluate_every, loop.sheet_every, loop.checkpoint_every, loop.steps)
         if any(step % every == 0 for every in due):

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
-from smalti_train.data.tensors import seed_torch
 from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
 from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
 from smalti_train.runs.loading import Autoencoder, trained_steps
 from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import keep_autoencoder
-from smalti_train.trainers.averaging import Average, Model
+from smalti_train.trainers.averaging import Average
 from smalti_train.trainers.loop import (
+    Model,
     batch_indices,
     learning_rate,
     restore_scaler,
@@ -83,13 +83,12 @@ class Trainer:
         self.new = saved is None
         """Whether no checkpoint was there."""
         self.step = 0
-        self._saved: Mapping[str, dict[str, Tensor]] = {}
+        self._saved: dict[str, dict[str, Tensor]] = {}
         if saved is not None:
             self._saved, self.step = saved[0], saved[1]["step"]
             restore_scaler(self.accelerator, saved[1])
         self._parts: dict[str, Stateful] = {}
         self._averages: list[Average[Any]] = []
-        seed_torch(config.loop.seed)
 
     def open_data(self) -> tuple[ImageSet, ImageSet]:
         """Open the images to train on and those to measure on, and keep the configuration, as it fits them."""
@@ -117,7 +116,7 @@ class Trainer:
         if self.new and init is not None:
             part.load_state_dict(init)
         elif not self.new:
-            tensors = self._saved[name]
+            tensors = self._saved.pop(name)  # not kept in memory beside the part
             if isinstance(part, torch.optim.Optimizer):
                 restore_optimizer(part, tensors)
             else:
