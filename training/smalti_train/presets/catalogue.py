@@ -45,6 +45,13 @@ TINY = DataConfig(name="avatars", size=64, train_count=512, validation_count=128
 
 TINY_LOOP = LoopConfig(steps=200, batch=16, checkpoint_every=50, evaluate_every=100, sheet_every=100)
 
+SMOOTHING = (1, 2, 4, 8, 15, 8, 4, 2, 1)
+"""Distances of the passes that make the flat areas of a decoder's picture flat."""
+
+AVATARS_TOKENS = EdgeAutoencoderConfig(
+    codes=8192, encoder_blocks=(1, 2, 3), decoder_blocks=(1, 2, 4), padding="replicate"
+)
+
 AUTOENCODERS: dict[str, CodecRun] = {
     "avatars-256": AutoencoderRun(
         preset="avatars-256",
@@ -57,9 +64,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
     # Continues the one above, with --init: adds the smoothing and keeps the tokens.
     "avatars-256-decoder": AutoencoderRun(
         preset="avatars-256-decoder",
-        model=EdgeAutoencoderConfig(
-            encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
-        ),
+        model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 1, 3), smoothing=SMOOTHING),
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=5e-4, warmup=50),
         loop=LoopConfig(steps=3000, batch=16),
@@ -81,9 +86,7 @@ AUTOENCODERS: dict[str, CodecRun] = {
     # Begins from the released weights (--init avatars-256): more codes, and none that only borders use.
     "avatars": AutoencoderRun(
         preset="avatars",
-        model=EdgeAutoencoderConfig(
-            codes=8192, encoder_blocks=(1, 2, 3), decoder_blocks=(1, 2, 4), padding="replicate"
-        ),
+        model=AVATARS_TOKENS,
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=8e-4, warmup=100),
         loop=LoopConfig(steps=6000, batch=16, compile=True, evaluate_every=500, sheet_every=1000),
@@ -147,38 +150,26 @@ AUTOENCODERS: dict[str, CodecRun] = {
     **VQDDM_AUTOENCODERS,
 }
 
+
+def _avatars_heads(preset: str, autoencoder: EdgeAutoencoderConfig) -> HeadsRun:
+    return HeadsRun(
+        preset=preset,
+        model=SizedAutoencoderConfig(dataclasses.replace(autoencoder, smoothing=SMOOTHING)),
+        data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
+        optimizer=OptimizerConfig(lr=1e-3, warmup=100),
+        loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
+        loss=AutoencoderLossConfig(mse=6.0),
+    )
+
+
 HEADS: dict[str, HeadsRun] = {
     # On the autoencoder of the bundle avatars-256, whose encoder and codes stay as they are, and on the trunk that the
     # autoencoder preset avatars-256-deep trains.
-    "avatars-256": HeadsRun(
-        preset="avatars-256",
-        model=SizedAutoencoderConfig(
-            EdgeAutoencoderConfig(
-                encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6), smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1)
-            )
-        ),
-        data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
-        optimizer=OptimizerConfig(lr=1e-3, warmup=100),
-        loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
-        loss=AutoencoderLossConfig(mse=6.0),
+    "avatars-256": _avatars_heads(
+        "avatars-256", EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6))
     ),
     # On the autoencoder preset avatars; its weights are in training/released/avatars.
-    "avatars": HeadsRun(
-        preset="avatars",
-        model=SizedAutoencoderConfig(
-            EdgeAutoencoderConfig(
-                codes=8192,
-                encoder_blocks=(1, 2, 3),
-                decoder_blocks=(1, 2, 4),
-                padding="replicate",
-                smoothing=(1, 2, 4, 8, 15, 8, 4, 2, 1),
-            )
-        ),
-        data=DataConfig(name="avatars", size=256, train_count=5000, validation_count=256),
-        optimizer=OptimizerConfig(lr=1e-3, warmup=100),
-        loop=LoopConfig(steps=1200, batch=4, compile=True, checkpoint_every=100),
-        loss=AutoencoderLossConfig(mse=6.0),
-    ),
+    "avatars": _avatars_heads("avatars", AVATARS_TOKENS),
     "tiny": HeadsRun(
         preset="tiny",
         model=SizedAutoencoderConfig(
