@@ -11,16 +11,19 @@ the same code, so flat areas of few colours set a limit.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 import smalti
+from smalti_train.data import ImageSet
 from smalti_train.data.config import DataConfig, open_split
-from smalti_train.data.pixels import to_images
+from smalti_train.evaluation.metrics import code_use
 from smalti_train.runs.loading import load_autoencoder
+from smalti_train.runs.token_cache import encode_images
 
 CUT = 4
 """Tokens cut off a side, so that a new border lies where the picture went on."""
@@ -42,11 +45,11 @@ def main() -> None:
     options = parser.parse_args()
     data = open_split(DataConfig("avatars", options.size, 24000, options.count), "validation")
     pixels = np.asarray(data.images[: options.count])
-    tokens, codes = encoded(options.model, pixels)
+    tokens, codes = encoded(options.model, data, pixels)
     uses = np.bincount(tokens.ravel(), minlength=codes)
     print(f"{len(pixels)} pictures of {tokens.shape[1]}x{tokens.shape[2]} tokens, {codes} codes")
-    even = perplexity(uses)
-    print(f"codes used: {100 * (uses > 0).mean():.1f} %; perplexity {even:.0f} = {even / codes:.2f} K")
+    used = code_use(uses)
+    print(f"codes used: {used.percent:.1f} %; perplexity {used.perplexity:.0f} = {used.perplexity / codes:.2f} K")
     print_limit(pixels, options.size // tokens.shape[1], codes)
     judged = uses >= options.least
     print(
@@ -58,7 +61,7 @@ def main() -> None:
         share = np.bincount(tokens[side].ravel(), minlength=codes) / np.maximum(uses, 1)
         special = judged & (share > 0.25)
         kept = np.ascontiguousarray(pixels[tuple(scaled(part, options.size // tokens.shape[1]) for part in inner)])
-        new, old = encoded(options.model, kept)[0][side], tokens[inner][side]
+        new, old = encoded(options.model, data, kept)[0][side], tokens[inner][side]
         counts = f"{special.sum()} | {(judged & (share > 0.6)).sum()}"
         print(f"| {name} | {counts} | {100 * special[new].mean():.2f} % | {100 * special[old].mean():.2f} % |")
 
@@ -68,25 +71,14 @@ def scaled(tokens: slice, factor: int) -> slice:
     return slice(*(None if end is None else end * factor for end in (tokens.start, tokens.stop)))
 
 
-def encoded(model: str, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], int]:
-    """Tokens [N, h, w] of uint8 [N, H, W, 3], and the number of codes."""
+def encoded(model: str, data: ImageSet, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.integer], int]:
+    """Tokens [N, h, w] of uint8 [N, H, W, 3], which are ``data``'s images or parts of them, and the number of codes."""
     if not (Path(model) / "config.json").exists():
         generator = smalti.load(model)
-        parts = [generator.encode(list(part)) for part in np.array_split(pixels, max(1, len(pixels) // 64))]
-        return np.concatenate(parts), generator.manifest.latent.codes
+        return generator.encode([*pixels]), generator.manifest.latent.codes
     codec, _ = load_autoencoder(Path(model))
-    found = []
-    with torch.no_grad():
-        for first in range(0, len(pixels), 16):
-            images = to_images(pixels[first : first + 16], value_range=codec.config.value_range)
-            found.append(codec.encode(images).numpy().astype(np.int32))
-    return np.concatenate(found), codec.config.codes
-
-
-def perplexity(uses: NDArray[np.int64]) -> float:
-    """Number of evenly used codes with the same entropy."""
-    shares = uses[uses > 0] / uses.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    cut = dataclasses.replace(data, images=pixels)
+    return encode_images(codec, cut, Accelerator(cpu=True), False, "tokens"), codec.config.codes
 
 
 def print_limit(pixels: NDArray[np.uint8], factor: int, codes: int) -> None:
