@@ -21,6 +21,7 @@ from smalti_train.objectives.absorbing import (
     autoregressive_loss,
     bits_per_dim,
     elbo,
+    masked_rows,
     stratified_times,
 )
 from smalti_train.objectives.prior_batches import evaluate
@@ -248,6 +249,29 @@ def test_bits_per_dim_of_equal_chances() -> None:
     masked = torch.ones(3, 4, dtype=torch.bool)
     losses = absorbing_loss(torch.zeros(3, 4, 8), tokens, masked, torch.full((3,), 4), 4, "elbo")
     assert bits_per_dim(losses) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("kind", ["reweighted", "elbo", "mlm"])
+def test_the_loss_of_some_rows_is_that_of_all_on_average(kind: Objective) -> None:
+    generator = seeded(3)
+    tokens = torch.randint(MASK, (4, 16), generator=generator)
+    logits = torch.randn(4, 16, MASK, generator=generator)
+    times = torch.tensor([1, 3, 9, 16])
+    masked = absorb_exactly(tokens, times, 16, MASK, generator) == MASK
+    whole = absorbing_loss(logits, tokens, masked, times, 16, kind)
+
+    def of_rows() -> Tensor:
+        rows = masked_rows(masked, 4, generator)
+        assert all(len(set(row.tolist())) == 4 for row in rows)
+        assert masked.gather(1, rows).sum(1).tolist() == [1, 3, 4, 4]
+        chosen = logits.gather(1, rows[..., None].expand(-1, -1, MASK))
+        return absorbing_loss(chosen, tokens, masked, times, 16, kind, rows=rows)
+
+    found = torch.stack([of_rows() for _ in range(4000)])
+    torch.testing.assert_close(found[:, :2], whole[:2].expand(4000, 2))  # few masks: all of them, every time
+    errors = found.std(0) / math.sqrt(4000)
+    assert ((found.mean(0) - whole).abs() <= 4 * errors + 1e-5).all()
+    assert found[:, 2:].std(0).min() > 0.01
 
 
 def test_the_autoregressive_objective_is_no_absorbing_loss() -> None:

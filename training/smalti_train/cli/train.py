@@ -46,6 +46,7 @@ from smalti_train.runs.config import (
 from smalti_train.runs.config_files import read_run
 from smalti_train.runs.folder import RunFolder
 from smalti_train.runs.loading import load_autoencoder
+from smalti_train.runs.translation import initial_prior
 from smalti_train.trainers.autoencoder import train_autoencoder
 from smalti_train.trainers.codebook_refit import POOL
 from smalti_train.trainers.heads import train_heads
@@ -148,7 +149,8 @@ def prior(
         names = open_split(config.data, "train").label_names
         classes = len(names) if len(names) > 1 else 0  # a single label carries no information
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, classes=classes))
-    train_prior(config, run, autoencoder, _start(init, run, config))
+    start = None if init is None or RunFolder(run).checkpoints() else initial_prior(init, config, autoencoder)
+    train_prior(config, run, autoencoder, start)
 
 
 @app.command()
@@ -281,7 +283,7 @@ def _pixels(config: PixelRun, run: Path, training: Sequence[object]) -> None:
     typer.echo(f"{run}: pixels are the tokens of {config.preset}, so nothing was trained; name it with --autoencoder")
 
 
-def _start(init: str | None, run: Path, config: CodecRun | PriorRun) -> dict[str, Tensor] | None:
+def _start(init: str | None, run: Path, config: CodecRun) -> dict[str, Tensor] | None:
     """Weights named by --init; None for a run that has a checkpoint already."""
     return None if init is None or RunFolder(run).checkpoints() else initial_weights(init, config)
 

@@ -57,6 +57,21 @@ def absorb_exactly(tokens: Tensor, times: Tensor, steps: int, mask: int, generat
     return tokens.masked_fill((ranks < counts[:, None]).to(tokens.device), mask)
 
 
+def cross_entropies(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy at every position: float32 [B, L], nats, of logits float [B, L, K] and tokens int64 [B, L]."""
+    # With the codes as the innermost axis; torch takes twice as long where they come second.
+    return F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+
+
+def masked_rows(masked: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` positions (int64 [B, count]) per sample, masked ones first, all equally likely.
+
+    ``masked`` bool [B, L]. A sample with fewer masks also gets positions that are not masked.
+    """
+    keys = torch.rand(masked.shape, generator=generator) + ~masked.cpu()
+    return keys.argsort(1)[:, :count].to(masked.device)
+
+
 def absorbing_loss(
     logits: Tensor,
     tokens: Tensor,
@@ -65,10 +80,13 @@ def absorbing_loss(
     steps: int,
     kind: Objective,
     released: bool = False,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Loss per sample (float [B], nats per token of the grid) of predicting the masked tokens.
 
     ``logits`` float [B, L, K]; ``tokens`` int64 [B, L], the clean ones; ``masked`` bool [B, L]; ``times`` int64 [B].
+    With ``rows`` int64 [B, R] (:func:`masked_rows`) the logits are float [B, R, K], of these positions alone, and the
+    loss is an estimate without bias from them.
 
     * ``reweighted``: weight (T - t + 1) / T on each term (eq. 7; the sign in eq. 14 is wrong). ``released`` uses the
       released code's weight 1 - t / T instead, which leaves t = T out.
@@ -80,12 +98,15 @@ def absorbing_loss(
     """
     if kind in ("autoregressive", "sundae"):
         raise UsageError(f"the {kind} objective masks nothing; see autoregressive_loss and sundae_objective")
-    losses = F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").masked_fill(~masked, 0).sum(1)
+    length, count = tokens.shape[1], masked.sum(1).clamp(min=1)
+    if rows is not None:
+        tokens, masked = tokens.gather(1, rows), masked.gather(1, rows)
+    mean = cross_entropies(logits, tokens).masked_fill(~masked, 0).sum(1) / masked.sum(1).clamp(min=1)
     if kind == "mlm":
-        return losses / masked.sum(1).clamp(min=1)
-    times = times.to(losses.device)
+        return mean
+    times = times.to(mean.device)
     weight = steps / times if kind == "elbo" else (steps - times + (not released)) / steps
-    return weight * losses / tokens.shape[1]
+    return weight * mean * count / length
 
 
 @torch.no_grad()
@@ -110,7 +131,7 @@ def autoregressive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     ``tokens`` int64 [B, L]; ``logits`` float [B, L, K], row i for token i given the tokens before it: the output of
     ``AutoregressiveTransformer`` on ``tokens[:, :-1]`` (teacher forcing).
     """
-    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").mean(1)
+    return cross_entropies(logits, tokens).mean(1)
 
 
 def bits_per_dim(elbo: Tensor) -> float:

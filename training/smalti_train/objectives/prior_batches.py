@@ -23,13 +23,14 @@ from smalti_train.objectives.absorbing import (
     absorbing_loss,
     autoregressive_loss,
     bits_per_dim,
+    masked_rows,
     stratified,
     stratified_times,
 )
 from smalti_train.objectives.multinomial import NoiseSchedule, cosine_schedule, diffuse, draw_times, prior_kl, step_loss
 from smalti_train.objectives.sundae import corrupt, unrolled_losses
 from smalti_train.objectives.time_sampling import ImportanceTimes
-from smalti_train.runs.config import UNROLLS, AutoregressiveConfig, PriorConfig, PriorRun
+from smalti_train.runs.config import UNROLLS, AutoregressiveConfig, PriorConfig, PriorRun, own_objective
 from smalti_train.runs.loading import Prior
 from smalti_train.runs.processes import share
 
@@ -51,6 +52,8 @@ class PriorBatch:
     """float32 [B]: factor of the loss, 1 / (T * chance of the time)."""
     uniforms: Tensor
     """float32 [B, T - 1, L] in 0 .. 1: random numbers for the T unrolls of SUNDAE; T is 1 for other priors."""
+    rows: Tensor
+    """int64 [B, R]: the positions that the loss is computed on; R is 0 where these are all."""
 
     def share(self, accelerator: Accelerator) -> PriorBatch:
         """The rows of this process, on its device."""
@@ -68,6 +71,7 @@ def prior_batch(
     count, length = tokens.shape
     shown, times, weights = tokens[:, :-1], torch.zeros(count, dtype=torch.int64), torch.ones(count)
     uniforms = torch.empty(count, 0, length)
+    rows = torch.empty(count, 0, dtype=torch.int64)
     if isinstance(config.model, SundaeTransformerConfig):
         shown = corrupt(tokens, stratified(count, noise), config.model.codes, noise)
         uniforms = torch.rand(count, config.unrolls - 1, length, generator=noise)
@@ -82,16 +86,19 @@ def prior_batch(
             times, weights = history.draw(count, noise)
         hide = absorb if config.masking == "random" else absorb_exactly
         shown = hide(tokens, times, length, config.model.mask, noise)
+    if 0 < config.rows < length:
+        counted = shown == config.model.mask if own_objective(config.model) is None else torch.ones_like(tokens) > 0
+        rows = masked_rows(counted, config.rows, noise)
     if config.model.classes:
         unlabelled = torch.rand(count, generator=noise) < config.label_dropout
         labels = labels.masked_fill(unlabelled, config.model.classes)
     else:
         labels = torch.zeros_like(labels)
-    return PriorBatch(tokens, shown, labels, times, weights, uniforms)
+    return PriorBatch(tokens, shown, labels, times, weights, uniforms, rows)
 
 
 def losses(config: PriorRun, logits: Tensor, shown: PriorBatch) -> Tensor:
-    """Unweighted loss of every sample (float [B], nats per token) from logits float [B, L, K].
+    """Unweighted loss of every sample (float [B], nats per token) from logits float [B, L, K], or of ``shown.rows``.
 
     For priors that are called once per step, all but SUNDAE; see :func:`loss_parts`.
     """
@@ -100,23 +107,27 @@ def losses(config: PriorRun, logits: Tensor, shown: PriorBatch) -> Tensor:
     if isinstance(config.model, MultinomialUNetConfig):
         return _bound(config.model, logits, shown.tokens, shown.shown, shown.times - 1)
     masked = shown.shown == config.model.mask
-    return absorbing_loss(logits, shown.tokens, masked, shown.times, shown.tokens.shape[1], config.objective)
+    rows = shown.rows if shown.rows.shape[1] else None
+    return absorbing_loss(logits, shown.tokens, masked, shown.times, masked.shape[1], config.objective, rows=rows)
 
 
 def loss_parts(config: PriorRun, predict: Callable[..., Tensor], shown: PriorBatch) -> Iterator[Tensor]:
     """The unweighted loss of every sample (float [B], nats per token), in parts that add up to it.
 
-    ``predict`` maps shown tokens and labels, for multinomial diffusion also times (int64 [B] in 0 .. T - 1), to logits
-    float [B, L, K]. There is one part, or for SUNDAE one per unroll. No gradient passes between parts, so each can go
-    backward before the next is computed.
+    ``predict`` maps shown tokens and labels, for multinomial diffusion also times (int64 [B] in 0 .. T - 1), and the
+    rows where there are any, to logits float [B, L or R, K]. There is one part, or for SUNDAE one per unroll. No
+    gradient passes between parts, so each can go backward before the next is computed.
     """
+    rows = (shown.rows,) if shown.rows.shape[1] else ()
     if isinstance(config.model, SundaeTransformerConfig):
-        yield from unrolled_losses(
-            lambda grids: predict(grids, shown.labels), shown.tokens, shown.shown, shown.uniforms
-        )
+
+        def correct(grids: Tensor, *rows: Tensor) -> Tensor:
+            return predict(grids, shown.labels, *rows)
+
+        yield from unrolled_losses(correct, shown.tokens, shown.shown, shown.uniforms, *rows)
     else:
         time = (shown.times - 1,) if isinstance(config.model, MultinomialUNetConfig) else ()
-        yield losses(config, predict(shown.shown, shown.labels, *time), shown)
+        yield losses(config, predict(shown.shown, shown.labels, *time, *rows), shown)
 
 
 def _bound(model: MultinomialUNetConfig, logits: Tensor, tokens: Tensor, noisy: Tensor, t: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from smalti_train.objectives.absorbing import cross_entropies
 
 
 def corrupt(tokens: Tensor, rates: Tensor, codes: int, generator: torch.Generator) -> Tensor:
@@ -40,23 +41,23 @@ def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def unrolled_losses(
-    predict: Callable[[Tensor], Tensor], tokens: Tensor, start: Tensor, uniforms: Tensor
+    predict: Callable[..., Tensor], tokens: Tensor, start: Tensor, uniforms: Tensor, rows: Tensor | None = None
 ) -> Iterator[Tensor]:
     """Each unroll's part of every sample's loss (float [B]); they add up to L^(1:T), the mean over T (section 2.4).
 
     ``predict`` maps grids int64 [B, L] to logits float [B, L, K]; ``tokens`` int64 [B, L] are the clean ones, predicted
     at all positions; ``start`` int64 [B, L] is the corrupted grid; ``uniforms`` float32 [B, T - 1, L] are the random
     numbers for the grids in between. No gradient passes between unrolls, so each part can go backward before the next
-    is computed, in the memory of one unroll.
+    is computed, in the memory of one unroll. With ``rows`` int64 [B, R] the last unroll predicts these positions alone,
+    by ``predict(grids, rows)``; others need all, to draw the next grid.
     """
     unrolls = uniforms.shape[1] + 1
-    logits = predict(start)
-    yield _cross_entropy(logits, tokens) / unrolls
+    shown = start
     for numbers in uniforms.unbind(1):
-        logits = predict(drawn(logits, numbers))
-        yield _cross_entropy(logits, tokens) / unrolls
-
-
-def _cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Mean over all positions: float [B] of logits float [B, L, K] and tokens int64 [B, L]."""
-    return F.cross_entropy(logits.float().transpose(1, 2), tokens, reduction="none").mean(1)
+        logits = predict(shown)
+        yield cross_entropies(logits, tokens).mean(1) / unrolls
+        shown = drawn(logits, numbers)
+    if rows is not None:
+        yield cross_entropies(predict(shown, rows), tokens.gather(1, rows)).mean(1) / unrolls
+    else:
+        yield cross_entropies(predict(shown), tokens).mean(1) / unrolls

@@ -192,7 +192,7 @@ def _objective(model: PriorConfig) -> Objective:
     return own_objective(model) or "reweighted"
 
 
-def _avatars(preset: str, model: PriorConfig) -> PriorRun:
+def _avatars(preset: str, model: PriorConfig, rows: int = 0) -> PriorRun:
     return PriorRun(
         preset=preset,
         model=model,
@@ -200,6 +200,7 @@ def _avatars(preset: str, model: PriorConfig) -> PriorRun:
         data=AVATARS_256,
         optimizer=OptimizerConfig(lr=6e-4, warmup=100, weight_decay=0.01),
         loop=LoopConfig(steps=8000, batch=32, evaluate_every=400, sheet_every=400),
+        rows=rows,
     )
 
 
@@ -267,10 +268,11 @@ TINY_TRANSFORMER: TransformerSizes = {
 PRIORS: dict[str, PriorRun] = {
     "avatars-256": _avatars("avatars-256", HourglassPriorConfig(codes=1024, grid=(16, 16), classes=8)),
     # On the tokens of the autoencoder preset avatars; each has at most 20M parameters.
-    "avatars": _avatars("avatars", HourglassPriorConfig(codes=8192, grid=(16, 16), classes=8)),
+    "avatars": _avatars("avatars", HourglassPriorConfig(codes=8192, grid=(16, 16), classes=8), rows=64),
     "avatars-sundae": _avatars(
         "avatars-sundae",
         SundaeTransformerConfig(codes=8192, grid=(16, 16), classes=8, width=320, heads=5, depth=(1, 6, 1), places=True),
+        rows=64,
     ),
     "tiny": _tiny(
         "tiny",

@@ -268,6 +268,9 @@ class PriorRun:
     """``random``: mask each token with chance t / T. ``fixed``: mask round(t / T * tokens) of them."""
     times: Times = "uniform"
     """``uniform``, or ``importance``: by the losses seen at each time (``smalti_train.objectives.time_sampling``)."""
+    rows: int = 0
+    """Positions of each sample that output layer and loss are computed on, drawn among those that are to be predicted;
+    0: all. Many codes make a step cheaper by few positions; SUNDAE priors save in the last unroll alone."""
     label_dropout: float = 0.1
     """Chance that a sample is trained without its label; guidance needs the unconditional prediction."""
     ema: float = 0.999
@@ -290,6 +293,11 @@ class PriorRun:
             raise UsageError(
                 f"masking {self.masking!r} and times {self.times!r}: a prior of kind {prior_kind(self.model)!r} masks "
                 f"nothing{timeless}; leave --masking{' and --times' if timeless else ''} out"
+            )
+        if self.rows < 0 or (self.rows and own in ("autoregressive", "vlb")):
+            raise UsageError(
+                f"rows {self.rows}: 0 computes the loss on all positions, and only priors that fill masks and SUNDAE "
+                "priors can do with fewer"
             )
         if self.unrolls < 1 or (self.unrolls != UNROLLS and own != "sundae"):
             allowed = (
