@@ -121,3 +121,34 @@ def tiny_bundle(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path], ti
         assert not export_bundle(tiny_runs[1], folder / "tiny", name="tiny", **options)
 
     return made_once("tiny_bundle", make) / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_heads(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path]) -> Path:
+    """Folder of the run of heads for 128 and 256 pixels on the tiny autoencoder."""
+    from smalti_train.presets.catalogue import HEADS
+    from smalti_train.runs.config import LoopConfig
+    from smalti_train.trainers.heads import train_heads
+
+    def make(folder: Path) -> None:
+        config = HEADS["tiny"]
+        data = dataclasses.replace(config.data, train_count=16, validation_count=16)
+        loop = LoopConfig(steps=30, batch=4, precision="fp32", evaluate_every=30, sheet_every=30, checkpoint_every=15)
+        train_heads(dataclasses.replace(config, data=data, loop=loop), folder / "run", tiny_runs[0])
+
+    return made_once("tiny_heads", make) / "run"
+
+
+@pytest.fixture(scope="session")
+def sized_bundle(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path], tiny_heads: Path) -> Path:
+    """The folder of a bundle like ``tiny_bundle``, but without preview, with pictures of 64, 128 and 256 pixels."""
+    from smalti.bundle.manifest import SamplerDefaults
+    from smalti_export.export import export_bundle
+
+    def make(folder: Path) -> None:
+        defaults = SamplerDefaults(steps=8, temperature=1.0)
+        assert not export_bundle(
+            tiny_runs[1], folder / "sized", name="sized", defaults=defaults, decoder_from=tiny_heads
+        )
+
+    return made_once("sized_bundle", make) / "sized"

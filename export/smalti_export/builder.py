@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import onnx
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.manifest import (
@@ -24,6 +24,7 @@ from smalti.bundle.manifest import (
     Precision,
     Role,
     Variant,
+    kind_of,
     missed,
 )
 from smalti.bundle.reader import Bundle
@@ -41,15 +42,20 @@ from smalti_export.precision.overflow import kept_in_range
 from smalti_export.source import Pair, released
 from smalti_kernels.platform import usable_cores
 from smalti_train.data import ImageSet
-from smalti_train.runs.bundle_weights import TRANSPOSED
+from smalti_train.models.preview_decoder import PreviewDecoder
+from smalti_train.models.size_heads import SizedAutoencoder
+from smalti_train.runs.bundle_weights import TRANSPOSED, released_names
+from smalti_train.runs.loading import Autoencoder, Prior
 
+Traceable = Autoencoder | SizedAutoencoder | Prior | PreviewDecoder
+"""Models that components are made of."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """Precisions that a component is written in by default."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. A third of an int8 encoder's tokens would differ from the model's."""
 PARTS: dict[Role, tuple[str, ...]] = {
     "encoder": ("encoder.", "quant"),
-    "decoder": ("decoder.", "post_quant"),
+    "decoder": ("decoder.", "post_quant", "heads."),
 }
 """Prefixes of the tensors that belong to the encoder or the decoder alone. Other components own all their tensors."""
 RANGED = 2
@@ -104,29 +110,30 @@ def make_draft(
     """
     figures = make_figures(pair, images, record)
     draft, kept = Draft(), dict[str, Tensor]()
-    models: dict[Role, nn.Module] = {}
+    models: dict[tuple[Role, ...], Traceable] = {}
     features = 1
     if record.latent.pixels is None:
-        codec, kept = released(pair.autoencoder)
+        codec, kept = released(pair)
         round_to_fp16(codec)
-        models["encoder"] = models["decoder"] = codec
+        models[("encoder",)] = models[tuple(one.decoder for one in record.resolutions)] = codec
         features = pair.features
     if pair.preview is not None:
-        models["preview"] = copy.deepcopy(pair.preview)
-        round_to_fp16(models["preview"])
-    specs = graph_specs(pair.autoencoder.config.factor, pair.prior_run.model, features)
-    for role, model in models.items():
-        own = {name: value for name, value in kept.items() if name.startswith(role)}
-        wanted = _possible(role, precisions)
-        _add(draft, record, _traced(role, model, specs[role], own, wanted, say), wanted, figures, say)
+        models[("preview",)] = copy.deepcopy(pair.preview)
+        round_to_fp16(models[("preview",)])
+    factor = record.latent.factor
+    specs = graph_specs(factor, pair.prior_run.model, features, record.resolutions[1:])
+    for roles, model in models.items():
+        own = {name: value for name, value in kept.items() if name.startswith(PARTS.get(roles[0], ("",)))}
+        graphs = {role: (record.resolution_of(role).factor // factor, specs[role]) for role in roles}
+        for part in _traced(model, graphs, own, precisions, say):
+            _add(draft, record, part, _possible(part.role, precisions), figures, say)
     role = PRIOR_ROLES[pair.family]
-    wanted = _possible(role, precisions)
     say(f"{role}: what the model answers")
     figures.reference(role)
     round_to_fp16(pair.prior)
-    part = _traced(role, pair.prior, specs[role], {}, wanted, say)
+    (part,) = _traced(pair.prior, {role: (1, specs[role])}, {}, precisions, say)
     pair.prior.to("meta")  # the answers are computed and the weights packed
-    _add(draft, record, part, wanted, figures, say)
+    _add(draft, record, part, _possible(role, precisions), figures, say)
     content = golden.golden_file(figures, record)
     draft.files[golden.FILE], draft.golden = content, _record(golden.FILE, content)
     return draft
@@ -134,47 +141,47 @@ def make_draft(
 
 def _possible(role: Role, wanted: Collection[Precision]) -> list[Precision]:
     """The ``wanted`` precisions that this component can have, in the order in which they are made."""
-    return [one for one in PRECISIONS if one in wanted and (one != "int8" or role in QUANTIZED)]
+    return [one for one in PRECISIONS if one in wanted and (one != "int8" or kind_of(role) in QUANTIZED)]
 
 
 def _traced(
-    role: Role,
-    model: nn.Module,
-    spec: GraphSpec,
+    model: Traceable,
+    wanted: Mapping[Role, tuple[int, GraphSpec]],
     kept: dict[str, Tensor],
-    precisions: Sequence[Precision],
+    precisions: Collection[Precision],
     say: Callable[[str], None],
-) -> Part:
-    """Trace the fp32 graph and, if wanted, the fp16 graph, and pack their weights into one file.
+) -> list[Part]:
+    """Trace the graphs of components that share a model, in fp32 and, if wanted, fp16; pack their weights in one file.
 
-    The file also holds ``kept``, tensors that training needs and graphs do not. The weights of ``model`` must already
-    be rounded to fp16; afterwards the model is in fp32 or fp16.
+    ``wanted`` tells each component's scale and signature; the file is named after the first. It also holds ``kept``,
+    tensors that training needs and graphs do not. The weights of ``model`` must already be rounded to fp16; afterwards
+    the model is in fp32 or fp16.
     """
-    file, used, whole = f"{role}.safetensors", set[str](), None
-    graphs: dict[Precision, onnx.ModelProto] = {}
-    for precision in precisions:
-        if precision == "int8":
-            continue  # made from the fp32 graph
-        say(f"{role}: tracing {precision}")
-        inside = model.half() if precision == "fp16" else model.float()
-        proto = trace(role, wrap(role, inside), spec)  # pyright: ignore[reportArgumentType] - one of ours
-        found = name_by_content(proto, dict(model.state_dict()))
-        used.update(found.values())
-        graphs[precision] = externalise(proto, found, file)
-        if precision == "fp32" and "int8" in precisions and too_large(proto) is None:
-            whole = proto
-        del proto
-        gc.collect()  # the tracer leaves reference cycles that hold gigabytes
-    tensors = dict(model.state_dict())
-    # Store every tensor of the component, including those that its graphs folded into constants or replaced by another
-    # tensor of the same content.
-    shown, parts = {name.removesuffix(TRANSPOSED) for name in used}, PARTS.get(role, ("",))
+    first = next(iter(wanted))
+    file, used = f"{first}.safetensors", set[str]()
+    graphs: dict[Role, dict[Precision, onnx.ModelProto]] = {role: {} for role in wanted}
+    whole: dict[Role, onnx.ModelProto] = {}
+    for precision in PRECISIONS[:2]:  # int8 is made from the fp32 graph
+        for role, (scale, spec) in wanted.items() if precision in precisions else ():
+            say(f"{role}: tracing {precision}")
+            inside = model.half() if precision == "fp16" else model.float()
+            proto = trace(role, wrap(role, inside, scale), spec)
+            found = name_by_content(proto, released_names(model))
+            used.update(found.values())
+            graphs[role][precision] = externalise(proto, found, file)
+            if precision == "fp32" and "int8" in _possible(role, precisions) and too_large(proto) is None:
+                whole[role] = proto
+            del proto
+            gc.collect()  # the tracer leaves reference cycles that hold gigabytes
+    tensors = released_names(model)
+    # Store every tensor of the components, including those that their graphs folded into constants or replaced by
+    # another tensor of the same content.
+    shown, parts = {name.removesuffix(TRANSPOSED) for name in used}, PARTS.get(first, ("",))
     hidden = {name: value.half() for name, value in tensors.items() if name not in shown and name.startswith(parts)}
-    kept = hidden | kept
-    content, places = pack(tensors, used, kept)
-    for graph in graphs.values():
+    content, places = pack(tensors, used, hidden | kept)
+    for graph in (graph for made in graphs.values() for graph in made.values()):
         place(graph, places)
-    return Part(role, spec, graphs, whole, (file, content))
+    return [Part(role, spec, graphs[role], whole.get(role), (file, content)) for role, (_, spec) in wanted.items()]
 
 
 def _add(
@@ -198,9 +205,9 @@ def _add(
             if precision == "fp16":
                 exact = in_fp32(proto, fp16_tensors(proto), rounded=True)
                 *_, also = _measured(record, part, precision, exact, figures, runs=False)
-                names = [name for name in TOLERANCES[role]["fp16"] if name.startswith(ROUNDED)]
+                names = [name for name in TOLERANCES[kind_of(role)]["fp16"] if name.startswith(ROUNDED)]
                 found |= {name: also[name.removeprefix(ROUNDED)] for name in names}
-            tolerances = TOLERANCES[role][precision]
+            tolerances = TOLERANCES[kind_of(role)][precision]
             say(f"{role} {precision}: " + ", ".join(f"{key} {value:.5g}" for key, value in found.items()))
             wrong = missed(found, tolerances)
             if not wrong:
@@ -215,8 +222,9 @@ def _add(
             if precision == "fp32":
                 raise ParityError(f"{message}. The graph does not compute what the model does; nothing was written.")
             draft.failures.append(message)
-    draft.files[file] = content
-    draft.weights.append(_record(file, content))
+    if file not in draft.files:  # which another component may share
+        draft.files[file] = content
+        draft.weights.append(_record(file, content))
     draft.components[role] = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=tuple(variants))
 
 
@@ -262,7 +270,7 @@ def _measured(
     try:
         found = figures.measure(part.role, session, runs)
     except SamplingError:  # invalid logits, such as NaN
-        found = dict.fromkeys(TOLERANCES[part.role][precision], float("nan"))
+        found = dict.fromkeys(TOLERANCES[kind_of(part.role)][precision], float("nan"))
     return variant, graph, found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from smalti.bundle import manifest
+from smalti.bundle import manifest, manifest_file
 from smalti.bundle.manifest import Manifest, Precision, SamplerDefaults
 from smalti.bundle.reader import MANIFEST
 from smalti.errors import BundleError, UsageError
@@ -16,7 +16,7 @@ from smalti.families.settings import resolve
 from smalti.files import check_folder, flush, replace_folder, whole_folder
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
-from smalti_export.source import Pair, class_names, data_licences, load_pair, provenance
+from smalti_export.source import Pair, canvases, class_names, data_licences, load_pair, provenance
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
 from smalti_train.models.pixels import PixelCodes
@@ -42,9 +42,9 @@ def export_bundle(
 
     ``defaults`` are the bundle's sampling settings: all of them, or only those that differ from the family's (see
     :func:`smalti_export.defaults.sampler_defaults`). ``decoder_from`` is the run of an autoencoder whose decoder was
-    trained further, ``preview_from`` the run of a preview decoder distilled from it (see
-    ``smalti_export.source.load_pair``). ``precisions`` are some of fp32, fp16 and int8; fp32 is always written, because
-    the others are made from it. ``output`` must not exist, or be a bundle and hold nothing else; that bundle is
+    trained further, or of heads for larger pictures; ``preview_from`` is the run of a preview decoder distilled from it
+    (see ``smalti_export.source.load_pair``). ``precisions`` are some of fp32, fp16 and int8; fp32 is always written,
+    because the others are made from it. ``output`` must not exist, or be a bundle and hold nothing else; that bundle is
     replaced whole.
 
     Raises UsageError when the run cannot be exported, its prior does not allow the defaults, or ``output`` holds
@@ -70,8 +70,8 @@ def export_bundle(
         certificate=tuple(draft.measures),
         golden=draft.golden,
     )
-    listed = manifest.encode(record)
-    manifest.decode(listed, str(output))  # never replace a bundle by one that cannot be opened
+    listed = manifest_file.encode(record)
+    manifest_file.decode(listed, str(output))  # never replace a bundle by one that cannot be opened
     _write(output, {**draft.files, MANIFEST: listed})
     return draft.failures
 
@@ -92,7 +92,10 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
             halo=pair.halo,
             pixels="grey" if isinstance(pair.autoencoder, PixelCodes) else None,
             preview_halo=None if pair.preview is None else pair.preview.config.halo,
+            encoder_halo=pair.encoder_halo,
         ),
+        resolutions=pair.resolutions,
+        canvases=canvases(pair, images),
         classes=class_names(pair, images),
         sampler=defaults,
         components={},
@@ -105,7 +108,7 @@ def describe(pair: Pair, images: ImageSet, name: str, defaults: SamplerDefaults)
 def _check_holds(record: Manifest) -> None:
     """Refuse, before any work, values that a manifest cannot hold: sizes, defaults, or a name that is not text."""
     try:
-        msgspec.json.decode(manifest.encode(record), type=Manifest)
+        msgspec.json.decode(manifest_file.encode(record), type=Manifest)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise UsageError(f"no bundle can hold this: {error}") from None
 
@@ -116,7 +119,10 @@ def _check_output(output: Path) -> None:
     if not output.exists():
         return
     try:
-        known = {MANIFEST, *(record.file for record in manifest.decode((output / MANIFEST).read_bytes(), "it").files())}
+        known = {
+            MANIFEST,
+            *(record.file for record in manifest_file.decode((output / MANIFEST).read_bytes(), "it").files()),
+        }
     except (OSError, BundleError):
         raise UsageError(
             f"{output} exists and is not a bundle of this version of smalti; name a folder that does not exist yet"

@@ -12,24 +12,35 @@ from torch import Tensor
 
 from smalti.backends.onnxruntime_cpu import runtime_version
 from smalti.bundle import manifest
-from smalti.bundle.manifest import Family
+from smalti.bundle.manifest import Family, Resolution, decoder_role
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.pixels import PixelCodes, PixelCodesConfig
 from smalti_train.models.preview_decoder import PreviewDecoder
+from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.models.vqgan import VQGANConfig
 from smalti_train.runs.bundle_weights import folded
 from smalti_train.runs.config import (
     AutoencoderRun,
     CodecRun,
+    HeadsRun,
     Imported,
     PixelRun,
     PriorRun,
     family_name,
 )
-from smalti_train.runs.loading import Autoencoder, Prior, load_autoencoder, load_preview, load_prior, trained_steps
+from smalti_train.runs.config_files import read_run
+from smalti_train.runs.loading import (
+    Autoencoder,
+    Prior,
+    load_autoencoder,
+    load_heads,
+    load_preview,
+    load_prior,
+    trained_steps,
+)
 
 OWN_LICENCE = "Apache-2.0"
 """Licence of weights that were trained here."""
@@ -45,6 +56,8 @@ class Pair:
     prior_run: PriorRun
     steps: tuple[int, int]
     """Training steps of the autoencoder and the prior. Pixels as tokens have none."""
+    heads: SizedAutoencoder | None = None
+    """The autoencoder with heads for larger pictures, if there are such."""
     preview: PreviewDecoder | None = None
     """Preview decoder distilled from the autoencoder's decoder, if there is one."""
     preview_steps: int = 0
@@ -72,6 +85,25 @@ class Pair:
         return self.autoencoder.config.halo if isinstance(self.autoencoder, EdgeAutoencoder | PixelCodes) else None
 
     @property
+    def encoder_halo(self) -> int | None:
+        """How many tokens away a pixel can be that a token depends on; None when it depends on all pixels."""
+        if isinstance(self.autoencoder, EdgeAutoencoder | PixelCodes):
+            return self.autoencoder.config.encoder_halo
+        return None
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Sizes of pictures that the tokens decode to, rising."""
+        factor, longer = self.autoencoder.config.factor, max(self.grid)
+        found = [Resolution(pixels=longer * factor, factor=factor, decoder="decoder", halo=self.halo)]
+        for scale in SCALES[1:] if self.heads is not None else ():
+            assert self.heads is not None
+            pixels, halo = longer * factor * scale, self.heads.config.halo(scale)
+            role = decoder_role(pixels)
+            found.append(Resolution(pixels=pixels, factor=factor * scale, decoder=role, halo=halo))
+        return tuple(found)
+
+    @property
     def features(self) -> int:
         """Dimensions of an embedding: the channels of the encoder's last features before quantisation."""
         match self.autoencoder.config:
@@ -92,13 +124,14 @@ class Pair:
 def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | None = None) -> Pair:
     """Load a prior's run with its copy of the autoencoder, or with the autoencoder of ``decoder_from``.
 
-    ``decoder_from`` is a run that trained the decoder further and left the tokens as they were. ``preview_from`` is the
-    run of a preview decoder.
+    ``decoder_from`` is a run that trained the decoder further and left the tokens as they were, or one of heads for
+    larger pictures. ``preview_from`` is the run of a preview decoder.
 
     Raises UsageError when a run is missing, when the runs do not fit each other, when ``decoder_from`` or
     ``preview_from`` has other tokens than the prior, or when a bundle cannot hold the prior.
     """
     prior, prior_run = load_prior(run)
+    heads: SizedAutoencoder | None = None
     autoencoder, autoencoder_run = load_autoencoder(run / "autoencoder")
     if decoder_from is not None:
         other, autoencoder_run = load_autoencoder(decoder_from)
@@ -109,6 +142,9 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
                 f"{run / 'autoencoder'}"
             )
         autoencoder = other
+        if isinstance(read_run(decoder_from / "config.json"), HeadsRun):
+            heads, _ = load_heads(decoder_from)
+            autoencoder = heads.autoencoder
     preview, preview_steps = None, 0
     if preview_from is not None:
         preview, preview_steps = load_preview(preview_from)[0], trained_steps(preview_from) or 0
@@ -130,7 +166,7 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
         )
     planned = 0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps  # in a copy: steps made
     steps = (trained_steps(decoder_from or run / "autoencoder") or planned, trained_steps(run) or 0)
-    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, preview, preview_steps)
+    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, heads, preview, preview_steps)
 
 
 def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("",)) -> str:
@@ -147,11 +183,15 @@ def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("
     return min(wrong).split(".")[0] if wrong else ""
 
 
-def released(model: Autoencoder) -> tuple[Autoencoder, dict[str, Tensor]]:
-    """Copy an autoencoder for export; return it and, by name, the tensors that training needs and graphs do not.
+def released(pair: Pair) -> tuple[Autoencoder | SizedAutoencoder, dict[str, Tensor]]:
+    """Copy a pair's autoencoder, with its heads if it has some, for export.
 
-    An edge autoencoder's norms are folded into its convolutions. A VQGAN's norms depend on the image and stay.
+    Returns it and, by name, the tensors that training needs and graphs do not. An edge autoencoder's norms are folded
+    into its convolutions. A VQGAN's norms depend on the image and stay.
     """
+    if pair.heads is not None:
+        return folded(pair.heads)
+    model = pair.autoencoder
     if isinstance(model, EdgeAutoencoder):
         return folded(model)
     model = copy.deepcopy(model).eval()
@@ -174,6 +214,12 @@ def class_names(pair: Pair, images: ImageSet) -> tuple[str, ...]:
     if not pair.prior_run.model.classes:
         return ()
     return images.label_names if pair.prior_run.imported is None else pair.prior_run.imported.classes
+
+
+def canvases(pair: Pair, images: ImageSet) -> dict[str, manifest.Canvases]:
+    """Which canvases suit the pictures of each class, as far as the images tell."""
+    names = class_names(pair, images)
+    return {name: images.canvases[name] for name in names if name in images.canvases}
 
 
 def provenance(pair: Pair) -> manifest.Provenance:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,16 +17,18 @@ from PIL import Image
 from smalti.backends.base import Backend, ProviderReport, Session
 from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
-from smalti.bundle.manifest import PRIOR_ROLES, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Resolution, Role
 from smalti.bundle.reader import Bundle, open_bundle
 from smalti.codec import grey
-from smalti.codec.batches import Encode, check_tokens, decode_images, over_images
-from smalti.codec.masks import Picture, check_pair, paste, patches
-from smalti.codec.tiles import Decode
+from smalti.codec.batches import check_tokens, decode_images, encode_images
+from smalti.codec.embedding import embed_images
+from smalti.codec.masks import Picture, check_pair, extended, paste, patches, seen_by_encoder
+from smalti.codec.tiles import Decode, Encode
 from smalti.errors import BundleError, UsageError
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import NextLogits
 from smalti.families.base import Settings
+from smalti.families.checks import whole
 from smalti.families.registry import family_of
 from smalti.families.settings import Options, check_defaults, resolve
 from smalti.result import Result, Step, Timings
@@ -99,7 +100,7 @@ class Generator:
         self._sessions: dict[Role, Session] = {}
         self._lock = threading.Lock()
         self._session(PRIOR_ROLES[self.manifest.family])
-        self._decoder()
+        self._decoder(self.manifest.resolution())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -123,7 +124,7 @@ class Generator:
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``. Its tokens are the same whether it is drawn
         alone or in any batch. :class:`~smalti.families.settings.Options` describes the options: ``seeds``, ``label``,
         ``steps``, ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
-        ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``size``, ``stride``.
+        ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``resolution``, ``size``, ``stride``.
 
         Raises UsageError for an unknown option, an option of another family, or a value out of range.
         """
@@ -140,55 +141,89 @@ class Generator:
         return self._steps(self._masked(settings), settings, Timings())
 
     def inpaint(
-        self, image: Picture, mask: Picture, count: int | None = None, seed: int = 0, **options: Unpack[Options]
+        self,
+        image: Picture,
+        mask: Picture,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        feather: int = 0,
+        **options: Unpack[Options],
     ) -> Result:
         """Repaint the part of ``image`` where ``mask`` is white; the other pixels stay exactly what they are.
 
         ``image`` and ``mask`` are PIL images, or arrays: uint8 [H, W, 3] and bool [H, W] (True: repaint). Both have one
-        size, and its sides are multiples of the bundle's factor. A token is drawn anew when any pixel of its patch is
-        to be repainted (McKinney and Willcocks 2022, section 3.6). All other tokens are encoded from the image, and the
-        draw is conditioned on them. An autoregressive bundle sees only those that come earlier in raster order. Without
-        ``label``, the images are drawn without a label. The options are those of :meth:`generate`.
+        size, and its sides are multiples of the resolution's factor. A token is drawn anew when any pixel of its patch
+        is to be repainted (McKinney and Willcocks 2022, section 3.6). All other tokens are encoded from the image, in
+        which the masked part is filled from its surroundings: nothing of what lies there is seen. The draw is
+        conditioned on them. An autoregressive bundle sees only those that come earlier in raster order. Without
+        ``label``, the images are drawn without a label. The other options are those of :meth:`generate`.
 
-        Painting beyond an image's edge is repainting a larger one::
-
-            wide, beyond = Image.new("RGB", (512, 256)), np.ones((256, 512), bool)
-            wide.paste(image, (128, 0))
-            beyond[:, 128:384] = False
-            gen.inpaint(wide, beyond)
+        With ``feather`` above 0, pixels up to so far around the mask fade from the drawn picture into the image.
 
         Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value out of range; BundleError
         for a bundle without an encoder.
         """
         started = time.perf_counter()
-        latent = self.manifest.latent
-        pixels, repaint = check_pair(image, mask, latent)
+        resolution, latent = self.manifest.resolution(options.get("resolution")), self.manifest.latent
+        pixels, repaint = check_pair(image, mask, resolution)
+        if whole("feather", feather) < 0:
+            raise UsageError(f"feather {feather}: 0 or more pixels")
         size = pixels.shape[1], pixels.shape[0]
         if options.get("size") not in (None, size):
             raise UsageError(f"size {options.get('size')}: an image is repainted at its own size; leave it out")
         options["size"] = size
         settings = resolve(self.manifest, count, seed, options, draw_labels=False)
-        tokens = self.encode([pixels])
-        tokens[0][patches(repaint, latent.factor)] = latent.codes
+        tokens = self.encode([seen_by_encoder(pixels, repaint, resolution.factor // latent.factor)])
+        tokens[0][patches(repaint, resolution.factor)] = latent.codes
         result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
-        images = [paste(drawn, pixels, repaint) for drawn in result.images]
+        images = [paste(drawn, pixels, repaint, feather) for drawn in result.images]
         return replace(result, images=images, from_image=True)
 
-    def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> Int32:
-        """Encode images of one size to tokens int32 [N, h, w]. Sides are multiples of the bundle's factor.
+    def outpaint(
+        self,
+        image: Picture,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        feather: int = 0,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Paint on beyond the edges of ``image``: ``left``, ``top``, ``right`` and ``bottom`` pixels more.
 
-        Images are PIL images (any mode) or uint8 [H, W, 3]. Raises UsageError for sizes that do not fit, BundleError
-        for a bundle without an encoder.
+        The image's own pixels stay exactly what they are. The sides of the whole are multiples of the resolution's
+        factor. All else is as in :meth:`inpaint`.
+
+        Raises UsageError for sizes that do not fit or a value out of range, BundleError for a bundle without an
+        encoder.
         """
-        return over_images(self._encoder(), images, self.manifest.latent)
+        pixels, beyond = extended(image, (left, top, right, bottom))
+        return self.inpaint(pixels, beyond, count, seed, feather=feather, **options)
+
+    def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]], resolution: int | None = None) -> Int32:
+        """Encode images of one size to tokens int32 [N, h, w]. Sides are multiples of the resolution's factor.
+
+        Images are PIL images (any mode) or uint8 [H, W, 3]. They are seen as pictures at ``resolution``, by default the
+        bundle's first: a picture of 1024 pixels is one grid of tokens at the resolution 1024, and a canvas of four by
+        four at 256. Memory is bounded, unless the bundle's ``latent.encoder_halo`` is None.
+
+        Raises UsageError for sizes that do not fit and a resolution that the bundle does not have, BundleError for a
+        bundle without an encoder.
+        """
+        return encode_images(self._encoder(), images, self.manifest.resolution(resolution), self.manifest.latent)
 
     def embed(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Describe images of one size by features float32 [N, D]. Sides are multiples of the bundle's factor.
+        """Describe images, of any sizes, by features float32 [N, D].
 
         Each row is the mean of the encoder's features over the image, scaled to length 1. The product of two rows says
-        how alike two images are; it is at most 1. Images are PIL images (any mode) or uint8 [H, W, 3].
+        how alike two images are; it is at most 1. Images are PIL images (any mode) or uint8 [H, W, 3]. Each is brought
+        to about the size of the bundle's own pictures, in its own proportions.
 
-        Raises UsageError for sizes that do not fit, BundleError for a bundle whose encoder gives no features.
+        Raises UsageError for no images, BundleError for a bundle whose encoder gives no features.
         """
         session = self._session("encoder") if "encoder" in self.manifest.components else None
         names = [output.name for output in session.outputs] if session else []
@@ -198,17 +233,18 @@ class Generator:
                 "were any; export it again from a run that has an autoencoder"
             )
         place = names.index(EMBEDDING)
-        return over_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
+        return embed_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
 
-    def decode(self, tokens: NDArray[np.integer[Any]]) -> list[Image.Image]:
+    def decode(self, tokens: NDArray[np.integer[Any]], resolution: int | None = None) -> list[Image.Image]:
         """Decode tokens (integers [N, h, w] or [h, w], 0 .. K - 1) to images; h and w may have any size.
 
-        Memory is bounded, unless the bundle's ``latent.halo`` is None. Such a decoder (a published VQGAN) takes every
-        canvas as a whole, and the memory of its attention grows with the square of the number of tokens.
+        ``resolution`` is one of the bundle's, by default the first. Memory is bounded, unless its ``halo`` is None.
+        Such a decoder (a published VQGAN) takes every canvas as a whole, and the memory of its attention grows with the
+        square of the number of tokens.
 
-        Raises UsageError for another shape or tokens outside the codebook.
+        Raises UsageError for another shape, tokens outside the codebook, or a resolution that the bundle does not have.
         """
-        return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings())
+        return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings(), resolution)
 
     def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> NDArray[np.float32]:
         """Ask the prior for its logits, float32 [N, R, K]. Sampling, likelihoods and confidence start here.
@@ -250,7 +286,8 @@ class Generator:
 
     def _masked(self, settings: Settings) -> Int32:
         latent, (width, height) = self.manifest.latent, settings.size
-        shape = (len(settings.seeds), height // latent.factor, width // latent.factor)
+        factor = self.manifest.resolution(settings.resolution).factor
+        shape = (len(settings.seeds), height // factor, width // factor)
         return np.full(shape, latent.codes, np.int32)
 
     def _finish(self, start: Int32, settings: Settings, started: float) -> Result:
@@ -258,7 +295,7 @@ class Generator:
         timings, tokens = Timings(), start
         for step in self._steps(start, settings, timings):
             tokens = step.tokens
-        images = self._decode(tokens, timings)
+        images = self._decode(tokens, timings, settings.resolution)
         timings.host = time.perf_counter() - started - timings.total
         return Result(images, tokens, settings, timings, self.report, self.bundle)
 
@@ -275,7 +312,15 @@ class Generator:
             timings.draw += time.perf_counter() - started - (timings.network - before)
             if grids is None:
                 return
-            yield Step(index, run.calls, grids, settings, lambda part: self._decode(part, Timings()), preview, codes)
+            yield Step(
+                index,
+                run.calls,
+                grids,
+                settings,
+                lambda part: self._decode(part, Timings(), settings.resolution),
+                preview,
+                codes,
+            )
             index += 1
 
     def _encoder(self) -> Encode:
@@ -287,21 +332,21 @@ class Generator:
         session = self._session("encoder")
         return lambda pixels: session({"images": pixels})[0]
 
-    def _decoder(self) -> Decode:
+    def _decoder(self, resolution: Resolution) -> Decode:
         """What turns tokens (int32 [N, h, w]) into pixels (uint8 [N, H, W, 3])."""
         if self.manifest.latent.pixels:
             return partial(grey.to_pixels, codes=self.manifest.latent.codes)
-        session = self._session("decoder")
+        session = self._session(resolution.decoder)
         return lambda tokens: session({"tokens": tokens})[0]
 
     def _preview(self, tokens: Int32) -> list[Image.Image]:
         """Rough images of tokens int32 [N, h, w] of 0 .. K."""
         session, latent = self._session("preview"), self.manifest.latent
-        reach = msgspec.structs.replace(latent, halo=latent.preview_halo)
-        return decode_images(lambda part: session({"tokens": part})[0], tokens, reach)
+        return decode_images(lambda part: session({"tokens": part})[0], tokens, latent.factor, latent.preview_halo)
 
-    def _decode(self, tokens: Int32, timings: Timings) -> list[Image.Image]:
-        decoder = self._decoder()
+    def _decode(self, tokens: Int32, timings: Timings, resolution: int | None) -> list[Image.Image]:
+        wanted = self.manifest.resolution(resolution)
+        decoder = self._decoder(wanted)
 
         def decode(part: Int32) -> NDArray[np.uint8]:
             started = time.perf_counter()
@@ -309,4 +354,4 @@ class Generator:
             timings.decoder += time.perf_counter() - started
             return pixels
 
-        return decode_images(decode, tokens, self.manifest.latent)
+        return decode_images(decode, tokens, wanted.factor, wanted.halo)

@@ -36,6 +36,14 @@ def to_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
+def reduce(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Reduce pixels uint8 [H, W, 3] by a whole number along each axis, each new pixel the mean of those it replaces."""
+    if scale == 1:
+        return pixels
+    height, width, _ = pixels.shape
+    return np.asarray(Image.fromarray(pixels).resize((width // scale, height // scale), Image.Resampling.BOX))
+
+
 def open_image(path: Path) -> Image.Image:
     """Read an image file completely. Raises UsageError when it is missing or cannot be read."""
     try:

@@ -206,7 +206,8 @@ def bright() -> tuple[Part, Feed, np.ndarray]:
     feed: Feed = {"tokens": np.random.default_rng(0).integers(0, SMALL.codes, (2, 8, 8)).astype(np.int32)}
     pixels = torch_run(wrap("decoder", model))(feed)
     spec = graph_specs(SMALL.factor, PRIORS["tiny"].model)["decoder"]
-    return _traced("decoder", model, spec, {}, ["fp16"], lambda line: None), feed, pixels
+    (part,) = _traced(model, {"decoder": (1, spec)}, {}, ["fp16"], lambda line: None)
+    return part, feed, pixels
 
 
 def likeness(found: np.ndarray, expected: np.ndarray) -> float:
@@ -261,7 +262,7 @@ def keen() -> tuple[Part, list[Feed], Graph]:
     tokens = np.random.default_rng(0).integers(0, config.codes, (8, length))
     feeds = prefix_feeds(tokens, np.arange(8) % config.classes, config.codes, past, batches=2, batch=4)
     spec = graph_specs(16, config)["predictor"]
-    part = _traced("predictor", copy.deepcopy(model), spec, {}, ["fp16"], lambda line: None)
+    (part,) = _traced(copy.deepcopy(model), {"predictor": (1, spec)}, {}, ["fp16"], lambda line: None)
     return part, with_past(run, feeds, 4), run
 
 

@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 
-from smalti.families.multinomial.sampler import Strides, clean_chances, posterior, run
+from smalti.families.multinomial.sampler import Strides, posterior_weights, run
 from smalti.families.sundae.sampler import start_tokens
+from smalti_kernels.spec import mixtures
 
 CODES, LENGTH = 3, 3
 STATES = np.array(list(itertools.product(range(CODES), repeat=LENGTH)), np.int32)
@@ -37,7 +38,8 @@ def law(at, table: Strides) -> np.ndarray:
     found, rows = np.full(len(STATES), 1 / len(STATES)), np.tile(np.arange(LENGTH), (len(STATES), 1))
     for time, kept, clean in zip(table.times, table.kept, table.clean):
         logits = at(int(time))(STATES, np.zeros(len(STATES), np.int32), rows).reshape(-1, CODES)
-        log = posterior(clean_chances(logits), STATES.reshape(-1), kept, clean).astype(np.float64)
+        weights = posterior_weights(float(kept), float(clean), CODES)
+        log = mixtures.posterior(mixtures.shares(logits), STATES.reshape(-1), *weights).astype(np.float64)
         chances = np.exp(log) / np.exp(log).sum(1, keepdims=True)
         each = chances.reshape(len(STATES), 1, LENGTH, CODES)
         found = found @ np.take_along_axis(each, STATES[None, :, :, None], 3)[..., 0].prod(2)

@@ -22,8 +22,9 @@ from smalti.bundle.manifest import (
     SamplerDefaults,
     TensorSpec,
     Variant,
-    encode,
+    own_resolution,
 )
+from smalti.bundle.manifest_file import encode
 
 FACTOR = 2
 """Pixels per token along each axis, where there is a decoder."""
@@ -96,6 +97,13 @@ class TableDenoiser:
         graphs: dict[Role, onnx.ModelProto] = {"denoiser": self.graph()}
         if not grey:
             graphs |= {"decoder": self._decoder(), "encoder": self._encoder()}
+        latent = Latent(
+            grid=self.grid,
+            codes=self.codes,
+            factor=1 if grey else FACTOR,
+            halo=0,
+            pixels="grey" if grey else None,
+        )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name="tiny-sundae" if self.noise is None else "tiny-multinomial",
@@ -103,13 +111,8 @@ class TableDenoiser:
             licence="Apache-2.0",
             data_licences=(),
             provenance=Provenance(data="random numbers"),
-            latent=Latent(
-                grid=self.grid,
-                codes=self.codes,
-                factor=1 if grey else FACTOR,
-                halo=0,
-                pixels="grey" if grey else None,
-            ),
+            latent=latent,
+            resolutions=(own_resolution(latent),),
             classes=classes,
             sampler=SamplerDefaults(**{"steps": 24, "temperature": 1.0, "min_steps": 6, **sampler}),
             noise=self.noise,

@@ -11,7 +11,8 @@ from PIL import Image
 
 import smalti
 from smalti.cli.main import main
-from smalti.codec.masks import patches
+from smalti.codec.fill import filled
+from smalti.codec.masks import patches, seen_by_encoder
 from smalti.errors import UsageError
 from smalti.families.recipe import read_recipe
 
@@ -38,7 +39,7 @@ def test_kept_pixels_stay_and_the_others_are_drawn(gen, image):
     for drawn in result.images:
         assert np.array_equal(np.asarray(drawn)[~mask], np.asarray(image)[~mask])
     assert len({drawn.tobytes() for drawn in result.images}) > 1
-    kept = gen.encode([image])[0][:, :2]
+    kept = gen.encode([seen_by_encoder(np.asarray(image), mask, 1)])[0][:, :2]
     assert np.array_equal(result.tokens[:, :, :2], np.broadcast_to(kept, (6, *kept.shape)))
     assert result.tokens.max() < 64
 
@@ -47,10 +48,74 @@ def test_a_mask_of_one_pixel_redraws_one_token_in_one_call(gen, image):
     mask = np.zeros((64, 64), bool)
     mask[17, 40] = True
     result = gen.inpaint(image, mask, seed=1)
-    changed = result.tokens[0] != gen.encode([image])[0]
+    changed = result.tokens[0] != gen.encode([seen_by_encoder(np.asarray(image), mask, 1)])[0]
     assert result.timings.calls == 1
     assert changed.sum() <= 1
     assert not changed.any() or changed[1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40))
+def test_the_fill_continues_what_is_known_and_does_not_see_what_is_not(seed, height, width):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    unknown = rng.random((height, width)) < rng.random()
+    found = filled(pixels, unknown)
+    assert np.array_equal(found[~unknown], pixels[~unknown])
+    other = np.where(unknown[..., None], rng.integers(0, 256, pixels.shape), pixels).astype(np.uint8)
+    assert np.array_equal(filled(other, unknown), found)
+    if not unknown.all():
+        known = pixels[~unknown]
+        assert (found >= known.min(0)).all()
+        assert (found <= known.max(0)).all()
+
+
+def test_the_fill_of_a_hole_in_a_slope_is_the_slope():
+    slope = np.broadcast_to(np.linspace(10, 240, 64)[None, :, None], (64, 64, 3)).astype(np.uint8)
+    hole = np.zeros((64, 64), bool)
+    hole[20:40, 24:44] = True
+    assert np.abs(filled(slope, hole).astype(int) - slope).max() < 12
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 256])
+def test_what_lies_under_a_mask_changes_nothing(sized_bundle, resolution):
+    gen = smalti.load(sized_bundle)
+    image = np.asarray(gen.generate(1, 3, label="lorelei", resolution=resolution).images[0])
+    mask = np.zeros((resolution, resolution), bool)
+    mask[resolution // 3 : resolution // 2, resolution // 5 : resolution // 2] = True
+    other = np.where(mask[..., None], np.random.default_rng(0).integers(0, 256, image.shape), image).astype(np.uint8)
+    first, second = (gen.inpaint(one, mask, 2, 7, resolution=resolution) for one in (image, other))
+    assert np.array_equal(first.tokens, second.tokens)
+    assert first.images == second.images
+    assert np.array_equal(np.asarray(first.images[0])[~mask], image[~mask])
+
+
+def test_a_feather_fades_within_its_reach_and_leaves_the_rest(gen, image):
+    mask, original = right_half(), np.asarray(image)
+    sharp, soft = (np.asarray(gen.inpaint(image, mask, seed=4, feather=feather).images[0]) for feather in (0, 8))
+    assert np.array_equal(sharp[mask], soft[mask])
+    assert np.array_equal(soft[:, :24], original[:, :24])
+    assert not np.array_equal(soft[:, 24:32], original[:, 24:32])
+    with pytest.raises(UsageError, match="feather -1: 0 or more"):
+        gen.inpaint(image, mask, feather=-1)
+
+
+def test_outpainting_is_repainting_a_larger_image(gen, image):
+    wide = gen.outpaint(image, 2, 5, left=16, right=32, bottom=16, label="planets")
+    pixels = np.asarray(image)
+    assert wide.images[0].size == (112, 80)
+    canvas, beyond = np.zeros((80, 112, 3), np.uint8), np.ones((80, 112), bool)
+    canvas[:64, 16:80], beyond[:64, 16:80] = pixels, False
+    assert np.array_equal(np.asarray(wide.images[1])[~beyond], canvas[~beyond])
+    assert np.array_equal(wide.tokens, gen.inpaint(canvas, beyond, 2, 5, label="planets").tokens)
+    for margins, message in (
+        ({}, "left 0, top 0, right 0, bottom 0: 0 or more"),
+        ({"left": -16}, "left -16"),
+        ({"top": 1.5}, "whole numbers"),
+        ({"top": 8}, "image size 64x72: sides must be multiples of 16"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            gen.outpaint(image, **margins)
 
 
 def test_repainting_everything_is_drawing_without_a_label(gen, image):

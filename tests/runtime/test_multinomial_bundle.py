@@ -13,7 +13,7 @@ from PIL import Image
 import smalti
 from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser, TimedTableDenoiser
 from smalti import BundleError, UsageError
-from smalti.bundle.manifest import decode
+from smalti.bundle.manifest_file import decode
 from smalti.cli.main import _run
 from smalti.families.canvas import canvas_denoiser
 from smalti.families.multinomial import sampler as multinomial

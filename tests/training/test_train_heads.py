@@ -16,7 +16,6 @@ from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
-from smalti_train.presets.catalogue import HEADS
 from smalti_train.runs.config import LoopConfig
 from smalti_train.runs.loading import load_autoencoder, load_heads
 from smalti_train.trainers.heads import decibels_by_size, enlarged, train_heads
@@ -28,16 +27,6 @@ def command(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stop:
         main(["train", "heads", *map(str, arguments)])
     return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def tiny_heads(tiny_runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("heads") / "run"
-    config = HEADS["tiny"]
-    data = dataclasses.replace(config.data, train_count=16, validation_count=16)
-    loop = LoopConfig(steps=30, batch=4, precision="fp32", evaluate_every=30, sheet_every=30, checkpoint_every=15)
-    train_heads(dataclasses.replace(config, data=data, loop=loop), path, tiny_runs[0])
-    return path
 
 
 def test_tokens_and_decoder_stay_and_larger_sizes_are_learnt(tiny_heads: Path, tiny_runs: tuple[Path, Path]) -> None:

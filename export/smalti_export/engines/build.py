@@ -88,7 +88,8 @@ def check_precision(toolkit: Toolkit, precision: Precision) -> None:
 
 def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -> tuple[EngineRecord, bytes]:
     variant = bundle.variant(role, precision)
-    profiles = make_profiles(role, bundle.manifest.components[role], bundle.manifest.latent)
+    manifest = bundle.manifest
+    profiles = make_profiles(role, manifest.components[role], manifest.latent, manifest.resolution_of(role))
     # Write checked copies: the parser opens files by path, which does not work inside a zip.
     with tempfile.TemporaryDirectory(prefix="smalti-engine-") as name:
         folder = Path(name)

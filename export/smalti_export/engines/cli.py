@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast, get_args
 import msgspec
 import typer
 
-from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.manifest import Precision
 from smalti.bundle.reader import open_bundle
 from smalti.cli.options import JsonOption
 from smalti.errors import UsageError
@@ -58,7 +58,7 @@ def build(
         toolkit,
         output,
         precision=chosen,
-        components=cast(list[Role], roles) or None,
+        components=roles or None,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if as_json:

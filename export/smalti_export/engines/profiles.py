@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from smalti.bundle.engines import Profile
-from smalti.bundle.manifest import Component, Latent, Role, TensorSpec
-from smalti.codec.batches import DECODE_TOKENS
+from smalti.bundle.manifest import Component, Latent, Resolution, Role, TensorSpec
+from smalti.codec.batches import AT_ONCE
 from smalti.codec.tiles import TILE
 from smalti.errors import EngineError
 from smalti.generator import NETWORK_BATCH
@@ -18,17 +18,22 @@ CANVAS = 4
 SIDE = re.compile(r"(?:([0-9]{1,4})\*)?([A-Za-z]+)")
 
 
-def make_profiles(role: Role, component: Component, latent: Latent) -> tuple[dict[str, Profile], ...]:
+def make_profiles(
+    role: Role, component: Component, latent: Latent, resolution: Resolution
+) -> tuple[dict[str, Profile], ...]:
     """Profiles of a component's engine, by input; the first is for batches of the trained grid.
+
+    ``resolution`` is that of a decoder's pictures, and the bundle's first for other components.
 
     Raises EngineError when an input has a free side that no range is known for.
     """
     return tuple(
-        {spec.name: _profile(role, spec, ranges) for spec in component.inputs} for ranges in _ranges(role, latent)
+        {spec.name: _profile(role, spec, ranges) for spec in component.inputs}
+        for ranges in _ranges(role, latent, resolution)
     )
 
 
-def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
+def _ranges(role: Role, latent: Latent, resolution: Resolution) -> list[dict[str, Range]]:
     """Ranges of the free sizes, by their names in the manifest, for each profile."""
     (height, width), batch = latent.grid, (1, 1, NETWORK_BATCH)
     length = height * width
@@ -36,16 +41,16 @@ def _ranges(role: Role, latent: Latent) -> list[dict[str, Range]]:
         return [{"n": batch, "r": (1, max(1, length // NETWORK_BATCH), length)}]
     if role == "predictor":
         return [{"n": batch, "k": (1, 1, length), "p": (0, length // 2, length)}]
-    halo = latent.preview_halo if role == "preview" else latent.halo
-    if halo is None or role == "encoder":
+    halo = {"preview": latent.preview_halo, "encoder": latent.encoder_halo}.get(role, resolution.halo)
+    if halo is None:
         rows, columns = ((1, side, CANVAS * side) for side in latent.grid)
     else:
         rows, columns = ((1, side, TILE + 2 * halo) for side in latent.grid)
     canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
-    if halo is None:
+    if (latent.preview_halo if role == "preview" else resolution.halo) is None:
         return [canvas]
     # The runtime's batch size: see smalti.codec.batches.
-    images = (1, 1, max(1, min(NETWORK_BATCH, DECODE_TOKENS // length)))
+    images = (1, 1, max(1, min(NETWORK_BATCH, AT_ONCE // (length * resolution.factor**2))))
     return [{"n": images, "h": (height, height, height), "w": (width, width, width)}, canvas]
 
 

@@ -26,6 +26,7 @@ from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.pixels import PixelCodes
 from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.models.quantizer_gumbel import GumbelQuantizer
+from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.loading import Autoencoder, Prior
@@ -80,6 +81,18 @@ class DecoderGraph(nn.Module):
         """Decode."""
         z = F.embedding(tokens, self.model.quantizer.codebook).permute(0, 3, 1, 2)
         return to_uint8(self.model.decoder(z), self.model.config.value_range)
+
+
+class SizedDecoderGraph(nn.Module):
+    """Decode int32 tokens [N, h, w] to uint8 images [N, s*H, s*W, 3], larger by the scale s of one of the heads."""
+
+    def __init__(self, model: SizedAutoencoder, scale: int) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Decode."""
+        return to_uint8(self.model.decode(tokens, self.scale), self.model.config.value_range)
 
 
 class VQGANEncoderGraph(nn.Module):
@@ -209,8 +222,10 @@ class PredictorGraph(nn.Module):
         return model.tok_emb(torch.where(start, first[:, None], tokens))
 
 
-def wrap(role: Role, model: Autoencoder | Prior | PreviewDecoder) -> nn.Module:
+def wrap(role: Role, model: Autoencoder | SizedAutoencoder | Prior | PreviewDecoder, scale: int = 1) -> nn.Module:
     """Wrap a model in the module, in eval mode, that is traced for this component.
+
+    ``scale`` is that of a decoder's pictures, of :data:`smalti_train.models.size_heads.SCALES`.
 
     Raises UsageError for pixels, which need no graph.
     """
@@ -225,6 +240,10 @@ def wrap(role: Role, model: Autoencoder | Prior | PreviewDecoder) -> nn.Module:
             graph = PredictorGraph(model)
         case VQGAN():
             graph = VQGANEncoderGraph(model) if role == "encoder" else VQGANDecoderGraph(model)
+        case SizedAutoencoder() if scale > 1:
+            graph = SizedDecoderGraph(model, scale)
+        case SizedAutoencoder():
+            return wrap(role, model.autoencoder)
         case EdgeAutoencoder():
             graph = EncoderGraph(model) if role == "encoder" else DecoderGraph(model)
         case PixelCodes():

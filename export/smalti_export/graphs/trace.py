@@ -16,7 +16,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from smalti.bundle.manifest import Role, TensorSpec
+from smalti.bundle.manifest import Resolution, Role, TensorSpec, kind_of
 from smalti.errors import UsageError
 from smalti.generator import EMBEDDING
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
@@ -34,8 +34,10 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
 
 
-def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role, GraphSpec]:
-    """Inputs and outputs of each component of a pair.
+def graph_specs(
+    factor: int, prior: PriorConfig, features: int = 1, larger: Sequence[Resolution] = ()
+) -> dict[Role, GraphSpec]:
+    """Inputs and outputs of each component of a pair, whose tokens also decode to ``larger`` pictures.
 
     Sizes given by name are free. ``features`` is the number of dimensions of an embedding. Raises UsageError when the
     prior does not say how many tokens an image has.
@@ -44,13 +46,17 @@ def graph_specs(factor: int, prior: PriorConfig, features: int = 1) -> dict[Role
     def spec(name: str, dtype: Literal["uint8", "int32", "float32"], *shape: str | int) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtype, shape=shape)
 
-    images = spec("images", "uint8", "n", f"{factor}*h", f"{factor}*w", 3)
+    def pictures(factor: int) -> TensorSpec:
+        return spec("images", "uint8", "n", f"{factor}*h", f"{factor}*w", 3)
+
+    images = pictures(factor)
     tokens = spec("tokens", "int32", "n", "h", "w")
     labels = spec("labels", "int32", "n")
     specs: dict[Role, GraphSpec] = {
         "encoder": GraphSpec((images,), (tokens, spec(EMBEDDING, "float32", "n", features))),
         "decoder": GraphSpec((tokens,), (images,)),
         "preview": GraphSpec((tokens,), (images,)),
+        **{one.decoder: GraphSpec((tokens,), (pictures(one.factor),)) for one in larger},
     }
     if isinstance(prior, AutoregressiveConfig):
         kept, width = 2 * prior.layers, prior.width // prior.heads
@@ -114,7 +120,7 @@ def _example(role: Role, spec: GraphSpec) -> tuple[tuple[Tensor, ...], dict[str,
         kept, heads, width = (int(shapes["past"][axis]) for axis in (0, 2, 4))
         free = {"tokens": {0: n, 1: dim("k", min=1)}, "labels": {0: n}, "past": {1: n, 3: dim("p", min=0)}}
         return (whole(2, 3), whole(2), torch.zeros(kept, 2, heads, 5, width)), free
-    if role in ("decoder", "preview"):
+    if kind_of(role) in ("decoder", "preview"):
         return (whole(2, 5, 7),), {"tokens": {0: n, 1: dim("h", min=1), 2: dim("w", min=1)}}
     factor = int(str(shapes["images"][1]).split("*")[0])
     images = torch.zeros(2, 5 * factor, 7 * factor, 3, dtype=torch.uint8)

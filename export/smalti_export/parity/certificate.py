@@ -99,5 +99,10 @@ class Reference:
     """A torch codec's answers to real inputs, computed once and compared with each variant's."""
 
     def __init__(self, role: Role, graph: Graph, feeds: list[Feed]) -> None:
-        names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
-        self.cases = [Case(feed, dict(zip(names, graph(feed)))) for feed in feeds]
+        self.names = ("tokens", EMBEDDING) if role == "encoder" else ("images",)
+        self.graph = graph
+        self.cases = [self.answered(feed) for feed in feeds]
+
+    def answered(self, feed: Feed) -> Case:
+        """Inputs with the model's answers."""
+        return Case(feed, dict(zip(self.names, self.graph(feed))))

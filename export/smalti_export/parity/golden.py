@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save
 from smalti.bundle.manifest import Manifest, Role
 from smalti.verification.comparison import Case, draw
 from smalti.verification.golden import RUNS, draw_next
+from smalti_export.parity.certificate import Reference
 from smalti_export.parity.denoisers import DenoiserReference
 from smalti_export.parity.measure import Figures
 from smalti_export.parity.predictors import PredictorReference
@@ -22,10 +24,11 @@ PREFIXES = 8
 """Batches stored for a predictor, each with its own length."""
 PAST = 2**22
 """Most bytes of keys and values in a stored input."""
-LOGITS = 2**17
+LOGITS = 2**16
 """Most logits stored per batch; at other positions only the drawn tokens are stored."""
-IMAGES, PIXELS = 4, 2**20
-"""Images stored for a codec: at most this many and at most this many bytes, but at least one."""
+IMAGES, BYTES = 4, 2**19
+"""Images stored for a codec: at most this many, and at most this many bytes. Of a larger image a corner is stored, or
+all where every pixel depends on all of it."""
 
 
 def golden_file(figures: Figures, record: Manifest) -> bytes:
@@ -45,7 +48,7 @@ def golden_file(figures: Figures, record: Manifest) -> bytes:
                 cases = [_predictor_case(case, record, index) for index, case in enumerate(chosen)]
                 tensors[RUNS] = reference.runs
             case _:
-                cases = [_codec_case(role, reference.cases[0])]
+                cases = [_codec_case(role, reference, record)]
         for index, case in enumerate(cases):
             for way, arrays in (("in", case.inputs), ("out", case.outputs)):
                 tensors |= {f"{role}.{index}.{way}.{name}": np.ascontiguousarray(a) for name, a in arrays.items()}
@@ -69,9 +72,16 @@ def _predictor_case(case: Case, record: Manifest, index: int) -> Case:
     return Case(case.inputs, {"draws": draw_next(logits, record.sampler.temperature, index), "logits": logits})
 
 
-def _codec_case(role: Role, case: Case) -> Case:
-    """The first images of a batch and their tokens."""
-    pixels = (case.inputs if role == "encoder" else case.outputs)["images"]
-    count = max(1, min(IMAGES, PIXELS // pixels[0].size))
-    inputs, outputs = ({name: array[:count] for name, array in part.items()} for part in (case.inputs, case.outputs))
-    return Case(inputs, outputs)
+def _codec_case(role: Role, reference: Reference, record: Manifest) -> Case:
+    """The first images of a batch, or a corner of the first, with the model's answers."""
+    (name, array), *_ = reference.cases[0].inputs.items()
+    factor = record.resolution_of(role).factor
+    rows, columns = record.latent.grid
+    whole = rows * columns * factor**2 * 3
+    if whole > BYTES and record.resolution_of(role).halo is not None:
+        side = max(1, math.isqrt(BYTES // (3 * factor**2)))
+        unit = factor if name == "images" else 1
+        part = array[:1, : min(rows, side) * unit, : min(columns, side) * unit]
+    else:
+        part = array[: max(1, min(IMAGES, BYTES // whole))]
+    return reference.answered({name: np.ascontiguousarray(part)})

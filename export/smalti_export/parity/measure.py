@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.backends.base import Session
-from smalti.bundle.manifest import PRIOR_ROLES, Manifest, Role
+from smalti.bundle.manifest import PRIOR_ROLES, Manifest, Resolution, Role
 from smalti.codec import grey
 from smalti.errors import UsageError
 from smalti.verification.comparison import compare
@@ -84,7 +84,7 @@ class Figures:
     def _preview(self) -> dict[str, float]:
         """Figures of the preview decoder in any precision: its PSNR against the decoder, and its cost."""
         assert self.pair.preview is not None
-        models = self.pair.preview, released(self.pair.autoencoder)[0]
+        models = self.pair.preview, released(self.pair)[0]
         rough, sharp = (torch_graph(wrap("decoder", model)) for model in models)
         known = Reference("decoder", sharp, self.feeds["decoder"][len(self.feeds["decoder"]) // 2 :][:PREVIEWS])
         return {
@@ -104,9 +104,11 @@ class Figures:
                 assert isinstance(self.drawing, Drawing)
                 self.references[role] = DenoiserReference(torch_run(wrap(role, self.pair.prior)), unseen, self.drawing)
             else:
-                model = self.pair.preview if role == "preview" else released(self.pair.autoencoder)[0]
+                model = self.pair.preview if role == "preview" else released(self.pair)[0]
                 assert model is not None
-                self.references[role] = Reference(role, torch_graph(wrap(role, model)), unseen)
+                scale = next((one.factor for one in self.pair.resolutions if one.decoder == role), 0)
+                graph = torch_graph(wrap(role, model, max(1, scale // self.pair.autoencoder.config.factor)))
+                self.references[role] = Reference(role, graph, unseen)
         return self.references[role]
 
 
@@ -123,7 +125,7 @@ def make_figures(pair: Pair, images: ImageSet, record: Manifest) -> Figures:
     labels = _labels(pair, images, count)
     feeds: dict[Role, list[Feed]] = {
         "encoder": [{"images": part} for part in pixels],
-        "decoder": [{"tokens": part} for part in tokens],
+        **{one.decoder: [{"tokens": part} for part in _fewer(tokens, one, pair)] for one in pair.resolutions},
         "preview": [{"tokens": part} for part in _unfinished(tokens, config.codes)],
     }
     role = PRIOR_ROLES[pair.family]
@@ -153,8 +155,14 @@ def _encoder(pair: Pair) -> Callable[[NDArray[np.uint8]], NDArray[np.int32]]:
     if isinstance(pair.autoencoder, PixelCodes):
         codes = pair.autoencoder.config.codes
         return lambda pixels: grey.to_tokens(pixels, codes)
-    run = torch_run(wrap("encoder", released(pair.autoencoder)[0]))
+    run = torch_run(wrap("encoder", released(pair)[0]))
     return lambda pixels: run({"images": pixels})
+
+
+def _fewer(tokens: list[NDArray[np.int32]], resolution: Resolution, pair: Pair) -> list[NDArray[np.int32]]:
+    """Batches with fewer grids where pictures are larger: as many pixels in each, but at least one picture."""
+    scale = resolution.factor // pair.autoencoder.config.factor
+    return [part[: max(1, len(part) // scale**2)] for part in tokens]
 
 
 def _unfinished(tokens: list[NDArray[np.int32]], codes: int) -> list[NDArray[np.int32]]:

@@ -99,10 +99,11 @@ def log_ratio(sums: NDArray[np.uint64]) -> NDArray[np.int32]:
     Returns:
         int32 of that shape, at least 0 and exactly 0 for WEIGHT_ONE; within 2 units of the exact logarithm.
     """
-    return (_ln(sums) - _ln(np.array(WEIGHT_ONE, np.uint64))).astype(np.int32)
+    return (logarithm(sums) - logarithm(np.array(WEIGHT_ONE, np.uint64))).astype(np.int32)
 
 
-def _ln(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+def logarithm(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """ln(values) in units of 2^-16 nats: int64 of the shape of ``values``, uint64, at least 1. See the module."""
     level, rise = _ln_table()
     bits = values.astype(np.float32).view(np.int32).astype(np.int64)
     part = (bits >> 16) & (LN_CELLS - 1)
@@ -110,7 +111,7 @@ def _ln(values: NDArray[np.uint64]) -> NDArray[np.int64]:
     return ((LN_OCTAVE * octave) >> 6) + level[part] + ((rise[part] * (bits & 0xFFFF)) >> 16)
 
 
-LN_ONE: Final = int(_ln(np.array(WEIGHT_ONE, np.uint64)))
+LN_ONE: Final = int(logarithm(np.array(WEIGHT_ONE, np.uint64)))
 """What the table gives for ln(WEIGHT_ONE), in units of 2^-16 nats."""
 
 

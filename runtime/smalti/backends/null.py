@@ -38,15 +38,15 @@ class NullBackend(Backend):
 class _NullSession:
     def __init__(self, bundle: Bundle, role: Role) -> None:
         component, latent = bundle.manifest.components[role], bundle.manifest.latent
-        self.role, self.latent = role, latent
+        self.role, self.latent, self.factor = role, latent, bundle.manifest.resolution_of(role).factor
         self.inputs = tuple(map(_signature, component.inputs))
         self.outputs = tuple(map(_signature, component.outputs))
         self.colours = _bytes(np.arange(latent.codes + 1), _COLOURS, 3)
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        if self.role in ("decoder", "preview"):
+        if self.role == "preview" or self.role.startswith("decoder"):
             pixels = self.colours[inputs["tokens"]]
-            return [pixels.repeat(self.latent.factor, axis=1).repeat(self.latent.factor, axis=2)]
+            return [pixels.repeat(self.factor, axis=1).repeat(self.factor, axis=2)]
         if self.role == "encoder":
             return [self._encoded(inputs["images"], output) for output in self.outputs]
         logits = np.zeros((*self._rows(inputs), self.latent.codes), np.float32)
@@ -60,7 +60,7 @@ class _NullSession:
         return inputs["rows"].shape if self.role == "denoiser" else inputs["tokens"].shape[:1]
 
     def _encoded(self, images: NDArray[np.uint8], output: Signature) -> NDArray[Any]:
-        factor, count = self.latent.factor, len(images)
+        factor, count = self.factor, len(images)
         height, width = images.shape[1] // factor, images.shape[2] // factor
         patches = images.reshape(count, height, factor, width, factor, 3).mean(axis=(2, 4))
         if output.dtype == "float32":

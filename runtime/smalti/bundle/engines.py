@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from smalti.bundle.manifest import FileRecord, Precision, Role, Sha256, is_plain
+from smalti.bundle.manifest import FileRecord, Precision, Role, Sha256
+from smalti.bundle.manifest_file import is_plain
 from smalti.errors import BundleError
 
 ENGINES = "engines.json"

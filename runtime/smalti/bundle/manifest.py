@@ -1,25 +1,23 @@
-"""``manifest.json``: what a bundle is, its files, and the figures measured at its export.
+"""Records of ``manifest.json``: what a bundle is, its files, and the figures measured at its export.
 
-Records are typed and validated on reading; an error names the field that does not fit.
+:mod:`smalti.bundle.manifest_file` reads and writes them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import msgspec
 
-from smalti.errors import BundleError
+from smalti.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Increased when a reader of the old layout would misread the new one."""
-
 Precision = Literal["fp32", "fp16", "int8"]
-Role = Literal["denoiser", "predictor", "decoder", "encoder", "preview"]
-"""``preview`` roughly shows what the decoder would make, also of unfinished grids. Bundles may lack the last two."""
+Role = Annotated[str, msgspec.Meta(pattern="^(denoiser|predictor|encoder|preview|decoder(_[1-9][0-9]{0,4})?)$")]
+"""``decoder`` makes pictures of the first resolution, ``decoder_512`` those of 512 pixels, and so on. ``preview``
+roughly shows what the decoder would make, also of unfinished grids. Bundles may lack encoder and preview."""
 Family = Literal["absorbing", "autoregressive", "sundae", "multinomial"]
 PRIOR_ROLES: dict[Family, Role] = {
     "absorbing": "denoiser",
@@ -28,8 +26,10 @@ PRIOR_ROLES: dict[Family, Role] = {
     "multinomial": "denoiser",
 }
 """The component that draws the tokens of each family: many at a time, or one after the other."""
-CODECS: set[Role] = {"encoder", "decoder", "preview"}
-"""Components that are parts of an autoencoder."""
+Canvases = Literal["own", "wide", "any"]
+"""Canvases that suit a kind of picture: its own size alone, wider ones too, or any."""
+AGAIN = "Get the bundle again, or export it again"
+"""Advice for a bundle that was changed or damaged."""
 NoiseKind = Literal["released", "printed"]
 """Cosine schedules of multinomial diffusion: see :func:`smalti.families.multinomial.sampler.cosine_alphas`."""
 LARGEST_FILE = 2**34
@@ -99,6 +99,22 @@ class Latent(_Record, frozen=True, kw_only=True):
     encoder. None: those two components convert between tokens and pixels."""
     preview_halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None = None
     """The halo of the component ``preview``; None where there is none."""
+    encoder_halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None = None
+    """How many tokens away a pixel can be that a token depends on. None: anywhere in the image; such an image is
+    encoded in one piece."""
+
+
+class Resolution(_Record, frozen=True, kw_only=True):
+    """One size of the pictures that the bundle's tokens decode to."""
+
+    pixels: Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+    """Pixels along the longer side of a picture of ``latent.grid``; its name in calls."""
+    factor: Annotated[int, msgspec.Meta(ge=1, le=2**12)]
+    """Pixels per token along each axis."""
+    decoder: Role
+    """The component that makes these pictures."""
+    halo: Annotated[int, msgspec.Meta(ge=0, le=2**12)] | None
+    """As ``latent.halo``, of this decoder."""
 
 
 class Noise(_Record, frozen=True, kw_only=True):
@@ -190,11 +206,50 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """Noise of the family multinomial; None for other families."""
     golden: FileRecord | None = None
     """Inputs with the torch model's answers (:mod:`smalti.verification.golden`); a bundle may have none."""
+    resolutions: tuple[Resolution, ...] = ()
+    """Sizes of pictures, rising; empty in version 1. See :attr:`all_resolutions`."""
+    canvases: dict[str, Canvases] = {}
+    """Canvases that suit the pictures of each label, and of none under the name "". Those not named: any."""
 
     def files(self) -> tuple[FileRecord, ...]:
         """All files of the bundle except the manifest."""
         graphs = (variant.graph for component in self.components.values() for variant in component.variants)
         return (*graphs, *self.weights, *((self.golden,) if self.golden else ()))
+
+    @property
+    def all_resolutions(self) -> tuple[Resolution, ...]:
+        """Sizes of pictures, rising. The first is the default, and the one that the encoder reads."""
+        return self.resolutions or (own_resolution(self.latent),)
+
+    def resolution(self, pixels: object = None) -> Resolution:
+        """Return the resolution of so many ``pixels``; None gives the first. Raises UsageError where there is none."""
+        for found in self.all_resolutions:
+            if pixels is None or (found.pixels == pixels and not isinstance(pixels, bool)):
+                return found
+        there = ", ".join(str(found.pixels) for found in self.all_resolutions)
+        raise UsageError(f"resolution {pixels!r}: the pictures of bundle {self.name} have {there} pixels")
+
+    def resolution_of(self, role: Role) -> Resolution:
+        """Return the resolution of a decoder's pictures; the first for other components."""
+        every = self.all_resolutions
+        return next((found for found in every if found.decoder == role), every[0])
+
+
+def own_resolution(latent: Latent) -> Resolution:
+    """Return the size of pictures that ``latent`` tells: the first of a bundle's, or its only one."""
+    return Resolution(
+        pixels=max(latent.grid) * latent.factor, factor=latent.factor, decoder="decoder", halo=latent.halo
+    )
+
+
+def kind_of(role: Role) -> Role:
+    """Return the kind of a component: a decoder of any size is a ``decoder``."""
+    return role.split("_")[0]
+
+
+def decoder_role(pixels: int) -> Role:
+    """Return the component that makes pictures of a resolution which is not the first."""
+    return f"decoder_{pixels}"
 
 
 ROUNDED = "rounded_"
@@ -219,139 +274,3 @@ def missed(figures: Mapping[str, float], tolerances: Mapping[str, float]) -> lis
         if not (value <= bound if name.endswith("_error") else value >= bound):
             lines.append(f"{name} is {value:.4g}, allowed is {allowed(name, bound)}")
     return lines
-
-
-def encode(manifest: Manifest) -> bytes:
-    """Encode as readable JSON; equal manifests give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
-
-
-def decode(raw: bytes, where: str) -> Manifest:
-    """Read and check a manifest. Raises BundleError with the reason and ``where``."""
-    try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
-    except _UNREADABLE as error:
-        raise BundleError(f"{where}: manifest.json cannot be read: {error}. {AGAIN}") from None
-    if version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{where}: manifest.json has schema version {version}, and this smalti reads {SCHEMA_VERSION}. "
-            + ("Update smalti." if version > SCHEMA_VERSION else "Export the bundle again.")
-        )
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except _UNREADABLE as error:
-        raise BundleError(f"{where}: manifest.json does not fit: {error}. {AGAIN}") from None
-    _check(manifest, where)
-    return manifest
-
-
-AGAIN = "Get the bundle again, or export it again"
-"""Advice for a bundle that was changed or damaged."""
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Errors of msgspec for bytes that are not the expected JSON, or are nested too deeply."""
-
-
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
-def _check(manifest: Manifest, where: str) -> None:
-    names = {record.file for record in manifest.weights}
-    seen = {"manifest.json"}
-    for record in manifest.files():
-        if not is_plain(record.file):
-            raise BundleError(
-                f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle, of letters, "
-                "digits and ._-"
-            )
-        if record.file.casefold() in seen:  # some file systems ignore case
-            raise BundleError(f"{where}: manifest.json names {record.file!r} twice; every file is listed once")
-        seen.add(record.file.casefold())
-    for role, component in manifest.components.items():
-        for variant in component.variants:
-            if missing := set(variant.weights) - names:
-                raise BundleError(f"{where}: {role} {variant.precision} reads {sorted(missing)}, not among the weights")
-        if "fp32" not in {variant.precision for variant in component.variants}:
-            raise BundleError(f"{where}: {role} has no variant in fp32, which every component has. {AGAIN}")
-    prior = PRIOR_ROLES[manifest.family]
-    needed: list[Role] = [prior] if manifest.latent.pixels else [prior, "decoder"]
-    if missing := set(needed) - set(manifest.components):
-        raise BundleError(
-            f"{where}: the bundle has no {' and no '.join(sorted(missing))}; one of the family {manifest.family} has "
-            f"a {' and a '.join(needed)}"
-        )
-    if (manifest.noise is None) == (manifest.family == "multinomial"):
-        raise BundleError(
-            f"{where}: noise says how much there is at each time in bundles of the family multinomial, which must have "
-            f"it, and in no others; this one's family is {manifest.family}"
-        )
-    if manifest.latent.pixels:
-        _check_grey(manifest, where)
-    _check_sizes(manifest, where)
-    _check_certificate(manifest, where)
-
-
-def _check_sizes(manifest: Manifest, where: str) -> None:
-    """Raise BundleError unless the autoencoder's components have ``latent.factor`` pixels per token."""
-    factor = manifest.latent.factor
-    shapes = {"tokens": ("n", "h", "w"), "images": ("n", f"{factor}*h", f"{factor}*w", 3)}
-    for role, component in manifest.components.items():
-        for spec in (*component.inputs, *component.outputs) if role in CODECS else ():
-            if (shape := shapes.get(spec.name, spec.shape)) != spec.shape:
-                raise BundleError(
-                    f"{where}: {spec.name} of the {role} are {list(spec.shape)}, and with latent.factor {factor} they "
-                    f"would be {list(shape)}. {AGAIN}"
-                )
-
-
-def _check_certificate(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for a variant without a measure that shows it to be within tolerance."""
-    good = {
-        (measure.component, measure.precision)
-        for measure in manifest.certificate
-        if measure.tolerances
-        and measure.tolerances.keys() <= measure.figures.keys()
-        and not missed(measure.figures, measure.tolerances)
-    }
-    for role, component in manifest.components.items():
-        for variant in component.variants:
-            if (role, variant.precision) not in good:
-                raise BundleError(
-                    f"{where}: the certificate does not say that {role} {variant.precision} is within tolerance. "
-                    + AGAIN
-                )
-
-
-def is_plain(file: str) -> bool:
-    """Whether a bundle may declare this file name: it means the same on every system and in every shell.
-
-    Parts between slashes consist of ASCII letters, digits and ``._-``, and begin with a letter, a digit or ``_``.
-    """
-    return (
-        len(file) <= 200
-        and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", file) is not None
-    )
-
-
-def is_inside(file: str) -> bool:
-    """Whether a name stays inside the bundle on every system: no ``..``, no drive, only printable characters."""
-    path = PurePosixPath(file)
-    odd = any(char in file for char in "\\:") or not file.isprintable()
-    return bool(path.parts) and not (path.is_absolute() or ".." in path.parts or odd or len(file) > 200)
-
-
-def _check_grey(manifest: Manifest, where: str) -> None:
-    """Raise BundleError unless tokens can be the grey levels of pixels."""
-    latent = manifest.latent
-    if latent.factor != 1 or latent.halo != 0:
-        raise BundleError(
-            f"{where}: with latent.pixels grey a token is one pixel, so that latent.factor is 1 and latent.halo is 0; "
-            f"here they are {latent.factor} and {latent.halo}"
-        )
-    if not 2 <= latent.codes <= 256:
-        raise BundleError(f"{where}: latent.codes is {latent.codes}; with latent.pixels grey there are 2 .. 256 levels")
-    if surplus := sorted({"decoder", "encoder", "preview"} & set(manifest.components)):
-        raise BundleError(
-            f"{where}: components has {' and '.join(surplus)}; with latent.pixels grey tokens are pixels already, and "
-            "nothing stands in between"
-        )

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from smalti.bundle import engines as engine_records
-from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant, decode, is_inside
+from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant
+from smalti.bundle.manifest_file import decode, is_inside
 from smalti.errors import BundleError
 
 MANIFEST = "manifest.json"

@@ -26,6 +26,8 @@ def card(bundle: Bundle) -> dict[str, Any]:
         "schema_version": manifest.schema_version,
         "family": manifest.family,
         "pixels": [latent.grid[1] * latent.factor, latent.grid[0] * latent.factor],
+        "resolutions": [found.pixels for found in manifest.all_resolutions],
+        "canvases": manifest.canvases,
         "grid": list(latent.grid),
         "codes": latent.codes,
         "factor": latent.factor,
@@ -87,6 +89,8 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         "digest": content["digest"],
         "family": f"{content['family']}: {FAMILIES[content['family']].way}",
         "grid": f"{columns}x{rows} tokens of {content['factor']}x{content['factor']} pixels, decoded from {halo}",
+        "sizes": " and ".join(f"{pixels}" for pixels in content["resolutions"]) + " pixels per side",
+        "canvases": _canvases(content["canvases"]),
         "codebook": f"{content['codes']} codes",
         "labels": f"{len(content['classes'])}: {', '.join(content['classes'])}" if content["classes"] else "none",
         "defaults": ", ".join(f"{name} {_plain(value)}" for name, value in content["sampler"].items()),
@@ -113,6 +117,13 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         for engine in content["engines"]
     ]
     return lines
+
+
+def _canvases(suited: dict[str, str]) -> str:
+    """Return in words which canvases suit which labels."""
+    words = {"own": "its own size", "wide": "wider ones too", "any": "any"}
+    told = [f"{label or 'no label'}: {words[kind]}" for label, kind in suited.items()]
+    return ", ".join(told) or "any"
 
 
 def figure(name: str, value: float) -> str:

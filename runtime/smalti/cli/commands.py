@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 
 from smalti import __version__
 from smalti.cli.bundle import app as bundle_app
-from smalti.cli.generate import generate, inpaint
-from smalti.cli.options import BundleOption, JsonOption, PrecisionOption, ProviderOption, ThreadsOption, check_png
+from smalti.cli.generate import generate
+from smalti.cli.options import (
+    BundleOption,
+    JsonOption,
+    PrecisionOption,
+    ProviderOption,
+    ResolutionOption,
+    ThreadsOption,
+    check_png,
+)
+from smalti.cli.repaint import inpaint, outpaint
 from smalti.cli.verbs import LAZY
 from smalti.errors import UsageError
 from smalti.files import check_writable, write_whole
@@ -22,7 +31,7 @@ from smalti.generator import load
 from smalti.images import contact_sheet, open_image, save_png
 from smalti.verification.benchmark import measure
 
-ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files, all of one size.")]
+ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files; to be encoded, all of one size.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +53,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 app.command()(generate)
 app.command()(inpaint)
+app.command()(outpaint)
 app.add_typer(bundle_app, name="bundle")
 
 
@@ -51,6 +61,7 @@ app.add_typer(bundle_app, name="bundle")
 def encode(
     images: ImagesArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .npy for the tokens (int32 [N, h, w]).")],
+    resolution: ResolutionOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
     precision: PrecisionOption = "auto",
@@ -58,7 +69,7 @@ def encode(
 ) -> None:
     """Turn images into tokens."""
     _check_npy(output)
-    tokens = load(bundle, provider, precision, threads).encode([open_image(path) for path in images])
+    tokens = load(bundle, provider, precision, threads).encode([open_image(path) for path in images], resolution)
     _save_npy(tokens, output)
     typer.echo(f"{output}: tokens {list(tokens.shape)}")
 
@@ -96,6 +107,7 @@ def decode(
     tokens: Annotated[Path, typer.Argument(help="A .npy of tokens (integers [N, h, w] or [h, w]).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")],
     columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
+    resolution: ResolutionOption = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
     precision: PrecisionOption = "auto",
@@ -109,7 +121,7 @@ def decode(
         raise UsageError(f"{tokens} does not exist; name a .npy that 'smalti encode' made") from None
     except (OSError, ValueError, EOFError):
         raise UsageError(f"{tokens} is not a .npy of integers, such as 'smalti encode' makes") from None
-    images = load(bundle, provider, precision, threads).decode(grids)
+    images = load(bundle, provider, precision, threads).decode(grids, resolution)
     save_png(contact_sheet(np.stack([np.asarray(image) for image in images]), columns), output)
     typer.echo(f"{output}: {len(images)} image(s) of {images[0].width}x{images[0].height}")
 
@@ -123,10 +135,12 @@ def bench(
     count: Annotated[int, typer.Option(help="Images per batch.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps; the bundle's own by default.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs; the median is reported.")] = 5,
+    resolution: ResolutionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure seconds per megapixel, split into network, draw, decoder and host."""
-    report = measure(load(bundle, provider, precision, threads), count=count, steps=steps, repeats=repeats)
+    loaded = load(bundle, provider, precision, threads)
+    report = measure(loaded, count=count, steps=steps, repeats=repeats, resolution=resolution)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return

@@ -1,4 +1,4 @@
-"""The verbs that draw: generate and inpaint."""
+"""The verb that draws pictures from nothing: generate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import numpy as np
 import typer
 
 from smalti.backends.base import Backend, RequestedPrecision
@@ -16,10 +15,8 @@ from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.cli.options import (
     BundleOption,
     JsonOption,
-    PrecisionOption,
     ProviderOption,
     ThreadsOption,
-    check_png,
     sampling_options,
     takes_sampling,
 )
@@ -28,7 +25,6 @@ from smalti.families.recipe import Recipe, read_recipe
 from smalti.families.settings import chosen_options
 from smalti.files import check_folder, check_writable
 from smalti.generator import Generator, load
-from smalti.images import contact_sheet, open_image, save_png
 from smalti.result import Result, save_picture
 
 
@@ -133,28 +129,3 @@ def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[
         "network_calls": timings.calls,
         "provider": generator.report.to_dict(),
     }
-
-
-@takes_sampling("size")
-def inpaint(
-    image: Annotated[Path, typer.Argument(help="Image whose sides are multiples of the bundle's factor.")],
-    mask: Annotated[Path, typer.Argument(help="Image of the same size; white is repainted.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")],
-    count: Annotated[int, typer.Option(help="Variants to draw.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of variant 0; variant i has seed + i.")] = 0,
-    label: Annotated[str | None, typer.Option(help="Label. [default: none, the image says what it is]")] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Images per row of a sheet.")] = 4,
-    bundle: BundleOption = None,
-    provider: ProviderOption = "auto",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    **sampling: Any,
-) -> None:
-    """Repaint a part of an image; the other pixels stay as they are."""
-    check_png(output)
-    pixels, white = open_image(image), open_image(mask)
-    options = sampling_options(sampling)
-    generator = load(bundle, provider, precision, threads)
-    result = generator.inpaint(pixels, white, count, seed, label=label, **options)
-    save_png(contact_sheet(np.stack([np.asarray(drawn) for drawn in result.images]), columns), output)
-    typer.echo(f"{output}: {len(result.images)} image(s), {result.timings.total:.2f} s")

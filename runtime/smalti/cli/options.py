@@ -20,6 +20,9 @@ BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle
 ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto or cpu.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
+ResolutionOption = Annotated[
+    int | None, typer.Option(help="Pixels per side of the bundle's own grid; its first size by default.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
 

@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.bundle.manifest import Latent
-from smalti.codec.tiles import Decode, decode_tiled
+from smalti.bundle.manifest import Latent, Resolution
+from smalti.codec.tiles import Decode, Encode, decode_tiled, encode_tiled
 from smalti.errors import UsageError
-from smalti.images import to_array
+from smalti.images import reduce, to_array
 
 Int32 = NDArray[np.int32]
-Encode = Callable[[NDArray[np.uint8]], Int32]
-Number = TypeVar("Number", np.int32, np.float32)
+Pixels = NDArray[np.uint8]
 
-DECODE_TOKENS = 4096
-"""Most tokens per call of the decoder, which bounds its memory: 16 images of 256x256 with 16 pixels per token."""
+AT_ONCE = 2**20
+"""Most pixels per call of an encoder or decoder, which bounds its memory: 16 images of 256x256."""
 
 
-def over_images(
-    graph: Callable[[NDArray[np.uint8]], NDArray[Number]],
-    images: Sequence[Image.Image | NDArray[np.uint8]],
-    latent: Latent,
-) -> NDArray[Number]:
-    """Apply ``graph``, which takes pixels uint8 [n, H, W, 3], to images of one size; return one row per image.
+def same_sized(images: Sequence[Image.Image | Pixels], resolution: Resolution) -> list[Pixels]:
+    """Return the pixels (uint8 [H, W, 3]) of images of one size.
 
-    Raises UsageError when there are no images, their sizes differ, or sides are not multiples of the bundle's factor.
+    Raises UsageError when there are no images, their sizes differ, or sides are not multiples of the resolution's
+    factor.
     """
-    if isinstance(images, Image.Image):
-        raise UsageError("a list of images is needed; put the one in brackets")
-    arrays = [to_array(image) for image in images]
+    arrays = listed(images)
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         raise UsageError("one or more images are needed, all of one size")
-    factor, (height, width, _) = latent.factor, arrays[0].shape
+    factor, (height, width, _) = resolution.factor, arrays[0].shape
     if height % factor or width % factor or not height or not width:
         near = [max(1, round(side / factor)) * factor for side in (width, height)]
         raise UsageError(
             f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
         )
-    each = _at_once(latent, height * width // factor**2)
-    parts = [graph(np.stack(arrays[first : first + each])) for first in range(0, len(arrays), each)]
-    return np.concatenate(parts)
+    return arrays
 
 
-def decode_images(decode: Decode, tokens: Int32, latent: Latent) -> list[Image.Image]:
-    """Decode tokens int32 [N, h, w] to N images. ``decode`` takes tokens of any h and w."""
-    each = _at_once(latent, tokens.shape[1] * tokens.shape[2])
+def listed(images: Sequence[Image.Image | Pixels]) -> list[Pixels]:
+    """Return the pixels (uint8 [H, W, 3]) of images of any sizes. Raises UsageError for what is no list of images."""
+    if isinstance(images, Image.Image):
+        raise UsageError("a list of images is needed; put the one in brackets")
+    return [to_array(image) for image in images]
+
+
+def encode_images(
+    encode: Encode, images: Sequence[Image.Image | Pixels], resolution: Resolution, latent: Latent
+) -> Int32:
+    """Encode images of one size at ``resolution`` to tokens int32 [N, h, w].
+
+    ``encode`` takes pixels uint8 [n, H, W, 3], ``latent.factor`` per token, to which images are reduced. Raises
+    UsageError as :func:`same_sized` does.
+    """
+    scale = resolution.factor // latent.factor
+    arrays = [reduce(array, scale) for array in same_sized(images, resolution)]
+    each = at_once(arrays[0].shape[0] * arrays[0].shape[1], latent.halo)
+    batches = (np.stack(arrays[start : start + each]) for start in range(0, len(arrays), each))
+    return np.concatenate([encode_tiled(encode, batch, latent.factor, latent.encoder_halo) for batch in batches])
+
+
+def decode_images(decode: Decode, tokens: Int32, factor: int, halo: int | None) -> list[Image.Image]:
+    """Decode tokens int32 [N, h, w] to N images, ``factor`` pixels per token. ``decode`` takes tokens of any h and w.
+
+    ``halo`` is that of :func:`smalti.codec.tiles.decode_tiled`.
+    """
+    each = at_once(tokens.shape[1] * tokens.shape[2] * factor**2, halo)
     batches = (tokens[first : first + each] for first in range(0, len(tokens), each))
-    return [
-        Image.fromarray(image) for batch in batches for image in decode_tiled(decode, batch, latent.factor, latent.halo)
-    ]
+    return [Image.fromarray(image) for batch in batches for image in decode_tiled(decode, batch, factor, halo)]
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], codes: int) -> Int32:
@@ -70,6 +85,6 @@ def check_tokens(tokens: NDArray[np.integer[Any]], codes: int) -> Int32:
     return grids.astype(np.int32)
 
 
-def _at_once(latent: Latent, tokens: int) -> int:
-    """Return how many images of this many tokens one call takes; one when the decoder needs the whole canvas."""
-    return 1 if latent.halo is None else max(1, DECODE_TOKENS // tokens)
+def at_once(pixels: int, halo: int | None) -> int:
+    """Return how many images of so many pixels one call takes; one where the whole image is needed at once."""
+    return 1 if halo is None else max(1, AT_ONCE // pixels)

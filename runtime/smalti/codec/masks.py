@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from smalti.bundle.manifest import Latent
+from smalti.bundle.manifest import Resolution
+from smalti.codec.fill import filled
 from smalti.errors import UsageError
 from smalti.families.canvas import canvas_size
-from smalti.images import to_array
+from smalti.images import reduce, to_array
 
 Picture: TypeAlias = Image.Image | NDArray[Any]
 
 
-def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def check_pair(image: Picture, mask: Picture, resolution: Resolution) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Check an image and its mask; return pixels (uint8 [H, W, 3]) and where to repaint them (bool [H, W]).
 
     A PIL mask repaints where it is brighter than middle grey, an array where it is True.
 
-    Raises UsageError when sides are not multiples of the bundle's factor, or when the mask has another size, is of the
-    wrong kind or repaints nothing.
+    Raises UsageError when sides are not multiples of the resolution's factor, or when the mask has another size, is of
+    the wrong kind or repaints nothing.
     """
     pixels = to_array(image)
     if isinstance(mask, Image.Image):
@@ -32,7 +34,7 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
     else:
         raise UsageError("a mask must be a PIL image (white: repaint) or a bool array [H, W] (True: repaint)")
     height, width, _ = pixels.shape
-    canvas_size((width, height), latent, "image size")
+    canvas_size((width, height), (1, 1), resolution, "image size")
     if repaint.shape != (height, width):
         found = f"{repaint.shape[1]}x{repaint.shape[0]}"
         raise UsageError(f"mask size {found}: it must be that of the image, {width}x{height}")
@@ -41,12 +43,46 @@ def check_pair(image: Picture, mask: Picture, latent: Latent) -> tuple[NDArray[n
     return pixels, repaint
 
 
+def extended(image: Picture, margins: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return an image's pixels on a larger canvas (uint8 [H, W, 3]), and where they are not (bool [H, W]).
+
+    ``margins`` are the pixels added on the left, at the top, on the right and at the bottom. Raises UsageError when one
+    is negative or no whole number, or all are 0.
+    """
+    try:
+        left, top, right, bottom = (operator.index(side) for side in margins)
+    except TypeError:
+        raise UsageError(f"margins {margins}: whole numbers of pixels are needed") from None
+    if min(left, top, right, bottom) < 0 or not any((left, top, right, bottom)):
+        raise UsageError(
+            f"left {left}, top {top}, right {right}, bottom {bottom}: 0 or more pixels each, and some on one side"
+        )
+    pixels = to_array(image)
+    beyond = np.pad(np.zeros(pixels.shape[:2], np.bool_), ((top, bottom), (left, right)), constant_values=True)
+    return np.pad(pixels, ((top, bottom), (left, right), (0, 0))), beyond
+
+
+def seen_by_encoder(pixels: NDArray[np.uint8], repaint: NDArray[np.bool_], scale: int) -> NDArray[np.uint8]:
+    """Return an image as its encoder may see it: reduced by ``scale``, and nothing of what is to be repainted.
+
+    Where any pixel of a reduced one is to be repainted, that one continues its surroundings.
+    """
+    return filled(reduce(pixels, scale), patches(repaint, scale))
+
+
 def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     """Return the tokens (bool [h, w]) that have at least one pixel (bool [h*factor, w*factor]) to repaint."""
     height, width = repaint.shape
     return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
 
 
-def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:
-    """Return the pixels of ``drawn`` where ``repaint`` is True, and those of ``pixels`` elsewhere."""
-    return Image.fromarray(np.where(repaint[..., None], np.asarray(drawn), pixels))
+def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_], feather: int = 0) -> Image.Image:
+    """Return the pixels of ``drawn`` where ``repaint`` is True, and those of ``pixels`` elsewhere.
+
+    With ``feather`` above 0, pixels up to so far outside fade from the one into the other.
+    """
+    if not feather:
+        return Image.fromarray(np.where(repaint[..., None], np.asarray(drawn), pixels))
+    mask = Image.fromarray(np.where(repaint, 255, 0).astype(np.uint8)).filter(ImageFilter.BoxBlur(feather))
+    share = np.where(repaint, 255, np.minimum(2 * np.asarray(mask, np.uint16), 255)).astype(np.uint8)
+    return Image.composite(drawn, Image.fromarray(pixels), Image.fromarray(share))

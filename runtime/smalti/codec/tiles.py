@@ -1,6 +1,7 @@
-"""Decode any canvas in bounded memory: tile by tile, each with a halo of the tokens that its pixels depend on.
+"""Decode and encode any canvas in bounded memory: tile by tile, each with a halo of what its values depend on.
 
-When pixels depend on the whole canvas, it cannot be cut. It is then decoded in one piece, in memory that grows with it.
+Where they depend on the whole canvas, it cannot be cut. It then goes through in one piece, in memory that grows with
+it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE = 32
-"""Tokens per side of a tile; with 16 pixels per token, 512 pixels."""
+"""Tokens per side of a tile; with 16 pixels per token, 512 pixels. Halos reach some 12 tokens, so smaller tiles would
+compute most pixels several times."""
 
 Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.int32]]
 
 
 def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int]]:
@@ -49,3 +52,25 @@ def decode_tiled(
                     index, rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor
                 ] = part[top * factor : top * factor + tall, left * factor : left * factor + wide]
     return pixels
+
+
+def encode_tiled(
+    encode: Encode, pixels: NDArray[np.uint8], factor: int, halo: int | None, tile: int = TILE
+) -> NDArray[np.int32]:
+    """Encode pixels (uint8 [N, h*factor, w*factor, 3]) to tokens (int32 [N, h, w]), one tile at a time.
+
+    ``halo`` is how many tokens away a pixel can be that a token depends on; None: anywhere, so that the image is
+    encoded whole. A tile with that many neighbours gives the tokens of the whole image, but for rounding near ties.
+    """
+    count, height, width = pixels.shape[0], pixels.shape[1] // factor, pixels.shape[2] // factor
+    if halo is None or (height <= tile + halo and width <= tile + halo):
+        return encode(pixels)
+    tokens = np.empty((count, height, width), np.int32)
+    for index in range(count):
+        for rows, rows_halo, top in spans(height, tile, halo):
+            for columns, columns_halo, left in spans(width, tile, halo):
+                across, down = (slice(part.start * factor, part.stop * factor) for part in (columns_halo, rows_halo))
+                part = encode(np.ascontiguousarray(pixels[index : index + 1, down, across]))[0]
+                tall, wide = rows.stop - rows.start, columns.stop - columns.start
+                tokens[index, rows, columns] = part[top : top + tall, left : left + wide]
+    return tokens

@@ -45,7 +45,7 @@ class Prior(Protocol):
         ...
 
 
-COMMON_OPTIONS = ("temperature", "top_k", "top_p", "guidance", "size")
+COMMON_OPTIONS = ("temperature", "top_k", "top_p", "guidance", "resolution", "size")
 """Options that every family has. A recipe holds them beside the family's own."""
 
 
@@ -60,8 +60,10 @@ class Settings:
     top_k: Annotated[int, msgspec.Meta(description="Draw from the k likeliest tokens; 0: from all.")]
     top_p: Annotated[float, msgspec.Meta(description="Draw from the likeliest tokens of this share; 1: from all.")]
     guidance: Annotated[float, msgspec.Meta(description="0 to 100, pull towards the label; 1: none.")]
+    resolution: Annotated[int, msgspec.Meta(description="Pixels per side of the bundle's own grid, such as 1024.")]
+    """One of :attr:`smalti.Manifest.all_resolutions`."""
     size: Annotated[tuple[int, int], msgspec.Meta(description="Pixels, such as 512x256; the bundle's own by default.")]
-    """Width and height."""
+    """Width and height, at that resolution."""
     own: msgspec.Struct
     """The family's own settings, such as :class:`smalti.families.absorbing.family.AbsorbingSettings`."""
 
@@ -120,11 +122,11 @@ class Family(ABC):
         return self.settings.__struct_fields__
 
     @abstractmethod
-    def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> msgspec.Struct:
+    def settle(self, asked: Asked, temperature: float, canvas: tuple[int, int], manifest: Manifest) -> msgspec.Struct:
         """Check the options in ``asked``, fill in the bundle's defaults, and return the family's settings.
 
-        ``temperature`` is already settled; ``size`` is the canvas in pixels. Raises UsageError, which says what is
-        allowed.
+        ``temperature`` is already settled; ``canvas`` is its rows and columns of tokens. Raises UsageError, which says
+        what is allowed.
         """
 
     @abstractmethod

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalti.bundle.manifest import Latent
+from smalti.bundle.manifest import Resolution
 from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser
+from smalti_kernels.spec import mixtures
 
 Int32 = NDArray[np.int32]
 Integers = NDArray[np.intp]
@@ -21,19 +23,19 @@ WINDOWS = 16
 """Windows sent through the network at once, which bounds its memory whatever the canvas."""
 
 
-MAX_TOKENS = 2**20
-"""Most tokens of one canvas; with 16 pixels per token, 16384x16384 pixels."""
+MAX_TOKENS, MAX_PIXELS = 2**20, 2**28
+"""Most tokens and pixels of one canvas; the latter are 16384x16384."""
 
 
-def canvas_size(size: Any, latent: Latent, what: str = "size") -> tuple[int, int]:
-    """Check a size and return its width and height in pixels; None gives the bundle's own size.
+def canvas_size(size: Any, grid: tuple[int, int], resolution: Resolution, what: str = "size") -> tuple[int, int]:
+    """Check a size and return its width and height in pixels; None gives that of ``grid``, rows and columns of tokens.
 
-    ``what`` names the size in messages. Raises UsageError for sides that are not multiples of the bundle's factor, with
-    the nearest possible size, and for more than MAX_TOKENS tokens.
+    ``what`` names the size in messages. Raises UsageError for sides that are not multiples of the resolution's factor,
+    with the nearest possible size, and for more than MAX_TOKENS tokens or MAX_PIXELS pixels.
     """
-    factor = latent.factor
+    factor = resolution.factor
     if size is None:
-        return latent.grid[1] * factor, latent.grid[0] * factor
+        return grid[1] * factor, grid[0] * factor
     try:
         width, height = (operator.index(side) for side in size)
     except (TypeError, ValueError):
@@ -43,8 +45,9 @@ def canvas_size(size: Any, latent: Latent, what: str = "size") -> tuple[int, int
         raise UsageError(
             f"{what} {width}x{height}: sides must be multiples of {factor}; the nearest is {near[0]}x{near[1]}"
         )
-    if (width // factor) * (height // factor) > MAX_TOKENS:
-        raise UsageError(f"{what} {width}x{height}: at most {MAX_TOKENS} patches of {factor}x{factor} pixels are drawn")
+    most = min(MAX_TOKENS, MAX_PIXELS // factor**2)
+    if (width // factor) * (height // factor) > most:
+        raise UsageError(f"{what} {width}x{height}: at most {most} patches of {factor}x{factor} pixels are drawn")
     return width, height
 
 
@@ -84,7 +87,11 @@ def canvas_denoiser(
     At each position, the probabilities of all windows that cover it are averaged. The answer is the logarithm of that
     mixture, so a temperature applies to the mixture, as in the paper. (The released code visits positions in raster
     order, and leaves the last columns without an answer when the stride does not divide. Here any schedule works, and
-    the last window of an axis ends where the canvas ends.)
+    the last window of an axis ends where the canvas ends.) It is computed in integers
+    (:mod:`smalti_kernels.spec.mixtures`), so that it is the same on every device.
+
+    A prior has learnt what the borders of pictures look like. Where a window ends inside the canvas there is no border,
+    so its outermost tokens there count a millionth of others: only where no other window answers are they heard.
 
     Args:
         denoiser: the prior on grids of the size ``window``.
@@ -118,6 +125,8 @@ def canvas_denoiser(
     if mask is None and (height < tall or width < wide):
         raise UsageError(f"canvas {height}x{width} is smaller than the grid of {tall}x{wide} the model works on")
     tops, lefts = window_starts(height, tall, down), window_starts(width, wide, right)
+    most_over = (-(-tall // down) + 1) * (-(-wide // right) + 1)  # no more windows cover a position
+    full = min(mixtures.IMPORTANCE_ONE, 2 ** (64 - mixtures.SHARE_BITS) // most_over)
     margin = ((0, 0), (-min(tops),) * 2, (-min(lefts),) * 2)  # masks around a canvas that is too small; 0 otherwise
 
     def windows_over(rows: Int32) -> Iterator[tuple[int, int, int, Integers]]:
@@ -134,10 +143,20 @@ def canvas_denoiser(
                     if len(which):
                         yield index, top, left, which
 
+    @cache
+    def importance(top: int, left: int) -> NDArray[np.uint64]:
+        """What the answers of a window count: uint64 [tall * wide]."""
+        inner = np.ones((tall, wide), np.bool_)
+        inner[0] &= top <= 0
+        inner[-1] &= top + tall >= height
+        inner[:, 0] &= left <= 0
+        inner[:, -1] &= left + wide >= width
+        return np.where(inner, full, 1).astype(np.uint64).reshape(-1)
+
     def denoise(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
         grids = np.pad(tokens.reshape(-1, height, width), margin, constant_values=0 if mask is None else mask)
-        total: NDArray[np.float64] | None = None
-        count = np.zeros(rows.shape, np.int64)
+        total: NDArray[np.uint64] | None = None
+        broken = np.zeros(rows.shape, np.bool_)
         jobs = windows_over(rows)
         while group := list(islice(jobs, batch)):
             most = max(len(which) for *_, which in group)
@@ -151,20 +170,13 @@ def canvas_denoiser(
                 asked[i] = np.append(inside, np.full(most - len(which), inside[0]))
             logits = denoiser(parts, labels[[index for index, *_ in group]], asked)
             if total is None:
-                total = np.zeros((*rows.shape, logits.shape[2]))
-            for answer, (index, _, _, which) in zip(logits, group):
-                total[index, which] += _softmax(answer[: len(which)])
-                count[index, which] += 1
+                total = np.zeros((*rows.shape, logits.shape[2]), np.uint64)
+            for answer, inside, (index, top, left, which) in zip(logits, asked, group):
+                found = mixtures.shares(answer[: len(which)])
+                broken[index, which] |= found[:, 0] == mixtures.NEVER
+                total[index, which] += found * importance(top, left)[inside[: len(which)], None]
         if total is None:
             raise UsageError("no position was asked for: rows is empty")
-        with np.errstate(divide="ignore"):  # a token that no window allows keeps -inf
-            return np.log(total / count[..., None]).astype(np.float32)
+        return mixtures.mixture(total.reshape(-1, total.shape[2]), broken.reshape(-1)).reshape(total.shape)
 
     return denoise
-
-
-def _softmax(logits: NDArray[np.float32] | NDArray[np.float16]) -> NDArray[np.float64]:
-    """Probabilities (float64 [R, K]); in double precision, so that the unlikeliest tokens stay possible."""
-    with np.errstate(invalid="ignore"):  # a row that is all -inf becomes NaN, which the sampler reports with its place
-        weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)

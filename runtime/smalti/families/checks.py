@@ -9,7 +9,6 @@ from typing import Any, SupportsIndex
 
 from smalti.bundle.manifest import Latent
 from smalti.errors import UsageError
-from smalti.families.canvas import canvas_size
 
 
 def number(name: str, value: Any, least: float, most: float) -> float:
@@ -40,13 +39,14 @@ def share_pair(name: str, value: Any) -> tuple[float, float]:
     return pair
 
 
-def window_stride(asked: SupportsIndex | None, size: tuple[int, int], latent: Latent) -> int | None:
+def window_stride(asked: SupportsIndex | None, canvas: tuple[int, int], latent: Latent) -> int | None:
     """Return the number of tokens from one window to the next; None when the canvas is one window.
 
-    ``size`` is the canvas in pixels. Raises UsageError for a stride outside 1 .. the shorter side of the grid.
+    ``canvas`` is its rows and columns of tokens. Raises UsageError for a stride outside 1 .. the shorter side of the
+    grid.
     """
     side = min(latent.grid)
     stride = whole("stride", max(1, side // 2) if asked is None else asked)
     if not 1 <= stride <= side:
         raise UsageError(f"stride {stride}: allowed are 1 .. {side} tokens; more would leave gaps between windows")
-    return None if size == canvas_size(None, latent) else stride
+    return None if canvas == latent.grid else stride

@@ -75,9 +75,12 @@ class Options(TypedDict, total=False):
     min_steps: int | None
     """At least 0: number of steps before an image whose tokens did not change may be frozen (see
     :func:`smalti.families.sundae.sampler.run`). With ``min_steps`` equal to ``steps`` none is frozen."""
+    resolution: int | None
+    """Pixels per side of a picture of the bundle's own grid: one of those that the bundle lists, by default the first.
+    Tokens are the same at every resolution."""
     size: tuple[int, int] | None
-    """Width and height in pixels, multiples of the bundle's factor. On a size other than the bundle's own, the answers
-    in several windows are mixed."""
+    """Width and height in pixels, multiples of the resolution's factor. On a size other than the bundle's own, the
+    answers in several windows are mixed."""
     stride: int | None
     """Number of tokens from one window to the next, 1 .. the shorter side of the bundle's grid; half of that side by
     default. A smaller stride takes longer and mixes better."""
@@ -103,11 +106,13 @@ def resolve(
         labels = list(label)
     if len(labels) != len(seeds):
         raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
-    size = canvas_size(asked.get("size"), manifest.latent)
+    resolution = manifest.resolution(asked.get("resolution"))
+    size = canvas_size(asked.get("size"), manifest.latent.grid, resolution)
+    canvas = size[1] // resolution.factor, size[0] // resolution.factor
     temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
     family = family_of(manifest)
     family.refuse_foreign(asked, OWN_OPTIONS, f"bundle {manifest.name}")
-    own = family.settle(asked, temperature, size, manifest)
+    own = family.settle(asked, temperature, canvas, manifest)
     top_k = whole("top_k", asked.get("top_k", default.top_k))
     top_p = number("top_p", asked.get("top_p", default.top_p), 0, 1)
     if top_k < 0:
@@ -122,6 +127,7 @@ def resolve(
         top_k=top_k,
         top_p=top_p,
         guidance=number("guidance", asked.get("guidance", default.guidance), 0, 100),
+        resolution=resolution.pixels,
         size=size,
         own=own,
     )

@@ -7,12 +7,19 @@ from typing import Any
 
 from smalti.bundle.manifest import PRIOR_ROLES
 from smalti.errors import UsageError
+from smalti.families.settings import Options
 from smalti.generator import Generator
 
 STAGES = ("network", "draw", "decoder", "host", "total")
 
 
-def measure(generator: Generator, count: int = 1, steps: int | None = None, repeats: int = 5) -> dict[str, Any]:
+def measure(
+    generator: Generator,
+    count: int = 1,
+    steps: int | None = None,
+    repeats: int = 5,
+    resolution: int | None = None,
+) -> dict[str, Any]:
     """Generate ``count`` images ``repeats`` times after one untimed run; report the median seconds of each stage.
 
     Every run draws other seeds, so no result can be remembered. ``seconds`` are per batch. ``total`` is the median of
@@ -20,8 +27,9 @@ def measure(generator: Generator, count: int = 1, steps: int | None = None, repe
     """
     if repeats < 1:
         raise UsageError(f"repeats {repeats}: at least 1 is needed")
-    generator.generate(count, 0, steps=steps)
-    results = [generator.generate(count, 1000 + run * count, steps=steps) for run in range(repeats)]
+    chosen = Options(steps=steps, resolution=resolution)
+    generator.generate(count, 0, **chosen)
+    results = [generator.generate(count, 1000 + run * count, **chosen) for run in range(repeats)]
     width, height = results[0].images[0].size
     megapixels = count * width * height / 1e6
     seconds = {stage: statistics.median(getattr(result.timings, stage) for result in results) for stage in STAGES}

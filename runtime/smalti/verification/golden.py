@@ -33,7 +33,7 @@ from smalti.verification.comparison import Array, Case, Int32, compare, draw
 EACH = 16
 """Draws from each of a predictor's distributions; one draw from its few distributions would tell little."""
 RUNS = "runs"
-NAME = re.compile(r"([a-z]+)\.([0-9]{1,4})\.(in|out)\.([a-z]+)")
+NAME = re.compile(r"([a-z]+(?:_[0-9]+)?)\.([0-9]{1,4})\.(in|out)\.([a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,8 @@ def read_golden(bundle: Bundle) -> Golden | None:
     return Golden(cases, runs)
 
 
-ANSWERS: dict[Role, str] = {
-    "denoiser": "draws",
-    "predictor": "draws",
-    "decoder": "images",
-    "preview": "images",
-    "encoder": "tokens",
-}
-"""The answer that every case must contain."""
+ANSWERS: dict[Role, str] = {"denoiser": "draws", "predictor": "draws", "encoder": "tokens"}
+"""The answer that every case must contain; of decoders and previews it is "images"."""
 
 
 def _check_case(component: Component, role: Role, case: Case, where: str) -> None:
@@ -104,8 +98,8 @@ def _check_case(component: Component, role: Role, case: Case, where: str) -> Non
                 raise BundleError(f"{wrong}, and holds nothing, or what is no number. {AGAIN}")
     if lacking := [spec.name for spec in component.inputs if spec.name not in case.inputs]:
         raise BundleError(f"{where}: a case of the {role} lacks {', '.join(lacking)}. {AGAIN}")
-    if ANSWERS[role] not in case.outputs:
-        raise BundleError(f"{where}: a case of the {role} lacks its answer, {ANSWERS[role]}. {AGAIN}")
+    if (answer := ANSWERS.get(role, "images")) not in case.outputs:
+        raise BundleError(f"{where}: a case of the {role} lacks its answer, {answer}. {AGAIN}")
 
 
 def draw_next(logits: NDArray[np.float32], temperature: float, case: int) -> Int32:

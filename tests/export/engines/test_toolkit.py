@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from helpers.fake_tensorrt import FakeTensorRT
 from smalti import open_bundle
 from smalti.bundle.engines import Profile
-from smalti.bundle.manifest import Component, Latent, TensorSpec
+from smalti.bundle.manifest import Component, Latent, Resolution, TensorSpec, own_resolution
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
 from smalti_export.engines import toolkit
 from smalti_export.engines.graphs import bytes_last, for_tensorrt
@@ -109,31 +109,45 @@ def latent(halo: int | None = 3) -> Latent:
 
 def test_profiles_of_a_prior_are_those_of_the_runtime():
     denoiser = component(("tokens", "n", 128), ("labels", "n"), ("rows", "n", "r"))
-    (found,) = make_profiles("denoiser", denoiser, latent())
+    (found,) = make_profiles("denoiser", denoiser, latent(), own_resolution(latent()))
     assert found["tokens"] == Profile(least=(1, 128), best=(1, 128), most=(16, 128))
     assert found["labels"] == Profile(least=(1,), best=(1,), most=(16,))
     assert found["rows"] == Profile(least=(1, 1), best=(1, 8), most=(16, 128))
     predictor = component(("tokens", "n", "k"), ("past", 6, "n", 2, "p", 5))
-    (found,) = make_profiles("predictor", predictor, latent())
+    (found,) = make_profiles("predictor", predictor, latent(), own_resolution(latent()))
     assert found["tokens"] == Profile(least=(1, 1), best=(1, 1), most=(16, 128))
     assert found["past"] == Profile(least=(6, 1, 2, 0, 5), best=(6, 1, 2, 64, 5), most=(6, 16, 2, 128, 5))
 
 
 def test_profiles_of_a_codec_are_batches_of_its_grid_and_canvases():
-    batch, canvas = make_profiles("decoder", component(("tokens", "n", "h", "w")), latent())
+    batch, canvas = make_profiles("decoder", component(("tokens", "n", "h", "w")), latent(), own_resolution(latent()))
     assert batch["tokens"] == Profile(least=(1, 16, 8), best=(1, 16, 8), most=(16, 16, 8))
     assert canvas["tokens"] == Profile(least=(1, 1, 1), best=(1, 16, 8), most=(1, 38, 38))
-    batch, canvas = make_profiles("encoder", component(("images", "n", "4*h", "4*w", 3)), latent())
+    batch, canvas = make_profiles(
+        "encoder", component(("images", "n", "4*h", "4*w", 3)), latent(), own_resolution(latent())
+    )
     assert batch["images"].most == (16, 64, 32, 3)
     assert canvas["images"] == Profile(least=(1, 4, 4, 3), best=(1, 64, 32, 3), most=(1, 256, 128, 3))
-    (whole,) = make_profiles("decoder", component(("tokens", "n", "h", "w")), latent(halo=None))
+    seen = Latent(grid=(16, 8), codes=9, factor=4, halo=3, encoder_halo=2)
+    _, canvas = make_profiles("encoder", component(("images", "n", "4*h", "4*w", 3)), seen, own_resolution(seen))
+    assert canvas["images"].most == (1, 144, 144, 3)
+    large = Resolution(pixels=256, factor=16, decoder="decoder_256", halo=5)
+    batch, canvas = make_profiles("decoder_256", component(("tokens", "n", "h", "w")), latent(), large)
+    assert batch["tokens"].most == (16, 16, 8)
+    assert canvas["tokens"].most == (1, 42, 42)
+    larger = Resolution(pixels=1024, factor=64, decoder="decoder_1024", halo=5)
+    batch, _ = make_profiles("decoder_1024", component(("tokens", "n", "h", "w")), latent(), larger)
+    assert batch["tokens"].most == (2, 16, 8)
+    (whole,) = make_profiles(
+        "decoder", component(("tokens", "n", "h", "w")), latent(halo=None), own_resolution(latent(halo=None))
+    )
     assert whole["tokens"] == Profile(least=(1, 1, 1), best=(1, 16, 8), most=(1, 64, 32))
 
 
 def test_profiles_of_a_preview_are_those_of_tiles_with_its_own_halo():
     preview = component(("tokens", "n", "h", "w"))
     reach = Latent(grid=(16, 8), codes=9, factor=4, halo=None, preview_halo=4)
-    batches, canvas = make_profiles("preview", preview, reach)
+    batches, canvas = make_profiles("preview", preview, reach, own_resolution(reach))
     assert batches["tokens"].most == (16, 16, 8)
     assert canvas["tokens"].most == (1, 40, 40)
 
@@ -141,7 +155,7 @@ def test_profiles_of_a_preview_are_those_of_tiles_with_its_own_halo():
 def test_a_free_side_that_nobody_knows_is_refused():
     for side in ("q", "99999*h", "9" * 5000 + "*h"):
         with pytest.raises(EngineError, match=rf"the decoder's input tokens .* '{re.escape(side)}'.*n, h, w"):
-            make_profiles("decoder", component(("tokens", "n", side, "w")), latent())
+            make_profiles("decoder", component(("tokens", "n", side, "w")), latent(), own_resolution(latent()))
 
 
 def test_a_circle_of_transpositions_has_an_end():

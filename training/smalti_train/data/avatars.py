@@ -118,6 +118,7 @@ def open_avatars(
         "avatars",
         split,
         size,
+        canvases={name: "wide" if name == "landscape" else "own" for name in STYLES},
     )
 
 

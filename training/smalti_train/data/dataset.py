@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from smalti.bundle.manifest import Canvases
 from smalti.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class ImageSet:
     """Side of the square images, in pixels."""
     skipped: tuple[str, ...] = ()
     """Files of this split that could not be read, by path relative to the root."""
+    canvases: Mapping[str, Canvases] = field(default_factory=dict[str, Canvases])
+    """Which canvases suit a label's pictures, for labels where that is known."""
 
     def __len__(self) -> int:
         """Return N, the number of images."""

@@ -72,6 +72,16 @@ class EdgeAutoencoderConfig:
         cells += sum(2 * blocks * 2**level for level, blocks in enumerate(self.decoder_blocks))
         return -(-(STEM * cells + sum(self.smoothing)) // self.factor)
 
+    @property
+    def encoder_halo(self) -> int:
+        """Tokens around one that its encoding can depend on (receptive-field radius, rounded up).
+
+        Convolutions reach as in :attr:`halo`: one at the stem, one between two levels, two in each residual block.
+        """
+        cells = 1 + sum(2 ** (level - 1) for level in range(1, len(self.channels)))
+        cells += sum(2 * blocks * 2**level for level, blocks in enumerate(self.encoder_blocks))
+        return -(-STEM * cells // self.factor)
+
 
 def conv_bn(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: Literal["zeros", "replicate"] = "zeros"

@@ -42,6 +42,11 @@ class PixelCodesConfig:
         return -1.0, 1.0
 
     @property
+    def encoder_halo(self) -> int:
+        """Tokens around one that its encoding can depend on: none."""
+        return 0
+
+    @property
     def halo(self) -> int:
         """Tokens around a tile that its pixels depend on."""
         return 0

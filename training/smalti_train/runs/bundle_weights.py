@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +24,24 @@ from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown, sizes_of
 from smalti_train.models.meta_init import unfilled
+from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.smoothing import EdgeAwareSmoothing
 from smalti_train.runs.config import AutoencoderRun, CodecRun, PriorRun
 from smalti_train.runs.config_files import differences
 from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
 
+CODEC = "autoencoder."
+"""Where an autoencoder with heads has the autoencoder itself."""
+Folded = TypeVar("Folded", EdgeAutoencoder, SizedAutoencoder)
 TRANSPOSED = "^T"
 """Suffix of the name of a tensor that is stored transposed."""
 
 
-def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
+def folded(model: Folded) -> tuple[Folded, dict[str, Tensor]]:
     """Copy of an autoencoder with batch norms folded away and codes of unit length, and the tensors that this loses.
 
-    These are the norms' tensors by their old names, and the smoothing's, of which a graph holds only the squares.
+    These are the norms' tensors by their names in :func:`released_names`, and the smoothing's, of which a graph holds
+    only the squares.
     """
     model = copy.deepcopy(model).eval()
     modules = cast("list[tuple[str, nn.Module]]", [*model.named_modules()])
@@ -58,9 +63,15 @@ def folded(model: EdgeAutoencoder) -> tuple[EdgeAutoencoder, dict[str, Tensor]]:
                 module[0], module[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
             case _:
                 pass
+    codebook = (model.autoencoder if isinstance(model, SizedAutoencoder) else model).quantizer.codebook
     with torch.no_grad():
-        model.quantizer.codebook.copy_(F.normalize(model.quantizer.codebook, dim=1))
-    return model, hidden
+        codebook.copy_(F.normalize(codebook, dim=1))
+    return model, {name.removeprefix(CODEC): value for name, value in hidden.items()}
+
+
+def released_names(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a model by their names in bundles: those of an autoencoder under heads are named as without heads."""
+    return {name.removeprefix(CODEC): value for name, value in model.state_dict().items()}
 
 
 def unfolded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,7 +109,7 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
         return model.state_dict()
     bundle = open_bundle(source)
     stored: dict[str, Tensor] = {}
-    roles: tuple[Role, ...] = ("encoder", "decoder")
+    roles: tuple[Role, ...] = ("encoder", "decoder")  # files of decoders of more sizes are read with the first
     if isinstance(config, PriorRun):
         roles = (PRIOR_ROLES[bundle.manifest.family],)
     for role in roles:
@@ -108,6 +119,7 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
         name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
         for name, value in stored.items()
     }
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("heads.")}
     folded_norms = isinstance(config, AutoencoderRun)
     state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
     if isinstance(config, AutoencoderRun):

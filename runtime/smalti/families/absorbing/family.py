@@ -45,7 +45,9 @@ class Absorbing(Family):
     defaults = SamplerDefaults(steps=16, temperature=1.0, schedule="cosine", order="halton")
     masks = True
 
-    def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> AbsorbingSettings:
+    def settle(
+        self, asked: Asked, temperature: float, canvas: tuple[int, int], manifest: Manifest
+    ) -> AbsorbingSettings:
         """Check the options in ``asked``. Defaults give way where they do not fit them."""
         default = manifest.sampler
         steps = whole("steps", asked.get("steps", default.steps))
@@ -66,7 +68,7 @@ class Absorbing(Family):
             order=order,
             choice_temperature=heat if order == "confidence" else None,
             remask="mlm" if remask == "mlm" else float(remask),
-            stride=window_stride(asked.get("stride"), size, manifest.latent),
+            stride=window_stride(asked.get("stride"), canvas, manifest.latent),
         )
 
     def check_defaults(self, chosen: SamplerDefaults) -> None:

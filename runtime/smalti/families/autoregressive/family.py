@@ -11,7 +11,6 @@ from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.autoregressive import sampler
 from smalti.families.base import Asked, Family, Int32, Run, Settings, common_arguments
-from smalti.families.canvas import canvas_size
 
 
 class AutoregressiveSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +29,15 @@ class Autoregressive(Family):
     defaults = SamplerDefaults(steps=1, temperature=1.0)  # steps mean nothing here
 
     def settle(
-        self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest
+        self, asked: Asked, temperature: float, canvas: tuple[int, int], manifest: Manifest
     ) -> AutoregressiveSettings:
         """Raise UsageError for a size other than the bundle's own."""
-        own = canvas_size(None, manifest.latent)
-        if size != own:
-            raise UsageError(f"size {size[0]}x{size[1]}: bundle {manifest.name} draws images of {own[0]}x{own[1]} only")
+        if canvas != manifest.latent.grid:
+            (height, width), (own_height, own_width) = canvas, manifest.latent.grid
+            raise UsageError(
+                f"size: these are {width}x{height} tokens, and bundle {manifest.name} draws images of "
+                f"{own_width}x{own_height} tokens only"
+            )
         return AutoregressiveSettings()
 
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:

@@ -39,14 +39,14 @@ class Multinomial(Family):
     defaults = SamplerDefaults(steps=50, temperature=1.0)
 
     def settle(
-        self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest
+        self, asked: Asked, temperature: float, canvas: tuple[int, int], manifest: Manifest
     ) -> MultinomialSettings:
         """Check the options in ``asked``. There are at most as many steps as the prior was trained with."""
         steps = whole("steps", asked.get("steps", manifest.sampler.steps))
         most = manifest.noise.steps if manifest.noise else 1
         if not 1 <= steps <= most:
             raise UsageError(f"steps {steps}: allowed are 1 .. {most}, the steps that this prior was trained with")
-        return MultinomialSettings(steps=steps, stride=window_stride(asked.get("stride"), size, manifest.latent))
+        return MultinomialSettings(steps=steps, stride=window_stride(asked.get("stride"), canvas, manifest.latent))
 
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
         """Lay out the time of every step. Raises UsageError for a manifest without noise."""

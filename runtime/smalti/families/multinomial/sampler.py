@@ -6,9 +6,9 @@ and CLEAN (-1) is the grid without noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from smalti.errors import UsageError
 from smalti.families.absorbing.sampler import Denoiser, Sample, ask
 from smalti.families.batching import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
 from smalti_kernels import STREAM_SUBSET, random_words, sample
+from smalti_kernels.spec import mixtures
 
 AtTime = Callable[[int], Denoiser]
 """Function from a time, 0 .. T - 1, to the denoiser for grids that are as noisy as that."""
@@ -27,6 +28,8 @@ CLEAN = -1
 """The time of the grid without noise."""
 OFFSET = 0.008
 """s of eq. 19."""
+GREATEST_FAVOUR = 64.0
+"""Nats by which a step that adds no noise favours a token over all others: they are never drawn."""
 LEAST_ALPHA = 0.001
 """Least alpha of a step, before the root (Nichol and Dhariwal 2021 clip beta at 0.999)."""
 
@@ -126,6 +129,7 @@ def run(
         SamplingError: logits are NaN or leave nothing to draw.
     """
     movable = movable_places(tokens, labels, free)
+    weights = [posterior_weights(*chances, codes) for chances in zip(table.kept, table.clean)]
     seed_array = np.asarray(seeds, np.uint64)
     owner, position = np.nonzero(movable)
     for step in range(table.steps if len(owner) else 0):
@@ -139,9 +143,9 @@ def run(
             if uncond is not None:
                 base = of_rows(uncond, line, column)
                 wanted = base + np.float32(guidance) * (wanted - base)
-            clean = clean_chances(wanted, temperature, top_k, top_p)
+            clean = mixtures.shares(wanted, temperature, top_k, top_p)
             tokens = draw(
-                posterior(clean, now[own, place], float(table.kept[step]), float(table.clean[step])),
+                mixtures.posterior(clean, now[own, place], *weights[step]),
                 tokens,
                 sample=own,
                 position=place,
@@ -153,44 +157,20 @@ def run(
         yield tokens
 
 
-def clean_chances(
-    logits: NDArray[np.floating[Any]], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> Float64:
-    """Return x0_hat: softmax(logits / temperature) as float64 [R, K], cut to its likeliest codes.
+def posterior_weights(kept: float, share: float, codes: int) -> tuple[int, int, int]:
+    """Weights of p(z_s | z_t), eq. 20 to 22 over any stride, for :func:`smalti_kernels.spec.mixtures.posterior`.
 
-    ``top_k`` and ``top_p`` are those of :func:`run`. A row that is no distribution (NaN, or all -inf) becomes NaN.
+    p is proportional to q(z_t | z_s) * (share * x0_hat + (1 - share) / K). Noise keeps a token from s to t with
+    probability ``kept``, and from the clean grid to s with probability ``share``. The token z_t is favoured by the
+    logarithm of what q gives it over what it gives others.
     """
-    scaled = logits.astype(np.float64) / temperature
-    if 0 < top_k < scaled.shape[1]:
-        last = -np.partition(-scaled, top_k - 1, axis=1)[:, top_k - 1]
-        scaled = np.where(scaled >= last[:, None], scaled, -np.inf)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        chances: Float64 = weights / weights.sum(axis=1, keepdims=True)
-    if top_p < 1:
-        falling = -np.sort(-chances, axis=1)
-        fewest = (falling.cumsum(axis=1) < top_p).sum(axis=1).clip(max=chances.shape[1] - 1)
-        least = np.take_along_axis(falling, fewest[:, None], axis=1)
-        chances = np.where(chances < least, 0.0, chances)
-        chances /= chances.sum(axis=1, keepdims=True)
-    return chances
-
-
-def posterior(clean: Float64, tokens: Int32, kept: float, share: float) -> NDArray[np.float32]:
-    """Return the logarithm of p(z_s | z_t) up to a constant (float32 [R, K]): eq. 20 to 22 over any stride.
-
-    p is proportional to q(z_t | z_s) * (share * x0_hat + (1 - share) / K). ``clean`` (float64 [R, K]) is x0_hat and
-    ``tokens`` (int [R]) are z_t. Noise keeps a token from s to t with probability ``kept``, and from the clean grid to
-    s with probability ``share``.
-    """
-    codes = clean.shape[1]
-    before = share * clean + (1 - share) / codes
-    stays = np.arange(len(tokens)), tokens
-    own = before[stays] * (kept + (1 - kept) / codes)
-    before *= (1 - kept) / codes
-    before[stays] = own
-    with np.errstate(divide="ignore"):  # a code without any chance is -inf, which is never drawn
-        return np.log(before).astype(np.float32)
+    other = (1 - kept) / codes
+    favour = math.log((kept + other) / other) if other > 0 else GREATEST_FAVOUR
+    return (
+        round(share * 2**mixtures.SHARE_BITS),
+        round((1 - share) / codes * 2 ** (2 * mixtures.SHARE_BITS)),
+        round(min(favour, GREATEST_FAVOUR) * 2**16),
+    )
 
 
 def _noised(

@@ -45,7 +45,7 @@ class Sundae(Family):
     # McKinney and Willcocks's own for faces of 1024 x 1024 pixels: temperature 1 .. 0.7, half of the tokens at a time.
     defaults = SamplerDefaults(steps=50, temperature=1.0)
 
-    def settle(self, asked: Asked, temperature: float, size: tuple[int, int], manifest: Manifest) -> SundaeSettings:
+    def settle(self, asked: Asked, temperature: float, canvas: tuple[int, int], manifest: Manifest) -> SundaeSettings:
         """Check the options in ``asked``. The default final temperature is never above the first step's."""
         default = manifest.sampler
         steps = whole("steps", asked.get("steps", default.steps))
@@ -66,7 +66,7 @@ class Sundae(Family):
             final_temperature=final,
             proportion=proportion,
             min_steps=min_steps,
-            stride=window_stride(asked.get("stride"), size, manifest.latent),
+            stride=window_stride(asked.get("stride"), canvas, manifest.latent),
         )
 
     def lay_out(self, start: Int32, settings: Settings, manifest: Manifest) -> Run:
