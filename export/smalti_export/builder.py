@@ -29,7 +29,7 @@ from smalti.bundle.manifest import (
 )
 from smalti.bundle.reader import Bundle
 from smalti.errors import ParityError, SamplingError
-from smalti_export.graphs.graph_modules import wrap
+from smalti_export.graphs.graph_modules import Traceable, wrap
 from smalti_export.graphs.trace import GraphSpec, graph_specs, trace
 from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16
 from smalti_export.parity import golden
@@ -39,22 +39,17 @@ from smalti_export.precision.activation_ranges import Feed
 from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32
 from smalti_export.precision.int8 import last_layers, quantize, too_large
 from smalti_export.precision.overflow import kept_in_range
-from smalti_export.source import Pair, released
+from smalti_export.source import Pair, released, seeing
 from smalti_kernels.platform import usable_cores
 from smalti_train.data import ImageSet
-from smalti_train.models.preview_decoder import PreviewDecoder
-from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.runs.bundle_weights import TRANSPOSED, released_names
-from smalti_train.runs.loading import Autoencoder, Prior
 
-Traceable = Autoencoder | SizedAutoencoder | Prior | PreviewDecoder
-"""Models that components are made of."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """Precisions that a component is written in by default."""
 QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
 """Components with an int8 variant. A third of an int8 encoder's tokens would differ from the model's."""
 PARTS: dict[Role, tuple[str, ...]] = {
-    "encoder": ("encoder.", "quant"),
+    "encoder": ("encoder.", "quant", "embedding."),
     "decoder": ("decoder.", "post_quant", "heads."),
 }
 """Prefixes of the tensors that belong to the encoder or the decoder alone. Other components own all their tensors."""
@@ -114,8 +109,10 @@ def make_draft(
     features = 1
     if record.latent.pixels is None:
         codec, kept = released(pair)
+        models[("encoder",)] = seeing(pair, codec)
+        models[tuple(one.decoder for one in record.resolutions)] = codec
+        round_to_fp16(models[("encoder",)])
         round_to_fp16(codec)
-        models[("encoder",)] = models[tuple(one.decoder for one in record.resolutions)] = codec
         features = pair.features
     if pair.preview is not None:
         models[("preview",)] = copy.deepcopy(pair.preview)

@@ -16,7 +16,7 @@ from smalti.families.settings import resolve
 from smalti.files import check_folder, flush, replace_folder, whole_folder
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
-from smalti_export.source import Pair, canvases, class_names, data_licences, load_pair, provenance
+from smalti_export.source import Pair, canvases, class_names, data_licences, load_pair, provenance, with_embedding
 from smalti_train.data import ImageSet
 from smalti_train.data.config import open_split
 from smalti_train.models.pixels import PixelCodes
@@ -62,7 +62,8 @@ def export_bundle(
     record = describe(pair, validation, name or pair.prior_run.preset, defaults)
     resolve(record, 1, 0, {})  # refuses settings that the family does not allow, before any work
     _check_holds(record)
-    draft = make_draft(pair, validation, record, say, wanted)
+    say("encoder: fitting the embedding")
+    draft = make_draft(with_embedding(pair, validation), validation, record, say, wanted)
     record = msgspec.structs.replace(
         record,
         components=draft.components,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ from smalti.backends.onnxruntime_cpu import runtime_version
 from smalti.bundle import manifest
 from smalti.bundle.manifest import Family, Resolution, decoder_role
 from smalti.errors import UsageError
+from smalti_export.embedding import Embedding, SeeingEncoder, fitted
 from smalti_train.data import ImageSet
 from smalti_train.models.autoregressive_transformer import Net2NetTransformerConfig
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
@@ -58,6 +60,8 @@ class Pair:
     """Training steps of the autoencoder and the prior. Pixels as tokens have none."""
     heads: SizedAutoencoder | None = None
     """The autoencoder with heads for larger pictures, if there are such."""
+    embedding: Embedding | None = None
+    """What the encoder's features say of a picture, once it is fitted; None: their plain mean."""
     preview: PreviewDecoder | None = None
     """Preview decoder distilled from the autoencoder's decoder, if there is one."""
     preview_steps: int = 0
@@ -105,7 +109,9 @@ class Pair:
 
     @property
     def features(self) -> int:
-        """Dimensions of an embedding: the channels of the encoder's last features before quantisation."""
+        """Dimensions of an embedding; of a plain mean, the channels of the encoder's last features."""
+        if self.embedding is not None:
+            return self.embedding.projection.shape[1]
         match self.autoencoder.config:
             case EdgeAutoencoderConfig() as config:
                 return config.channels[-1]
@@ -166,7 +172,7 @@ def load_pair(run: Path, decoder_from: Path | None = None, preview_from: Path | 
         )
     planned = 0 if isinstance(autoencoder_run, PixelRun) else autoencoder_run.loop.steps  # in a copy: steps made
     steps = (trained_steps(decoder_from or run / "autoencoder") or planned, trained_steps(run) or 0)
-    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, heads, preview, preview_steps)
+    return Pair(autoencoder, autoencoder_run, prior, prior_run, steps, heads, None, preview, preview_steps)
 
 
 def _differs(ours: Autoencoder, theirs: Autoencoder, parts: tuple[str, ...] = ("",)) -> str:
@@ -197,6 +203,22 @@ def released(pair: Pair) -> tuple[Autoencoder | SizedAutoencoder, dict[str, Tens
     model = copy.deepcopy(model).eval()
     head = {name: value.half() for name, value in model.state_dict().items() if name.startswith("decoder.logsigma.")}
     return model, head
+
+
+def with_embedding(pair: Pair, images: ImageSet) -> Pair:
+    """A pair whose encoder's embedding is fitted to ``images``; a pair of other than our own autoencoders is kept."""
+    if not isinstance(pair.autoencoder, EdgeAutoencoder):
+        return pair
+    height, width = (side * pair.autoencoder.config.factor for side in pair.grid)
+    return dataclasses.replace(pair, embedding=fitted(pair.autoencoder, images.images[:, :height, :width]))
+
+
+def seeing(pair: Pair, codec: Autoencoder | SizedAutoencoder) -> Autoencoder | SizedAutoencoder | SeeingEncoder:
+    """What a pair's encoder is traced from: its released autoencoder ``codec``, with the embedding if it is fitted."""
+    inner = codec.autoencoder if isinstance(codec, SizedAutoencoder) else codec
+    if pair.embedding is None or not isinstance(inner, EdgeAutoencoder):
+        return codec
+    return SeeingEncoder(inner, copy.deepcopy(pair.embedding))
 
 
 def data_licences(pair: Pair, images: ImageSet) -> tuple[manifest.LicenceRecord, ...]:

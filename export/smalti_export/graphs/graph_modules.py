@@ -5,7 +5,7 @@ Images enter and leave as uint8 NHWC and tokens as int32, so a runtime needs to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from smalti.bundle.manifest import Role
 from smalti.errors import UsageError
+from smalti_export.embedding import SeeingEncoder, seen
 from smalti_train.models.absorbing_transformer import AbsorbingTransformer, Block
 from smalti_train.models.autoregressive_transformer import (
     AutoregressiveTransformer,
@@ -30,6 +31,9 @@ from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.sundae_transformer import SundaeTransformer
 from smalti_train.models.vqgan import VQGAN
 from smalti_train.runs.loading import Autoencoder, Prior
+
+Traceable = Autoencoder | SizedAutoencoder | SeeingEncoder | Prior | PreviewDecoder
+"""Models that components are made of."""
 
 
 def to_values(images: Tensor, value_range: tuple[float, float], dtype: torch.dtype) -> Tensor:
@@ -53,21 +57,17 @@ def embedding(features: Tensor) -> Tensor:
 class EncoderGraph(nn.Module):
     """Encode uint8 images [N, H, W, 3] to int32 tokens [N, h, w] and an embedding, fp32 [N, D]."""
 
-    def __init__(self, model: EdgeAutoencoder) -> None:
+    def __init__(self, model: EdgeAutoencoder, embed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.embed = model, embed
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode."""
         codes = self.model.quantizer.codebook
-        # Embed the features before the last layer, which reduces them to the few dimensions of a code.
-        *layers, last = self.model.encoder
-        seen = to_values(images, self.model.config.value_range, codes.dtype)
-        for layer in layers:
-            seen = layer(seen)
+        features = seen(self.model, to_values(images, self.model.config.value_range, codes.dtype))
         # The released codes already have unit length (see smalti_train.runs.bundle_weights).
-        scores = last(seen).permute(0, 2, 3, 1) @ codes.T
-        return scores.argmax(-1).to(torch.int32), embedding(seen)
+        scores = self.model.encoder[-1](features).permute(0, 2, 3, 1) @ codes.T
+        return scores.argmax(-1).to(torch.int32), self.embed(features)
 
 
 class DecoderGraph(nn.Module):
@@ -109,7 +109,7 @@ class VQGANEncoderGraph(nn.Module):
         """Encode."""
         model = self.model
         x = to_values(images, model.config.value_range, model.encoder.conv_in.weight.dtype)
-        seen = z = model.encoder(x)
+        features = z = model.encoder(x)
         if model.quant_conv is not None:
             z = model.quant_conv(z)
         quantizer = model.quantize
@@ -120,7 +120,7 @@ class VQGANEncoderGraph(nn.Module):
             # convolution, because TensorRT-RTX has no fp32 matrix products for Turing.
             codes = quantizer.embedding.weight.float()
             scores = F.conv2d(2 * z.float(), codes[:, :, None, None], -codes.square().sum(1))
-        return scores.argmax(1).to(torch.int32), embedding(seen)
+        return scores.argmax(1).to(torch.int32), embedding(features)
 
 
 class VQGANDecoderGraph(nn.Module):
@@ -222,7 +222,7 @@ class PredictorGraph(nn.Module):
         return model.tok_emb(torch.where(start, first[:, None], tokens))
 
 
-def wrap(role: Role, model: Autoencoder | SizedAutoencoder | Prior | PreviewDecoder, scale: int = 1) -> nn.Module:
+def wrap(role: Role, model: Traceable, scale: int = 1) -> nn.Module:
     """Wrap a model in the module, in eval mode, that is traced for this component.
 
     ``scale`` is that of a decoder's pictures, of :data:`smalti_train.models.size_heads.SCALES`.
@@ -245,7 +245,9 @@ def wrap(role: Role, model: Autoencoder | SizedAutoencoder | Prior | PreviewDeco
         case SizedAutoencoder():
             return wrap(role, model.autoencoder)
         case EdgeAutoencoder():
-            graph = EncoderGraph(model) if role == "encoder" else DecoderGraph(model)
+            graph = EncoderGraph(model, embedding) if role == "encoder" else DecoderGraph(model)
+        case SeeingEncoder():
+            graph = EncoderGraph(model.autoencoder, model.embedding)
         case PixelCodes():
             raise UsageError(f"pixels are tokens already: there is no graph of their {role}")
     return graph.eval()

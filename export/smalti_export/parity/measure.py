@@ -32,9 +32,10 @@ from smalti_export.parity.predictors import (
     with_past,
 )
 from smalti_export.precision.activation_ranges import Feed
-from smalti_export.source import Pair, released
+from smalti_export.source import Pair, released, seeing
 from smalti_train.data import ImageSet
 from smalti_train.models.pixels import PixelCodes
+from smalti_train.models.preview_decoder import PreviewDecoder
 from smalti_train.runs.config import AutoregressiveConfig
 from smalti_train.trainers.preview import cost
 
@@ -106,6 +107,9 @@ class Figures:
             else:
                 model = self.pair.preview if role == "preview" else released(self.pair)[0]
                 assert model is not None
+                if role == "encoder":
+                    assert not isinstance(model, PreviewDecoder)
+                    model = seeing(self.pair, model)
                 scale = next((one.factor for one in self.pair.resolutions if one.decoder == role), 0)
                 graph = torch_graph(wrap(role, model, max(1, scale // self.pair.autoencoder.config.factor)))
                 self.references[role] = Reference(role, graph, unseen)

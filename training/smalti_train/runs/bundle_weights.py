@@ -119,7 +119,7 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
         name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
         for name, value in stored.items()
     }
-    tensors = {name: value for name, value in tensors.items() if not name.startswith("heads.")}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(("heads.", "embedding."))}
     folded_norms = isinstance(config, AutoencoderRun)
     state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
     if isinstance(config, AutoencoderRun):
