@@ -25,6 +25,7 @@ from smalti.codec.embedding import embed_images
 from smalti.codec.masks import Picture, check_pair, extended, paste, patches, seen_by_encoder
 from smalti.codec.tiles import Decode, Encode
 from smalti.errors import BundleError, UsageError
+from smalti.families.absorbing.sampler import fill_masked
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import NextLogits
 from smalti.families.base import Settings
@@ -304,7 +305,6 @@ class Generator:
         run = family_of(self.manifest).lay_out(start, settings, self.manifest)
         drawn = run.draw(self, timings.timed, self.backend.sample)
         codes = self.manifest.latent.codes
-        preview = self._preview if "preview" in self.manifest.components else None
         index = 0
         while True:
             started, before = time.perf_counter(), timings.network
@@ -318,7 +318,7 @@ class Generator:
                 grids,
                 settings,
                 lambda part: self._decode(part, Timings(), settings.resolution),
-                preview,
+                self._preview,
                 codes,
             )
             index += 1
@@ -340,7 +340,9 @@ class Generator:
         return lambda tokens: session({"tokens": tokens})[0]
 
     def _preview(self, tokens: Int32) -> list[Image.Image]:
-        """Rough images of tokens int32 [N, h, w] of 0 .. K."""
+        """Rough images of tokens int32 [N, h, w] of 0 .. K, at the first resolution."""
+        if "preview" not in self.manifest.components:
+            return self._decode(fill_masked(tokens, self.manifest.latent.codes), Timings(), None)
         session, latent = self._session("preview"), self.manifest.latent
         return decode_images(lambda part: session({"tokens": part})[0], tokens, latent.factor, latent.preview_halo)
 

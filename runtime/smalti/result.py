@@ -113,8 +113,7 @@ class Step:
     still have noise."""
     settings: Settings
     _decode: Callable[[Int32], list[Image.Image]] = field(repr=False)
-    _preview: Callable[[Int32], list[Image.Image]] | None = field(repr=False)
-    """None where the bundle has no preview decoder."""
+    _preview: Callable[[Int32], list[Image.Image]] = field(repr=False)
     _codes: int = field(repr=False)
 
     def images(self) -> list[Image.Image]:
@@ -125,12 +124,13 @@ class Step:
         return self._decode(absorbing.fill_masked(self.tokens, self._codes))
 
     def preview(self) -> list[Image.Image]:
-        """Decode the tokens roughly and cheaply. A masked token is shown as its neighbours make it likely.
+        """Decode the tokens roughly and cheaply, to pictures of the bundle's first resolution.
 
-        The bundle's preview decoder does this; ``cost`` in its certificate is its share of the decoder's operations. A
-        bundle without a preview decoder gives what :meth:`images` gives.
+        The bundle's preview decoder does this, and shows a masked token as its neighbours make it likely; ``cost`` in
+        its certificate is its share of the decoder's operations. A bundle without one takes its first decoder, which
+        shows the nearest unmasked neighbour.
         """
-        return self.images() if self._preview is None else self._preview(self.tokens)
+        return self._preview(self.tokens)
 
 
 def save_picture(image: Image.Image, path: Path, recipe: Recipe | None) -> None:

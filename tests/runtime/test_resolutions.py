@@ -14,6 +14,7 @@ from smalti.bundle.manifest_file import decode
 from smalti.cli.main import main
 from smalti.errors import BundleError, UsageError
 from smalti.families.recipe import read_recipe
+from smalti.families.settings import unsuited
 from smalti.verification.golden import read_golden
 
 SIZES = (64, 128, 256)
@@ -63,7 +64,7 @@ def test_a_large_picture_is_one_grid_at_its_resolution_and_a_canvas_at_the_first
 def test_the_last_step_of_a_stream_is_the_picture_at_its_resolution(gen):
     *_, last = gen.stream(1, 5, resolution=128)
     assert last.images() == gen.generate(1, 5, resolution=128).images
-    assert last.preview()[0].size == (128, 128)  # this bundle has no preview decoder
+    assert last.preview() == gen.decode(last.tokens)  # this bundle has no preview decoder; its first one is cheaper
 
 
 @pytest.mark.parametrize("pixels", [100, 0, True, "64", 64.5])
@@ -104,6 +105,22 @@ def test_a_large_image_encodes_tile_by_tile_to_the_same_tokens(gen, monkeypatch)
     whole = gen.encode([image])
     monkeypatch.setattr("smalti.codec.tiles.encode_tiled.__defaults__", (10,))
     assert (gen.encode([image]) != whole).mean() < 0.01
+
+
+def test_a_canvas_that_does_not_suit_a_label_is_told(gen, tmp_path, sized_bundle, capsys):
+    def told(label, size, resolution=64):
+        settings = smalti.load(sized_bundle, backend=smalti.NullBackend()).generate(
+            1, 0, label=label, size=size, resolution=resolution
+        )
+        return unsuited(gen.manifest, settings.settings)
+
+    assert told("lorelei", None) == told("landscape", (128, 64)) == told("landscape", (512, 256), 256) == []
+    assert told("lorelei", (128, 64)) == ["note: lorelei was drawn on 128x64; what suits it is 64x64"]
+    (line,) = told("landscape", (128, 128))
+    assert "64x64 or a wider canvas of that height, such as 128x64" in line
+    where = ["--bundle", sized_bundle]
+    assert run("generate", "-o", tmp_path / "a.png", "--label", "lorelei", "--size", "128x64", *where) == 0
+    assert "note: lorelei was drawn on 128x64" in capsys.readouterr().err
 
 
 def test_golden_inputs_of_every_size_are_small(sized_bundle):

@@ -22,7 +22,7 @@ from smalti.cli.options import (
 )
 from smalti.errors import BundleError, OutputError, UsageError
 from smalti.families.recipe import Recipe, read_recipe
-from smalti.families.settings import chosen_options
+from smalti.families.settings import chosen_options, unsuited
 from smalti.files import check_folder, check_writable
 from smalti.generator import Generator, load
 from smalti.result import Result, save_picture
@@ -65,6 +65,8 @@ def generate(
         count = 1 if count is None else count
         labels = None if not label else [label[i % len(label)] for i in range(count)]
         result = generator.generate(count, seed or 0, label=labels, **options)
+        for line in unsuited(generator.manifest, result.settings):
+            typer.echo(line, err=True)
     written = _write(generator, result, target, folder, 4 if columns is None else columns)
     if as_json:
         typer.echo(json.dumps(_summary(generator, result, written), indent=2))

@@ -138,6 +138,22 @@ def chosen_options(settings: Settings) -> dict[str, Any]:
     return dict.fromkeys(DECLARED) | settings.options
 
 
+def unsuited(manifest: Manifest, settings: Settings) -> list[str]:
+    """Return a line for each label of a draw whose pictures the canvas does not suit, by the bundle's own account."""
+    width, height = settings.size
+    own = canvas_size(None, manifest.latent.grid, manifest.resolution(settings.resolution))
+    lines: list[str] = []
+    for label in dict.fromkeys(settings.labels):
+        kind = manifest.canvases.get(label or "", "any")
+        if settings.size != own and (kind == "own" or (kind == "wide" and height != own[1])):
+            wide = f" or a wider canvas of that height, such as {2 * own[0]}x{own[1]}" if kind == "wide" else ""
+            lines.append(
+                f"note: {label or 'a picture without label'} was drawn on {width}x{height}; what suits it is "
+                f"{own[0]}x{own[1]}{wide}"
+            )
+    return lines
+
+
 def check_defaults(manifest: Manifest, where: str) -> None:
     """Raise BundleError when a bundle's own defaults are not allowed."""
     try:

@@ -1,0 +1,91 @@
+"""Seams in canvases and in outpainted pictures: ``python bench/quality/seams.py BUNDLE [-o FOLDER]``.
+
+**Canvases.** A code is a border code when more than 60 % of its uses (100 or more of them) in unseen avatars lie in one
+outer row or column. In canvases such codes betray where windows begin. For 24 canvases of three labels and several
+sizes the greatest share of border codes in any inner row or column is printed, and that in the outer ones.
+
+**Outpainting.** Unseen avatars are painted on to the left and right. Printed is the mean step of grey levels across each
+seam, over the median step between neighbouring columns inside the original, in the worst and the median picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import smalti
+from smalti.images import contact_sheet
+from smalti_train.data import open_dataset
+
+LABELS = ("landscape", "planets", "critters")
+SIZES = ((2, 1), (3, 1), (2, 2), (3, 2))
+"""Canvases by the bundle's own width and height."""
+EACH = 2
+"""Canvases of each label and size: 24 in all."""
+PICTURES = 16
+"""Pictures that are painted on."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--count", type=int, default=1024, help="unseen avatars that the border codes are taken from")
+    parser.add_argument("-o", "--output", type=Path, help="folder for sheets")
+    options = parser.parse_args()
+    gen = smalti.load(options.bundle)
+    side = gen.manifest.resolution().pixels
+    images = open_dataset("avatars", size=side, split="test", count=options.count)
+    special = border_codes(gen.encode([*images.images]), gen.manifest.latent.codes)
+    print(f"{special.sum()} border codes of {gen.manifest.latent.codes}")
+    inner, outer = 0.0, 0.0
+    for wide, tall in SIZES:
+        shown: list[NDArray[np.uint8]] = []
+        for label in LABELS:
+            drawn = gen.generate(EACH, 0, label=label, size=(wide * side, tall * side))
+            shown += [np.asarray(image) for image in drawn.images]
+            found = special[drawn.tokens]
+            for axis in (1, 2):
+                shares = found.mean(axis=3 - axis)  # [n, lines]
+                inner, outer = max(inner, float(shares[:, 1:-1].max())), max(outer, float(shares[:, [0, -1]].max()))
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            name = options.output / f"canvas-{wide}x{tall}.webp"
+            contact_sheet(np.stack(shown), EACH).save(name, quality=88, method=6)
+    print(f"border codes: at most {100 * inner:.1f} % of any inner row or column, {100 * outer:.1f} % of an outer one")
+    outpainted(gen, [*images.images[:PICTURES]], options.output)
+
+
+def border_codes(tokens: NDArray[np.int32], codes: int, least: int = 100, share: float = 0.6) -> NDArray[np.bool_]:
+    """Which codes (bool [K]) lie in one outer row or column by more than ``share`` of at least ``least`` uses."""
+    uses = np.bincount(tokens.ravel(), minlength=codes)
+    sides = (tokens[:, 0], tokens[:, -1], tokens[:, :, 0], tokens[:, :, -1])
+    most = np.max([np.bincount(side.ravel(), minlength=codes) for side in sides], axis=0)
+    return (uses >= least) & (most > share * uses)
+
+
+def outpainted(gen: smalti.Generator, images: list[NDArray[np.uint8]], output: Path | None) -> None:
+    """Print how steep the seams of outpainted pictures are, and save them."""
+    margin = gen.manifest.resolution().pixels // 2
+    ratios: list[float] = []
+    shown: list[NDArray[np.uint8]] = []
+    for index, image in enumerate(images):
+        label = gen.labels[index % len(gen.labels)]
+        wide = np.asarray(gen.outpaint(image, seed=index, left=margin, right=margin, label=label).images[0])
+        steps = np.abs(np.diff(wide.astype(np.int16), axis=1)).mean(axis=(0, 2))  # between neighbouring columns
+        inside = float(np.median(steps[margin : margin + image.shape[1] - 1]))
+        ratios += [float(steps[place]) / inside for place in (margin - 1, margin + image.shape[1] - 1)]
+        shown.append(wide)
+    over = sum(ratio > 1.5 for ratio in ratios)
+    print(
+        f"outpainting: the step across a seam is {np.median(ratios):.2f} times the median step inside, in the middle of "
+        f"{len(ratios)} seams; {max(ratios):.2f} at most; {over} are over 1.5"
+    )
+    if output:
+        contact_sheet(np.stack(shown), 2).save(output / "outpainted.webp", quality=88, method=6)
+
+
+if __name__ == "__main__":
+    main()
