@@ -4,8 +4,8 @@
 outer row or column. In canvases such codes betray where windows begin. For 24 canvases of three labels and several
 sizes the greatest share of border codes in any inner row or column is printed, and that in the outer ones.
 
-**Outpainting.** Unseen avatars are painted on to the left and right. Printed is the mean step of grey levels across each
-seam, over the median step between neighbouring columns inside the original, in the worst and the median picture.
+**Outpainting.** Unseen avatars are painted on to the left and right. Printed is the mean step of grey levels across
+each seam, over the median step between neighbouring columns inside the original: the median and the greatest ratio.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def outpainted(gen: smalti.Generator, images: list[NDArray[np.uint8]], output: P
         shown.append(wide)
     over = sum(ratio > 1.5 for ratio in ratios)
     print(
-        f"outpainting: the step across a seam is {np.median(ratios):.2f} times the median step inside, in the middle of "
-        f"{len(ratios)} seams; {max(ratios):.2f} at most; {over} are over 1.5"
+        f"outpainting: the step across a seam is {np.median(ratios):.2f} times the median step inside (median of "
+        f"{len(ratios)} seams), at most {max(ratios):.2f}; {over} are over 1.5"
     )
     if output:
         contact_sheet(np.stack(shown), 2).save(output / "outpainted.webp", quality=88, method=6)
