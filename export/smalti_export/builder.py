@@ -46,7 +46,7 @@ from smalti_train.runs.bundle_weights import TRANSPOSED, released_names
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """Precisions that a component is written in by default."""
-QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder")
+QUANTIZED: tuple[Role, ...] = ("denoiser", "predictor", "decoder", "preview")
 """Components with an int8 variant. A third of an int8 encoder's tokens would differ from the model's."""
 PARTS: dict[Role, tuple[str, ...]] = {
     "encoder": ("encoder.", "quant", "embedding."),
@@ -83,6 +83,9 @@ class Part:
     whole: onnx.ModelProto | None
     """The fp32 graph with its weights inside, or None when no int8 graph will be made from it."""
     weight_file: tuple[str, bytes]
+    fixed: Sequence[str] = ()
+    """Names of convolutions that were not learnt, such as an enlargement. They stay fp32 in the int8 graph: 8 bits
+    would blur what they only move."""
 
 
 def make_draft(
@@ -158,6 +161,7 @@ def _traced(
     file, used = f"{first}.safetensors", set[str]()
     graphs: dict[Role, dict[Precision, onnx.ModelProto]] = {role: {} for role in wanted}
     whole: dict[Role, onnx.ModelProto] = {}
+    fixed: dict[Role, list[str]] = {}
     for precision in PRECISIONS[:2]:  # int8 is made from the fp32 graph
         for role, (scale, spec) in wanted.items() if precision in precisions else ():
             say(f"{role}: tracing {precision}")
@@ -168,6 +172,8 @@ def _traced(
             graphs[role][precision] = externalise(proto, found, file)
             if precision == "fp32" and "int8" in _possible(role, precisions) and too_large(proto) is None:
                 whole[role] = proto
+                convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+                fixed[role] = [node.name for node in convolutions if node.input[1] not in found]
             del proto
             gc.collect()  # the tracer leaves reference cycles that hold gigabytes
     tensors = released_names(model)
@@ -178,7 +184,11 @@ def _traced(
     content, places = pack(tensors, used, hidden | kept)
     for graph in (graph for made in graphs.values() for graph in made.values()):
         place(graph, places)
-    return [Part(role, spec, graphs[role], whole.get(role), (file, content)) for role, (_, spec) in wanted.items()]
+    packed = file, content
+    return [
+        Part(role, spec, graphs[role], whole.get(role), packed, fixed.get(role, ()))
+        for role, (_, spec) in wanted.items()
+    ]
 
 
 def _add(
@@ -246,7 +256,7 @@ def _attempts(
     assert part.whole is not None
     for count in KEPT:
         say(f"{part.role}: calibrating int8" + (f", the last {count} layers in fp32" if count else ""))
-        yield quantize(part.whole, feeds, last_layers(part.whole, count))
+        yield quantize(part.whole, feeds, [*last_layers(part.whole, count), *part.fixed])
 
 
 def _measured(

@@ -40,7 +40,7 @@ from smalti_train.trainers.prior import train_prior
 PRECISIONS = {
     "encoder": ("fp32", "fp16"),
     "decoder": ("fp32", "fp16", "int8"),
-    "preview": ("fp32", "fp16"),
+    "preview": ("fp32", "fp16", "int8"),
     "denoiser": ("fp32", "fp16", "int8"),
 }
 
@@ -126,7 +126,7 @@ def test_the_certificate_says_what_a_preview_costs_and_how_close_it_is(
     record: Manifest, tiny_runs: tuple[Path, Path], tiny_preview: Path
 ) -> None:
     measured = {one.precision: one.figures for one in record.certificate if one.component == "preview"}
-    assert set(measured) == {"fp32", "fp16"}
+    assert set(measured) == {"fp32", "fp16", "int8"}
     teacher, _ = load_autoencoder(tiny_runs[0])
     model, _ = load_preview(tiny_preview)
     unseen = open_split(load_prior(tiny_runs[1])[1].data, "validation").images[32:64]

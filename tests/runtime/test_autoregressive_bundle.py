@@ -147,7 +147,7 @@ def test_a_call_that_fails_is_forgotten(table):
         ({"order": "random", "remask": 0.5}, "order, remask: bundle tiny-ar"),
         ({"choice_temperature": 1.0}, "choice_temperature: bundle"),
         ({"stride": 2}, "stride: bundle"),
-        ({"size": (128, 64)}, "size 128x64: bundle tiny-ar draws images of"),
+        ({"size": (128, 64)}, "size: these are 8x4 tokens, and bundle tiny-ar draws images of 4x4 tokens only"),
         ({"size": (100, 64)}, "size 100x64: sides must be multiples of 16"),
         ({"top_k": -1}, "top_k -1: allowed are 0"),
         ({"top_p": 0}, "top_p 0: it must be above 0"),
@@ -174,7 +174,7 @@ def test_settings_of_one_family_do_not_lay_out_a_run_of_the_other(gen, table):
 
 
 def test_a_larger_image_is_not_repainted(gen):
-    with pytest.raises(UsageError, match="size 128x64: bundle tiny-ar draws images of"):
+    with pytest.raises(UsageError, match="these are 8x4 tokens, and bundle tiny-ar draws images of 4x4 tokens only"):
         gen.inpaint(Image.new("RGB", (128, 64)), np.ones((64, 128), bool))
 
 

@@ -104,8 +104,8 @@ def set_grid(content):
         (lambda c: c["components"].update(upscaler=c["components"]["decoder"]), "components"),
         (lambda c: c["components"].pop("decoder"), "the bundle has no decoder"),
         (
-            lambda c: c["latent"].update(factor=8),
-            r"images of the \w+ are .*'16\*h'.* with latent\.factor 8 they would",
+            lambda c: (c["latent"].update(factor=8), c["resolutions"][0].update(factor=8, pixels=32)),
+            r"images of the \w+ are .*'16\*h'.* with 8 pixels per token they would",
         ),
         (
             lambda c: c["components"]["decoder"]["variants"].pop(0),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import smalti
-from smalti.bundle.manifest import Latent
+from smalti.bundle.manifest import Resolution
+from smalti.codec.masks import seen_by_encoder
 from smalti.errors import UsageError
 from smalti.families.canvas import MAX_TOKENS, canvas_denoiser, canvas_size
 
@@ -94,7 +95,7 @@ def test_painting_beyond_the_edge_keeps_the_image(gen):
     assert result.settings.size == (160, 96)
     for drawn in result.images:
         assert np.array_equal(np.asarray(drawn)[16:80, 48:112], np.asarray(image))
-    kept = gen.encode([wide])[0][1:5, 3:7]
+    kept = gen.encode([seen_by_encoder(np.asarray(wide), beyond, 1)])[0][1:5, 3:7]
     assert np.array_equal(result.tokens[:, 1:5, 3:7], np.broadcast_to(kept, (3, 4, 4)))
     assert len({tokens.tobytes() for tokens in result.tokens}) == 3
     assert np.array_equal(
@@ -150,13 +151,13 @@ def test_what_is_not_allowed_is_refused_with_what_is(gen, method, wrong, says):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 32), st.integers(-10, 900), st.integers(-10, 900))
 def test_a_size_is_taken_or_the_nearest_possible_one_is_named(factor, width, height):
-    latent = Latent(grid=(4, 4), codes=8, factor=factor, halo=1)
+    resolution = Resolution(pixels=4 * factor, factor=factor, decoder="decoder", halo=1)
     try:
-        taken = canvas_size((width, height), latent)
+        taken = canvas_size((width, height), (4, 4), resolution)
     except UsageError as error:
         if "at most" not in str(error):
             near = tuple(int(side) for side in str(error).rpartition(" ")[2].split("x"))
-            assert canvas_size(near, latent) == near
+            assert canvas_size(near, (4, 4), resolution) == near
             best = [
                 max(factor, min(range(0, 1000, factor), key=lambda side: abs(side - own))) for own in (width, height)
             ]

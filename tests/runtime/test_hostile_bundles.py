@@ -111,7 +111,7 @@ def grown(path: Path) -> None:
         (lambda path: edit(path, lambda content: content["sampler"].update(steps=10**12)), "manifest.json"),
         (lambda path: edit(path, lambda content: content["sampler"].update(steps=0)), "manifest.json"),
         (lambda path: edit(path, lambda content: content["sampler"].update(temperature=-1)), "manifest.json"),
-        (lambda path: edit(path, lambda content: content.update(schema_version=2)), "manifest.json"),
+        (lambda path: edit(path, lambda content: content.update(schema_version=3)), "manifest.json"),
         (lambda path: edit(path, lambda content: content.update(surprise=1)), "manifest.json"),
         (lambda path: edit(path, lambda content: graph_of(content).update(mode="0777")), "manifest.json"),
         (lambda path: edit(path, lambda content: graph_of(content).update(file="manifest.json")), "manifest.json"),

@@ -75,7 +75,16 @@ def test_generate_draws_what_the_reference_draws(gen, table, options):
     assert np.array_equal(result.tokens, expected[-1])
     assert result.timings.calls == len(expected) == options.get("steps", 8)
     used = result.settings
-    assert used.options.keys() == {"temperature", "top_k", "top_p", "guidance", "size", "steps", "stride"}
+    assert used.options.keys() == {
+        "temperature",
+        "top_k",
+        "top_p",
+        "guidance",
+        "resolution",
+        "size",
+        "steps",
+        "stride",
+    }
     assert used.value("stride") is None
     assert all(
         np.array_equal(np.asarray(image)[::FACTOR, ::FACTOR, 0], LEVEL * tokens)

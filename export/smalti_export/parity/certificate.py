@@ -58,6 +58,7 @@ TOLERANCES: dict[Role, dict[Precision, dict[str, float]]] = {
     "preview": {
         "fp32": {"psnr": 50.0},
         "fp16": {"psnr": 40.0, "rounded_psnr": 40.0},
+        "int8": {"psnr": 35.0},
     },
 }
 """Bounds of the gated figures: upper bounds for ``*_error``, lower bounds for the others. Logit errors are in units of

@@ -26,7 +26,7 @@ from smalti_export.engines.toolkit import PORTABLE, PortableToolkit
 class FixedProfiles:
     """Build with arbitrary profiles: the table bundle's codec has sides that no profile covers."""
 
-    def __call__(self, role: Role, component: Component, latent: object) -> tuple[dict[str, Profile], ...]:
+    def __call__(self, role: Role, component: Component, *sizes: object) -> tuple[dict[str, Profile], ...]:
         return ({spec.name: Profile(least=(1,), best=(1,), most=(1,)) for spec in component.inputs},)
 
 

@@ -119,8 +119,9 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
         name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
         for name, value in stored.items()
     }
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(("heads.", "embedding."))}
     folded_norms = isinstance(config, AutoencoderRun)
+    if folded_norms:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(("heads.", "embedding."))}
     state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
     if isinstance(config, AutoencoderRun):
         sizes = sizes_of(state)
