@@ -41,6 +41,7 @@ ROOMS = {
     "smalti_export": (
         "defaults",
         "engines",
+        "embedding",
         "source",
         "graphs",
         "precision",

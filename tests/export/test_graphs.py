@@ -173,6 +173,6 @@ def test_a_bundle_says_nothing_about_the_machine_it_was_made_on(
     tiny_bundle: Path, tiny_runs: tuple[Path, Path]
 ) -> None:
     files = [path for path in tiny_bundle.iterdir() if path.suffix in (".onnx", ".json")]
-    assert len(files) == 11
+    assert len(files) == 12
     for path in files:
         assert_nothing_about_the_machine(path.read_bytes(), tiny_runs[0].parent, tiny_bundle.parent)

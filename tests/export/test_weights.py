@@ -14,6 +14,8 @@ from torch import Tensor
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import open_bundle
 from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16
+from smalti_export.source import load_pair, with_embedding
+from smalti_train.data.config import open_split
 from smalti_train.runs.bundle_weights import TRANSPOSED, folded
 from smalti_train.runs.loading import load_prior
 from smalti_train.runs.token_cache import load_autoencoder
@@ -45,6 +47,11 @@ def trained(role: Role, runs: tuple[Path, Path]) -> dict[str, Tensor]:
     state = model.state_dict()
     if role != "denoiser":
         state = {name: value for name, value in state.items() if name.startswith((role, "quantizer"))}
+    if role == "encoder":
+        pair = load_pair(runs[1])
+        pair = with_embedding(pair, open_split(pair.prior_run.data, "validation"))
+        assert pair.embedding is not None
+        state |= {f"embedding.{name}": value for name, value in pair.embedding.state_dict().items()}
     return state
 
 
