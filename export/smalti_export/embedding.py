@@ -43,15 +43,17 @@ class Embedding(nn.Module):
     projection: Tensor
 
     def __init__(self, centre: Tensor, projection: Tensor) -> None:
-        """``centre`` is float [CELLS**2 * C], ``projection`` float [CELLS**2 * C, D]."""
+        """``centre`` is float [C * CELLS**2], ``projection`` float [D, C * CELLS**2]."""
         super().__init__()
         self.register_buffer("centre", centre)
         self.register_buffer("projection", projection)
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed."""
-        seen = averaged(features) - self.centre.float()
-        return F.normalize(seen @ self.projection.float(), dim=1)
+        told = averaged(features) - self.centre.float()
+        # As a convolution, because TensorRT-RTX has no fp32 matrix products for Turing.
+        vectors = F.conv2d(told[..., None, None], self.projection.float()[..., None, None])
+        return F.normalize(vectors[..., 0, 0], dim=1)
 
 
 class SeeingEncoder(nn.Module):
@@ -65,7 +67,9 @@ class SeeingEncoder(nn.Module):
 def averaged(features: Tensor) -> Tensor:
     """Averages over CELLS x CELLS equal cells: float32 [N, C, h, w] to [N, C * CELLS**2]; cells may divide pixels."""
     rows, columns = (_overlaps(size, features.device) for size in features.shape[2:])
-    return torch.einsum("iy,nkyx,jx->nkij", rows, features.float(), columns).flatten(1)
+    # As sums, not as products of matrices; see above.
+    bands = (features.float()[:, :, None] * rows[..., None]).sum(3)  # [N, C, CELLS, w]
+    return (bands[:, :, :, None] * columns).sum(4).flatten(1)
 
 
 def _overlaps(size: int, device: torch.device) -> Tensor:
@@ -112,7 +116,7 @@ def fitted(autoencoder: EdgeAutoencoder, pictures: NDArray[np.uint8]) -> Embeddi
     strongest: Floats = np.linalg.eigh(between).eigenvectors[:, ::-1][:, :SIZE]
     projection: Floats = components @ whitening @ strongest
     projection /= np.abs(projection).max()
-    return Embedding(*(from_numpy(np.asarray(part, np.float32)) for part in (centre, projection)))
+    return Embedding(*(from_numpy(np.asarray(part, np.float32)) for part in (centre, projection.T)))
 
 
 def _covariance(rows: Floats) -> Floats:

@@ -111,7 +111,7 @@ class Pair:
     def features(self) -> int:
         """Dimensions of an embedding; of a plain mean, the channels of the encoder's last features."""
         if self.embedding is not None:
-            return self.embedding.projection.shape[1]
+            return self.embedding.projection.shape[0]
         match self.autoencoder.config:
             case EdgeAutoencoderConfig() as config:
                 return config.channels[-1]
