@@ -17,6 +17,7 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Role
 from smalti.cli.main import _run
+from smalti.codec.tiles import TILE
 from smalti.verification.verify import verify
 from smalti_export.engines import build as building
 from smalti_export.engines.build import build_engines, write_engines
@@ -249,6 +250,18 @@ def test_tensorrt_rtx_builds_the_embedded_bundle_for_gpus_that_are_not_there(tar
         assert record["engine"]["sha256"] == hashlib.sha256(plan).hexdigest()
         assert record["targets"] == targets
         assert record["version"] == trt.__version__
+
+
+def test_tensorrt_rtx_builds_every_size_and_the_encoder_for_turing(sized_bundle, tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    parts = [word for name in ("encoder", "decoder_256") for word in ("--component", name)]
+    assert engine(sized_bundle, "--target", "sm_75", *parts, "-o", tmp_path / "out", "--json") == 0
+    records = {one["component"]: one for one in json.loads(capsys.readouterr().out)["engines"]}
+    manifest = open_bundle(sized_bundle).manifest
+    canvas = TILE + 2 * manifest.resolution(256).halo
+    assert records["decoder_256"]["profiles"][1]["tokens"]["most"] == [1, canvas, canvas]
+    seen = 16 * (TILE + 2 * manifest.latent.encoder_halo)
+    assert records["encoder"]["profiles"][1]["images"]["most"] == [1, seen, seen, 3]
 
 
 def test_tensorrt_rtx_is_not_asked_for_fp32_on_turing(tmp_path, capsys):
