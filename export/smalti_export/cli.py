@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command()
-@takes_sampling("size", "stride", before="decoder_from")
+@takes_sampling("resolution", "size", "stride", before="decoder_from")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a prior's run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],

@@ -53,7 +53,7 @@ def test_mixtures_of_windows_are_those_of_the_published_code(
 ) -> None:
     canvas = arrays["big_x"]
     height, width = canvas.shape[1:]
-    denoise = canvas_denoiser(torch_denoiser(published), (height, width), (8, 8), batch=batch)
+    denoise = canvas_denoiser(torch_denoiser(published), (height, width), (8, 8), batch=batch, edges=True)
     rows = np.arange(height * width, dtype=np.int32)[None]
     log_mixture = denoise(canvas.reshape(1, -1).astype(np.int32), np.zeros(1, np.int32), rows)
     shape = (1, height, width, -1)

@@ -81,6 +81,7 @@ def canvas_denoiser(
     stride: int | tuple[int, int] = 1,
     mask: int | None = None,
     batch: int = WINDOWS,
+    edges: bool = False,
 ) -> Denoiser:
     """Turn a denoiser of windows into one of canvases, by Bond-Taylor et al. 2021, eq. 8.
 
@@ -102,6 +103,7 @@ def canvas_denoiser(
         mask: the mask token, which surrounds a canvas that is smaller than the window along an axis. None is for a
             prior without a mask token; it refuses such canvases (see :func:`at_least_a_window`).
         batch: windows per call of ``denoiser``.
+        edges: whether windows are heard in full at all their edges, as in the released code.
 
     Returns:
         A denoiser of canvases. It answers with logits float32 [N, R, K] at raster positions ``rows`` [N, R] of
@@ -147,10 +149,11 @@ def canvas_denoiser(
     def importance(top: int, left: int) -> NDArray[np.uint64]:
         """What the answers of a window count: uint64 [tall * wide]."""
         inner = np.ones((tall, wide), np.bool_)
-        inner[0] &= top <= 0
-        inner[-1] &= top + tall >= height
-        inner[:, 0] &= left <= 0
-        inner[:, -1] &= left + wide >= width
+        if not edges:
+            inner[0] &= top <= 0
+            inner[-1] &= top + tall >= height
+            inner[:, 0] &= left <= 0
+            inner[:, -1] &= left + wide >= width
         return np.where(inner, full, 1).astype(np.uint64).reshape(-1)
 
     def denoise(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command()
-@takes_sampling("size", "stride", before="precision")
+@takes_sampling("resolution", "size", "stride", before="precision")
 def main(
     subject: Annotated[str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle (path or name) or a run's folder.")],
     output: Annotated[

@@ -40,7 +40,7 @@ from smalti_train.runs.torch_sampling import TorchPrior, described, draw_tokens,
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 BATCH = 16
-SETTINGS = tuple(name for name in (*COMMON_OPTIONS, *OWN_OPTIONS) if name not in ("size", "stride"))
+SETTINGS = tuple(name for name in (*COMMON_OPTIONS, *OWN_OPTIONS) if name not in ("resolution", "size", "stride"))
 """Options of a draw that an evaluation may choose: samples have the size of the images."""
 
 
