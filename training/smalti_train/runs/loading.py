@@ -118,7 +118,7 @@ def load_prior(path: Path) -> tuple[Prior, PriorRun]:
     with unfilled():  # published priors are large: skip values that are about to be replaced
         model = build_prior(config.model)
     model.load_state_dict(saved[0]["ema"], assign=True)
-    return model.eval(), config
+    return model.float().eval(), config  # released weights are stored as fp16
 
 
 def load_preview(path: Path) -> tuple[PreviewDecoder, PreviewRun]:
