@@ -21,12 +21,11 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 import smalti
 from smalti.bundle.manifest import TensorSpec
 from smalti.images import contact_sheet
-from smalti_export.graphs.graph_modules import to_uint8
+from smalti_export.graphs.graph_modules import wrap
 from smalti_export.graphs.trace import GraphSpec, trace
 from smalti_export.precision.int8 import last_layers, quantize
 from smalti_train.data import ImageSet, open_dataset
@@ -39,17 +38,6 @@ from smalti_train.trainers.heads import decibels_by_size, enlarged
 Pixels = NDArray[np.uint8]
 PART = 8
 CROP = 256
-
-
-class LargeGraph(nn.Module):
-    """int32 tokens [N, h, w] to uint8 images [N, s*f*h, s*f*w, 3]."""
-
-    def __init__(self, model: SizedAutoencoder, scale: int) -> None:
-        super().__init__()
-        self.model, self.scale = model, scale
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return to_uint8(self.model.decode(tokens, self.scale), self.model.config.value_range)
 
 
 def main() -> None:
@@ -157,7 +145,7 @@ def timed(model: SizedAutoencoder, bundle: str, repeats: int = 15) -> dict[str, 
         (TensorSpec(name="tokens", dtype="int32", shape=("n", "h", "w")),),
         (TensorSpec(name="images", dtype="uint8", shape=("n", f"{factor}*h", f"{factor}*w", 3)),),
     )
-    whole = trace("decoder", LargeGraph(model, SCALES[-1]).eval(), spec)
+    whole = trace("decoder", wrap("decoder", model, SCALES[-1]), spec)
     feeds = [{"tokens": tokens[i : i + 1]} for i in range(4)]
     graphs = {"fp32": whole, "int8": quantize(whole, feeds, last_layers(whole, 1))}
     sessions: dict[str, onnxruntime.InferenceSession] = {}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from smalti.backends.base import Arrays, Backend, Session
 from smalti.backends.signatures import Signature
-from smalti.bundle.manifest import Precision, Role, TensorSpec
+from smalti.bundle.manifest import Precision, Role, TensorSpec, kind_of
 from smalti.bundle.reader import Bundle
 from smalti_kernels import random_words
 
@@ -44,7 +44,7 @@ class _NullSession:
         self.colours = _bytes(np.arange(latent.codes + 1), _COLOURS, 3)
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
-        if self.role == "preview" or self.role.startswith("decoder"):
+        if kind_of(self.role) in ("decoder", "preview"):
             pixels = self.colours[inputs["tokens"]]
             return [pixels.repeat(self.factor, axis=1).repeat(self.factor, axis=2)]
         if self.role == "encoder":

@@ -18,6 +18,7 @@ from smalti.bundle.manifest import (
     Manifest,
     Role,
     decoder_role,
+    kind_of,
     missed,
     own_resolution,
 )
@@ -114,7 +115,7 @@ def _check_resolutions(manifest: Manifest, where: str) -> None:
                 f"not fit those before it: each is larger, a multiple of {own.pixels} pixels, {own.factor} per token, "
                 f"and made by {decoder_role(found.pixels)}. {AGAIN}"
             )
-    decoders = {role for role in manifest.components if role.startswith("decoder")}
+    decoders = {role for role in manifest.components if kind_of(role) == "decoder"}
     wanted: set[Role] = set() if latent.pixels else {found.decoder for found in listed}
     if wrong := sorted(decoders ^ wanted):
         raise BundleError(f"{where}: resolutions and components disagree about {', '.join(wrong)}. {AGAIN}")

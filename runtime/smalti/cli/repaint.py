@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from smalti.cli.options import (
@@ -18,7 +17,7 @@ from smalti.cli.options import (
     takes_sampling,
 )
 from smalti.generator import load
-from smalti.images import contact_sheet, open_image, save_png
+from smalti.images import open_image
 from smalti.result import Result
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")]
@@ -82,5 +81,5 @@ def outpaint(
 
 
 def _write(result: Result, output: Path, columns: int) -> None:
-    save_png(contact_sheet(np.stack([np.asarray(drawn) for drawn in result.images]), columns), output)
+    result.save(output, columns)
     typer.echo(f"{output}: {len(result.images)} image(s), {result.timings.total:.2f} s")

@@ -20,7 +20,8 @@ from smalti_train.data.tensors import from_numpy
 from smalti_train.models.vocabulary import common_patches, translated
 from smalti_train.runs.bundle_weights import initial_weights
 from smalti_train.runs.config import PriorRun
-from smalti_train.runs.loading import load_autoencoder, load_prior
+from smalti_train.runs.config_files import read_run
+from smalti_train.runs.loading import load_autoencoder
 from smalti_train.runs.token_cache import find_autoencoder
 
 PICTURES = 2048
@@ -39,7 +40,7 @@ def initial_prior(source: str | Path, config: PriorRun, autoencoder: Path | None
     their codes, and where the autoencoders' grids differ.
     """
     if (Path(source) / "config.json").exists():
-        codes = load_prior(Path(source))[1].model.codes
+        codes = read_run(Path(source) / "config.json").model.codes
     else:
         codes = smalti.open_bundle(source).manifest.latent.codes
     if codes == config.model.codes or autoencoder is None:
