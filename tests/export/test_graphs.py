@@ -13,7 +13,9 @@ import smalti_export
 from smalti.bundle.manifest import Role
 from smalti_export.graphs.graph_modules import wrap
 from smalti_export.graphs.trace import OPSET, GraphSpec, graph_specs, trace
+from smalti_export.graphs.weights import round_to_fp16
 from smalti_export.parity.certificate import torch_graph, torch_run
+from smalti_train.data.pixels import to_images
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior, HourglassPriorConfig
 from smalti_train.runs.bundle_weights import folded
@@ -97,6 +99,23 @@ def test_the_encoder_computes_what_the_model_does(
     assert found.dtype == expected.dtype == np.int32
     assert np.array_equal(found, expected)
     assert len(np.unique(found)) >= min(3, found.size)
+
+
+def test_codes_that_lie_close_together_stay_apart_when_weights_are_stored_as_fp16() -> None:
+    model = autoencoder()
+    patches = noise(4, 9, 9, 3, top=256, dtype=np.uint8).repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
+    codes = model.quantizer.codebook.data
+    with torch.no_grad():
+        features = nn.functional.normalize(model.encoder(to_images(patches)), dim=1)
+        codes.copy_(features.mean((0, 2, 3)) + 0.01 * torch.randn(codes.shape))
+    codes.copy_(nn.functional.normalize(codes, dim=1))
+    round_to_fp16(model)
+    assert (codes.norm(dim=1) - 1).abs().max() > 1e-5, "rounding changed their lengths"
+    found = torch_run(wrap("encoder", model))({"images": patches})
+    with torch.no_grad():
+        nearest = model.encode(to_images(patches)).numpy()
+    assert (found == nearest).mean() > 0.99
+    assert len(np.unique(found)) > CODES // 4
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 4, 6), (3, 9, 2), (2, 5, 7)])

@@ -65,9 +65,14 @@ class EncoderGraph(nn.Module):
         """Encode."""
         codes = self.model.quantizer.codebook
         features = seen(self.model, to_values(images, self.model.config.value_range, codes.dtype))
-        # The released codes already have unit length (see smalti_train.runs.bundle_weights).
-        scores = self.model.encoder[-1](features).permute(0, 2, 3, 1) @ codes.T
-        return scores.argmax(-1).to(torch.int32), self.embed(features)
+        last = cast(nn.Conv2d, self.model.encoder[-1])
+        # In fp32, because codes lie closer together than fp16 resolves. As convolutions, because TensorRT-RTX has no
+        # fp32 matrix products for Turing.
+        codes, bias = codes.float(), None if last.bias is None else last.bias.float()
+        scores = F.conv2d(F.conv2d(features.float(), last.weight.float(), bias), codes[:, :, None, None])
+        # Rounded to fp16, codes no longer have quite one length; the nearest is that of the smallest angle.
+        scores = scores * codes.square().sum(1).rsqrt()[:, None, None]
+        return scores.argmax(1).to(torch.int32), self.embed(features)
 
 
 class DecoderGraph(nn.Module):
