@@ -37,7 +37,7 @@ from smalti_export.parity.certificate import TOLERANCES
 from smalti_export.parity.measure import Figures, make_figures
 from smalti_export.precision.activation_ranges import Feed
 from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32
-from smalti_export.precision.int8 import last_layers, quantize, too_large
+from smalti_export.precision.int8 import last_layers, most_sensitive, quantize, too_large
 from smalti_export.precision.overflow import kept_in_range
 from smalti_export.source import Pair, released, seeing
 from smalti_kernels.platform import usable_cores
@@ -57,6 +57,10 @@ RANGED = 2
 """Calibration batches on which the activations of an fp16 graph are measured."""
 KEPT = (0, 1, 2)
 """How many last layers an int8 variant keeps in fp32. The first number within tolerance is used."""
+SENSITIVE = (1, 2, 3)
+"""How many of the layers that 8 bits hurt most it keeps in fp32 when that is not enough."""
+JUDGES = 2
+"""Calibration batches that tell which layers these are."""
 
 
 @dataclass
@@ -257,6 +261,11 @@ def _attempts(
     for count in KEPT:
         say(f"{part.role}: calibrating int8" + (f", the last {count} layers in fp32" if count else ""))
         yield quantize(part.whole, feeds, [*last_layers(part.whole, count), *part.fixed])
+    say(f"{part.role}: looking for the layers that 8 bits hurt most")
+    worst = most_sensitive(part.whole, feeds[:JUDGES], part.fixed)
+    for count in SENSITIVE[: len(worst)]:
+        say(f"{part.role}: calibrating int8, {', '.join(worst[:count])} in fp32")
+        yield quantize(part.whole, feeds, [*worst[:count], *part.fixed])
 
 
 def _measured(

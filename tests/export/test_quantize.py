@@ -18,6 +18,7 @@ from smalti_export.precision.int8 import (
     activations_first,
     last_layers,
     least,
+    most_sensitive,
     products_of_activations,
     quantize,
     too_large,
@@ -150,11 +151,39 @@ def test_no_step_of_8_bits_is_spent_on_what_a_relu_throws_away() -> None:
     assert np.abs(run(quantised, images()[0]) - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def test_int8_is_tried_with_ever_fewer_of_the_last_layers() -> None:
-    part = Part("decoder", GraphSpec((), ()), {}, shuffled(), ("decoder.safetensors", b""))
-    graphs = list(_attempts(part, "int8", images(), lambda line: None))
+def hard_for(layer: str) -> tuple[onnx.ModelProto, list[Feed]]:
+    """A graph and inputs of which 8 bits hold little for one layer: something huge in it has no use."""
+    proto, given = shuffled(), images()
+    weights = {item.name: numpy_helper.to_array(item).copy() for item in proto.graph.initializer}
+    if layer == "first":
+        weights["w"][:, 0] = 0
+        for feed in given:
+            feed["x"][:, 0] *= 1000
+    else:
+        weights["w"][:4] = 0  # the shuffle makes a channel of these four
+        weights["v"][:, 0] *= 1000
+    for item in proto.graph.initializer:
+        item.CopyFrom(numpy_helper.from_array(weights[item.name], item.name))
+    return proto, given
+
+
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_the_layer_that_8_bits_hurt_most_is_found(layer: str) -> None:
+    proto, given = hard_for(layer)
+    assert most_sensitive(proto, given)[0] == layer
+    assert layer not in most_sensitive(proto, given, [layer])
+    wanted = run(proto, given[0])
+    errors = [np.abs(run(quantize(proto, given, keep), given[0]) - wanted).mean() for keep in ([], [layer])]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_int8_is_tried_with_ever_fewer_of_the_last_layers_and_then_without_the_worst() -> None:
+    proto, given = hard_for("first")
+    part = Part("decoder", GraphSpec((), ()), {}, proto, ("decoder.safetensors", b""))
+    graphs = list(_attempts(part, "int8", given, lambda line: None))
     rows = [[row[1] for row in kinds(graph, "Conv")] for graph in graphs]
-    assert rows == [["INT8", "INT8"], ["INT8", "constant"], ["constant", "constant"]]
+    both, neither = ["INT8", "INT8"], ["constant", "constant"]
+    assert rows == [both, ["INT8", "constant"], neither, ["constant", "INT8"], neither]
 
 
 def test_scales_come_from_the_calibration_and_not_from_the_input() -> None:
