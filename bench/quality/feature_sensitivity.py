@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
 from smalti_train.evaluation.classify import told_apart
-from smalti_train.evaluation.evaluate import NEIGHBOURS, per_label
+from smalti_train.evaluation.evaluate import NEIGHBOURS, blurred, per_label
 from smalti_train.evaluation.features import open_features
 from smalti_train.evaluation.metrics import prdc
 from smalti_train.evaluation.subject import data_of
@@ -28,18 +27,18 @@ def noisy(deviation: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     return lambda image, rng: np.clip(np.round(image + rng.normal(0, deviation, image.shape)), 0, 255).astype(np.uint8)
 
 
-def blurred(radius: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
+def soft(radius: float) -> Callable[[Pixels, np.random.Generator], Pixels]:
     """Gaussian blur, in pixels."""
-    return lambda image, rng: np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+    return lambda image, rng: blurred(image[np.newaxis], radius)[0]
 
 
 ALTERATIONS = {
     "none": lambda image, rng: image,
     "noise 1/255": noisy(1),
     "noise 3/255": noisy(3),
-    "blur 0.5 pixels": blurred(0.5),
-    "blur 1 pixel": blurred(1),
-    "blur 2 pixels": blurred(2),
+    "blur 0.5 pixels": soft(0.5),
+    "blur 1 pixel": soft(1),
+    "blur 2 pixels": soft(2),
 }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from helpers.table_predictor import autoregressive_bundle
 from smalti.cli.main import main
 from smalti.errors import UsageError
-from smalti_train.evaluation.evaluate import by_label, per_label
+from smalti_train.evaluation.evaluate import blurred, by_label, per_label
 from smalti_train.evaluation.features import open_features, resized
 from smalti_train.evaluation.subject import data_of, open_subject
 from smalti_train.models.effnet_lite import EffNetLite0
@@ -66,6 +66,32 @@ def test_a_bundle_is_measured_and_the_same_figures_come_again(tiny_bundle, tmp_p
     code, out, _ = run(capsys, tiny_bundle, *FEW, "--json", "--steps", 4, "--order", "halton")
     assert code == 0
     assert json.loads(out) == figures
+
+
+def test_coverage_is_measured_without_what_eyes_do_not_see(tiny_bundle, capsys):
+    code, out, _ = run(capsys, tiny_bundle, *FEW, "--json", "--steps", 2, "--blur", 8)
+    assert code == 0
+    figures = json.loads(out)
+    blurred, names = figures["blurred"], figures["data"]["labels"]
+    assert blurred["pixels"] == 8
+    for part, sharp in (
+        ("reconstruction", figures["reconstruction"]["coverage"]),
+        ("samples", figures["samples"]["coverage"]),
+    ):
+        assert blurred[part]["per_label"] == sharp["per_label"] == 10
+        assert all(0 <= blurred[part][name]["coverage"] <= 1 for name in names)
+        assert blurred[part] != sharp
+    # Under so much blur reconstructions of barely trained weights are as good as others are without.
+    covered = [sum(one[name]["coverage"] for name in names) for one in (blurred["reconstruction"], sharp)]
+    assert covered[0] > covered[1]
+
+
+def test_a_blur_keeps_means_and_removes_noise():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    dim = blurred(noise, 2)
+    assert dim.shape == noise.shape
+    assert abs(dim.mean() - noise.mean()) < 3
+    assert dim.std() < 0.3 * noise.std()
 
 
 def test_runs_are_measured_too(tiny_runs, capsys):
@@ -144,6 +170,7 @@ def test_an_option_that_does_not_exist_is_named(tiny_runs):
     [
         (["nowhere"], 3, "nowhere"),
         (["avatars-256", "--per-label", 5], 2, "at least 10"),
+        (["avatars-256", "--blur", -1], 2, "blur -1.0: 0 to 16 pixels"),
         (["avatars-256", "--order", "raster"], 2, "allowed are random, halton and confidence"),
         (["avatars-256", "--remask", "often"], 2, "allowed are 0 .. 1 and mlm"),
         (["avatars-256", "--top-p", 0], 2, "top_p 0"),

@@ -33,6 +33,7 @@ def main(
         Path | None, typer.Option(help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
+    blur: Annotated[float, typer.Option(help="Measure coverage also with all images blurred by so many pixels.")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     **sampling: Any,
 ) -> None:
@@ -42,6 +43,8 @@ def main(
     """
     if per_label < 10:
         raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
+    if not 0 <= blur <= 16:
+        raise UsageError(f"blur {blur}: 0 to 16 pixels")
     options = sampling_options(sampling)
     opened = open_subject(subject, precision=precision, **options)
     network = open_features(features)  # first, so that a wrong file wastes no work
@@ -50,7 +53,7 @@ def main(
     labels = len(data_of(data, opened.size, 16, where).label_names)
     test = data_of(data, opened.size, 2 * per_label * labels, where)
     train = data_of(data, opened.size, train_count, where, "train") if opened.draw else None
-    figures, sheets = evaluate(opened, network, test, train, per_label, seed)
+    figures, sheets = evaluate(opened, network, test, train, per_label, seed, blur)
     if output is not None:
         for path in write(output, figures, sheets):
             typer.echo(path, err=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from smalti.errors import UsageError
 from smalti_train.data import ImageSet
@@ -77,6 +78,12 @@ def draw(subject: Subject, data: ImageSet, count: int, seed: int) -> Drawn:
             for _ in names:
                 tick()
     return Drawn(seeds, labels, np.concatenate(images))
+
+
+def blurred(images: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
+    """Blur images (uint8 [N, H, W, 3]) by a Gaussian of ``radius`` pixels."""
+    kernel = ImageFilter.GaussianBlur(radius)
+    return np.stack([np.asarray(Image.fromarray(np.asarray(image)).filter(kernel)) for image in images])
 
 
 def by_label(values: NDArray[np.floating[Any]], labels: NDArray[np.int32], names: tuple[str, ...]) -> dict[str, float]:

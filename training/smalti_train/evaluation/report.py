@@ -22,22 +22,30 @@ SHEET_COLUMNS = 8
 
 
 def evaluate(
-    subject: Subject, network: FeatureNetwork, test: ImageSet, train: ImageSet | None, per_label: int, seed: int = 0
+    subject: Subject,
+    network: FeatureNetwork,
+    test: ImageSet,
+    train: ImageSet | None,
+    per_label: int,
+    seed: int = 0,
+    blur: float = 0,
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Evaluate ``subject`` on ``per_label`` unseen images and as many samples of every label.
 
     ``test`` holds twice as many unseen images per label: one half is the reference, the other half is measured like the
     samples, to show what real images would get. ``train`` serves to look for copies and to train the label classifier.
-    If it is None, or the subject draws nothing, samples are left out. Returns the figures as plain values and sheets by
-    name. Equal arguments give equal figures on one machine.
+    If it is None, or the subject draws nothing, samples are left out. With ``blur`` above 0, precision, recall, density
+    and coverage are measured once more with all images blurred by so many pixels, which removes what eyes do not see.
+    Returns the figures as plain values and sheets by name. Equal arguments give equal figures on one machine.
     """
     names = test.label_names
     chosen, others = measure.per_label(test, per_label), measure.per_label(test, per_label, per_label)
     images, labels = test.images[chosen], test.labels[chosen]
     reconstruction, tokens, decoded = measure.reconstruction_figures(subject, test, images, labels)
     _say("features of unseen images")
-    real, again = network(images), network(test.images[others])
-    reconstruction |= measure.distances(real, network(decoded), again)
+    real, again, made = network(images), network(test.images[others]), network(decoded)
+    reconstruction |= measure.distances(real, made, again)
+    reconstruction["coverage"] = measure.coverage_figures(real, made, again, labels, names)
     figures: dict[str, Any] = {
         "subject": {"name": subject.name, "kind": subject.kind, "settings": subject.settings},
         "data": {"name": test.name, "split": test.split, "size": test.size, "labels": list(names)},
@@ -45,12 +53,20 @@ def evaluate(
         "reconstruction": reconstruction,
     }
     sheets = {"reconstructions": _pairs(images, decoded, labels, len(names))}
-    if subject.draw is None or train is None:
+    drawn = measure.draw(subject, test, per_label, seed) if subject.draw is not None and train is not None else None
+    if blur:
+        _say("features of blurred images")
+        parts = {"reconstruction": decoded} | ({"samples": drawn.images} if drawn is not None else {})
+        dim, dim_again = (network(measure.blurred(some, blur)) for some in (images, test.images[others]))
+        figures["blurred"] = {"pixels": blur} | {
+            name: measure.coverage_figures(dim, network(measure.blurred(part, blur)), dim_again, labels, names)
+            for name, part in parts.items()
+        }
+    if drawn is None or train is None:
         return figures, sheets
     if subject.bits is not None:
         _say("likelihood")
         figures["likelihood"] = measure.likelihood_figures(subject, tokens, labels)
-    drawn = measure.draw(subject, test, per_label, seed)
     _say("features of samples")
     features = network(drawn.images)
     known = measure.training_features(network, train)
@@ -91,6 +107,7 @@ def text(figures: dict[str, Any]) -> str:
         _table(["", *names, "mean"], [_row("PSNR, dB", part["psnr_db"]), _row("edge PSNR, dB", part["edge_psnr_db"])])
     )
     parts.append(_bullets([f"codebook usage: {part['codebook_usage_percent']:.1f} %", *_distance_lines(part, made)]))
+    parts.append(_coverage_table(part["coverage"], names))
     if "samples" in figures:
         part = figures["samples"]
         parts.append(f"## {part['images']} samples at {_settings(figures['subject']['settings'])}")
@@ -99,16 +116,8 @@ def text(figures: dict[str, Any]) -> str:
             bits = f"{figures['likelihood']['bits_per_token']:.3f} bits per token"
             lines = [f"negative log-likelihood (a bound where the prior is absorbing): {bits}"]
         parts.append(_bullets([*lines, *_distance_lines(part, made)]))
-        coverage = part["coverage"]
-        rows = [
-            [
-                kind,
-                *(f"{coverage[name][kind]:.2f} ({coverage[name][kind + '_real_against_real']:.2f})" for name in names),
-            ]
-            for kind in ("precision", "recall", "density", "coverage")
-        ]
-        rows.append(_row("label agreement, %", {n: part["labels"]["agreement_percent"][n] for n in names}))
-        parts.append(_table([f"k = {coverage['k']}, N = {coverage['per_label']}", *names], rows))
+        agreement = _row("label agreement, %", {n: part["labels"]["agreement_percent"][n] for n in names})
+        parts.append(_coverage_table(part["coverage"], names, agreement))
         labels, near = part["labels"], part["neighbours"]
         parts.append(
             _bullets(
@@ -121,6 +130,11 @@ def text(figures: dict[str, Any]) -> str:
                 ]
             )
         )
+    if "blurred" in figures:
+        part = figures["blurred"]
+        for name in [name for name in ("reconstruction", "samples") if name in part]:
+            parts.append(f"## {name.capitalize()}, all images blurred by {part['pixels']} pixels")
+            parts.append(_coverage_table(part[name], names))
     return "\n\n".join(parts) + "\n"
 
 
@@ -168,6 +182,15 @@ def _settings(settings: dict[str, Any]) -> str:
 
 def _row(title: str, values: dict[str, float]) -> list[str]:
     return [title, *(f"{value:.1f}" for value in values.values())]
+
+
+def _coverage_table(coverage: dict[str, Any], names: list[str], *more: list[str]) -> str:
+    """A table of precision, recall, density and coverage, a column per label, with ``more`` rows below."""
+    rows = [
+        [kind, *(f"{coverage[name][kind]:.2f} ({coverage[name][kind + '_real_against_real']:.2f})" for name in names)]
+        for kind in ("precision", "recall", "density", "coverage")
+    ]
+    return _table([f"k = {coverage['k']}, N = {coverage['per_label']}", *names], [*rows, *more])
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
