@@ -13,10 +13,11 @@ from smalti.cli.main import main
 from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder, EdgeAutoencoderConfig
 from smalti_train.models.hourglass_prior import HourglassPrior
+from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
-from smalti_train.runs.bundle_weights import folded, initial_weights, unfolded
+from smalti_train.runs.bundle_weights import folded, initial_heads, initial_weights, unfolded
 from smalti_train.runs.folder import RunFolder
-from smalti_train.runs.loading import load_prior
+from smalti_train.runs.loading import load_heads, load_prior
 from smalti_train.runs.token_cache import load_autoencoder
 from smalti_train.trainers.autoencoder import train_autoencoder
 
@@ -94,6 +95,22 @@ def test_a_bundle_holds_the_autoencoder_it_was_made_from(tiny_runs: tuple[Path, 
     again = EdgeAutoencoder(config.model)
     again.load_state_dict(initial_weights(tiny_bundle, config), strict=True)
     assert_same_function(again.eval(), model, 2e-2)
+
+
+@torch.no_grad()
+def test_a_bundle_holds_the_heads_it_was_made_from(tiny_heads: Path, sized_bundle: Path, tiny_bundle: Path) -> None:
+    model, config = load_heads(tiny_heads)
+    again = SizedAutoencoder(config.model)
+    again.load_state_dict(initial_heads(sized_bundle, config), strict=True)
+    ids = torch.randint(64, (2, 4, 4), generator=torch.Generator().manual_seed(0))
+    for scale in SCALES:
+        expected = model.decode(ids, scale)
+        assert (again.eval().decode(ids, scale) - expected).abs().mean() < 1e-2 * expected.std(), scale
+    with pytest.raises(UsageError, match=r"tensors differ \(heads\..*: absent, not \("):
+        initial_heads(tiny_bundle, config)
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, width=8))
+    with pytest.raises(UsageError, match=r"do not fit these heads \(model\.width: 16, not 8\)"):
+        initial_heads(tiny_heads, wider)
 
 
 @torch.no_grad()

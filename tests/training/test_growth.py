@@ -84,18 +84,20 @@ def test_sizes_are_read_off_the_weights(config):
         sizes_of({"weight": torch.zeros(3)})
 
 
-def test_the_next_autoencoder_begins_where_the_released_one_is():
-    wanted = AUTOENCODERS["avatars"]
-    released = EdgeAutoencoder(AUTOENCODERS["avatars-256-decoder"].model).eval()
-    released.load_state_dict(initial_weights("avatars-256", AUTOENCODERS["avatars-256-decoder"]))
-    model = EdgeAutoencoder(wanted.model).eval()
-    model.load_state_dict(initial_weights("avatars-256", wanted))
+def test_other_padding_and_more_codes_begin_where_the_bundle_is(tiny_bundle):
+    tiny = AUTOENCODERS["tiny"]
+    model = dataclasses.replace(
+        tiny.model, codes=128, padding="replicate", decoder_blocks=(1, 2, 2), encoder_blocks=(0, 1, 2), smoothing=()
+    )
+    released, larger = (EdgeAutoencoder(config).eval() for config in (tiny.model, model))
+    released.load_state_dict(initial_weights(tiny_bundle, tiny))
+    larger.load_state_dict(initial_weights(tiny_bundle, dataclasses.replace(tiny, model=model)))
     images = torch.rand(1, 3, 256, 256) * 2 - 1
-    ids = torch.randint(released.config.codes, (1, 8, 8))
+    ids = torch.randint(64, (1, 8, 8))
     with torch.no_grad():
         inside = (..., slice(7, 9), slice(7, 9))  # where the other padding does not reach
-        assert torch.equal(model.encoder(images)[inside], released.encoder(images)[inside])
-        assert torch.equal(model.decode(ids), without_smoothing(released).decode(ids))
+        assert torch.equal(larger.encoder(images)[inside], released.encoder(images)[inside])
+        assert torch.equal(larger.decode(ids), without_smoothing(released).decode(ids))
 
 
 def test_a_run_starts_from_a_shallower_run_and_refuses_a_deeper_one(tiny_runs):

@@ -57,7 +57,7 @@ from smalti_train.trainers.refit import refit_run
 from smalti_train.trainers.vqgan import train_vqgan
 
 Preset = TypeVar("Preset")
-BEST = "avatars-256"
+BEST = "avatars"
 """The default preset."""
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ app = typer.Typer(
 def autoencoder(
     run: RunOption,
     preset: Annotated[
-        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars-256]")
+        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars]")
     ] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,
@@ -118,7 +118,7 @@ def autoencoder(
 @app.command(epilog=f"Presets: {', '.join(PRIORS)}.")
 def prior(
     run: RunOption,
-    preset: PresetOption = "avatars-256",
+    preset: PresetOption = BEST,
     autoencoder: Annotated[Path | None, typer.Option(help="Run whose tokens a new prior learns.")] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,
@@ -237,7 +237,7 @@ def preview(
 def heads(
     run: RunOption,
     preset: Annotated[
-        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars-256]")
+        str | None, typer.Option(help="Named configuration. [default: the run's own, if there is one, or avatars]")
     ] = None,
     autoencoder: Annotated[
         str | None, typer.Option(help="Run or bundle of the autoencoder whose tokens new heads draw larger.")
@@ -250,7 +250,9 @@ def heads(
     seed: SeedOption = None,
     data: DataOption = None,
     root: RootOption = None,
-    init: Annotated[Path | None, typer.Option(help="Run of heads whose weights new ones start from.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Run of heads, or bundle with them, whose weights new ones start from.")
+    ] = None,
 ) -> None:
     """Train heads that draw an autoencoder's tokens at twice and four times its pixels; the tokens stay as they are."""
     chosen = read_run(run / "config.json") if preset is None and (run / "config.json").exists() else None

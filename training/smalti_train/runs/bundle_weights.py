@@ -19,19 +19,21 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from smalti.bundle.manifest import PRIOR_ROLES, Role
-from smalti.bundle.reader import open_bundle
+from smalti.bundle.reader import Bundle, open_bundle
 from smalti.errors import UsageError
 from smalti_train.models.edge_autoencoder import EdgeAutoencoder
 from smalti_train.models.growth import fits, grown, sizes_of
 from smalti_train.models.meta_init import unfilled
 from smalti_train.models.size_heads import SizedAutoencoder
 from smalti_train.models.smoothing import EdgeAwareSmoothing
-from smalti_train.runs.config import AutoencoderRun, CodecRun, PriorRun
+from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PriorRun
 from smalti_train.runs.config_files import differences
-from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_prior
+from smalti_train.runs.loading import build_autoencoder, build_prior, load_autoencoder, load_heads, load_prior
 
 CODEC = "autoencoder."
 """Where an autoencoder with heads has the autoencoder itself."""
+HEADS, EMBEDDING = "heads.", "embedding."
+"""Where a bundle's weights of the heads, and of the encoder's embedding, are."""
 Folded = TypeVar("Folded", EdgeAutoencoder, SizedAutoencoder)
 TRANSPOSED = "^T"
 """Suffix of the name of a tensor that is stored transposed."""
@@ -108,34 +110,58 @@ def initial_weights(source: str | Path, config: CodecRun | PriorRun) -> dict[str
             raise UsageError(f"the weights of {source} do not fit this preset ({'; '.join(changed)})")
         return model.state_dict()
     bundle = open_bundle(source)
-    stored: dict[str, Tensor] = {}
-    roles: tuple[Role, ...] = ("encoder", "decoder")  # files of decoders of more sizes are read with the first
     if isinstance(config, PriorRun):
-        roles = (PRIOR_ROLES[bundle.manifest.family],)
-    for role in roles:
-        for file in bundle.variant(role, "fp32").weights:
-            stored |= load(bundle.read(file))
-    tensors = {
-        name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
-        for name, value in stored.items()
-    }
-    folded_norms = isinstance(config, AutoencoderRun)
-    if folded_norms:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(("heads.", "embedding."))}
-    state = unfolded(tensors) if folded_norms else {name: value.float() for name, value in tensors.items()}
+        tensors = _stored(bundle, PRIOR_ROLES[bundle.manifest.family])
+        state = {name: value.float() for name, value in tensors.items()}
+        with unfilled():
+            _check_shapes(state, build_prior(config.model), source)
+        return state
+    tensors = _stored(bundle, "encoder", "decoder")
     if isinstance(config, AutoencoderRun):
+        state = unfolded({name: value for name, value in tensors.items() if not name.startswith((HEADS, EMBEDDING))})
         sizes = sizes_of(state)
         if sizes != dataclasses.replace(config.model, smoothing=sizes.smoothing) and fits(sizes, config.model):
             smaller = EdgeAutoencoder(sizes)
             smaller.load_state_dict(state)
             return grown(smaller, config.model)
-    _check_shapes(state, config, source)
+    else:
+        state = {name: value.float() for name, value in tensors.items()}
+    with unfilled():
+        _check_shapes(state, build_autoencoder(config.model), source)
     return state
 
 
-def _check_shapes(state: dict[str, Tensor], config: CodecRun | PriorRun, source: str | Path) -> None:
+def initial_heads(source: str | Path, config: HeadsRun) -> dict[str, Tensor]:
+    """Weights of an autoencoder with heads to start a new run from: another run's newest checkpoint, or a bundle's.
+
+    Raises UsageError for weights of another kind or size than ``config`` asks for, saying what differs.
+    """
+    if (Path(source) / "config.json").exists():
+        model, other = load_heads(Path(source))
+        if changed := differences(other.model, config.model, "model."):
+            raise UsageError(f"the weights of {source} do not fit these heads ({'; '.join(changed)})")
+        return model.state_dict()
+    tensors = _stored(open_bundle(source), "encoder", "decoder")
+    state = unfolded({name: value for name, value in tensors.items() if not name.startswith(EMBEDDING)})
+    state = {name if name.startswith(HEADS) else CODEC + name: value for name, value in state.items()}
     with unfilled():
-        model = build_prior(config.model) if isinstance(config, PriorRun) else build_autoencoder(config.model)
+        _check_shapes(state, SizedAutoencoder(config.model), source)
+    return state
+
+
+def _stored(bundle: Bundle, *roles: Role) -> dict[str, Tensor]:
+    """A bundle's tensors of components, as they are stored. Decoders of more sizes are read with the first."""
+    stored: dict[str, Tensor] = {}
+    for role in roles:
+        for file in bundle.variant(role, "fp32").weights:
+            stored |= load(bundle.read(file))
+    return {
+        name.removesuffix(TRANSPOSED): value.T.contiguous() if name.endswith(TRANSPOSED) else value
+        for name, value in stored.items()
+    }
+
+
+def _check_shapes(state: dict[str, Tensor], model: nn.Module, source: str | Path) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):

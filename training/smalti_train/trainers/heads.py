@@ -27,10 +27,8 @@ from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.evaluation.metrics import edge_psnr, psnr
 from smalti_train.models.size_heads import SCALES, SizedAutoencoder
 from smalti_train.objectives.losses import reconstruction_loss
-from smalti_train.runs.bundle_weights import initial_weights
+from smalti_train.runs.bundle_weights import initial_heads, initial_weights
 from smalti_train.runs.config import AutoencoderRun, HeadsRun
-from smalti_train.runs.config_files import differences
-from smalti_train.runs.loading import load_heads
 from smalti_train.runs.token_cache import cached_tokens
 from smalti_train.trainers.loop import channels_last
 from smalti_train.trainers.trainer import Trainer, training
@@ -43,18 +41,18 @@ CROP = 192
 """Pixels per side that a sheet shows of each picture at the largest size, one to one."""
 
 
-def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, init: Path | None = None) -> None:
+def train_heads(config: HeadsRun, path: Path, autoencoder: str | Path | None, init: str | Path | None = None) -> None:
     """Train until ``config.loop.steps``, continuing from the newest checkpoint below ``path`` when there is one.
 
     A new run takes its autoencoder from ``autoencoder`` (a run or a bundle), or autoencoder and heads from ``init`` (a
-    run of heads). Raises UsageError for parts that do not fit each other, the data or the machine; OutputError when a
-    checkpoint cannot be written; TrainingError when the loss is no longer a number.
+    run of heads, or a bundle of more than one size). Raises UsageError for parts that do not fit each other, the data
+    or the machine; OutputError when a checkpoint cannot be written; TrainingError when the loss is no longer a number.
     """
     with training("heads", config, path) as trainer:
         _train(config, trainer, autoencoder, init)
 
 
-def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: Path | None) -> None:
+def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: str | Path | None) -> None:
     accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
     seed_torch(loop.seed)
     model = SizedAutoencoder(config.model)
@@ -100,13 +98,10 @@ def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: 
     )
 
 
-def _begin(model: SizedAutoencoder, config: HeadsRun, source: str | Path | None, init: Path | None) -> None:
-    """Fill a new run's model from a run of heads, or its autoencoder alone from a run or a bundle."""
+def _begin(model: SizedAutoencoder, config: HeadsRun, source: str | Path | None, init: str | Path | None) -> None:
+    """Fill a new run's model from a run or bundle of heads, or its autoencoder alone from a run or a bundle."""
     if init is not None:
-        other, theirs = load_heads(init)
-        if changed := differences(theirs.model, config.model, "model."):
-            raise UsageError(f"the weights of {init} do not fit these heads ({'; '.join(changed)})")
-        model.load_state_dict(other.state_dict())
+        model.load_state_dict(initial_heads(init, config))
     elif source is None:
         raise UsageError("new heads need a decoder: name its autoencoder's run or bundle with --autoencoder")
     else:
