@@ -1,9 +1,10 @@
-"""Larger heads measured: ``python bench/quality/sizes.py RUN [--bundle NAME] [-o FOLDER] [--count 256]``.
+"""Larger heads measured: ``python bench/quality/sizes.py RUN [--bundle BUNDLE] [-o FOLDER] [--count 256]``.
 
 For unseen avatars drawn from their vectors at each size: PSNR and edge PSNR of what the heads of RUN make of their
-tokens, and of the smaller picture enlarged by Lanczos, RUN's own and the one that the bundle ships. ``-o`` writes
-``sizes.json`` and sheets of 1:1 crops (real, head, enlargement), ``--generate`` one of drawn pictures. ``--time``
-writes the graph of the largest size and times it and the bundle's prior in ONNX Runtime, one call after the other.
+tokens, and of the smaller picture enlarged by Lanczos: RUN's own, and what the bundle makes of its tokens. ``-o``
+writes ``sizes.json`` and sheets of 1:1 crops (real, head, enlargement), ``--generate`` one of pictures that the
+bundle's prior draws, if it has RUN's tokens. ``--time`` writes the graph of the largest size and times it and the
+bundle's prior in ONNX Runtime, one call after the other.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CROP = 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--bundle", default="avatars-256")
+    parser.add_argument("--bundle", help="the embedded one by default")
     parser.add_argument("--count", type=int, default=256, help="unseen avatars")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--generate", action="store_true")
@@ -87,7 +88,7 @@ def figures(
         with torch.no_grad():
             tokens = model.encode(to_images(real[0])).numpy().astype(np.int32)
         made = {scale: decoded(model, tokens, scale) for scale in SCALES}
-        old = np.stack([np.asarray(image) for image in shipped.decode(tokens)])
+        old = np.stack([np.asarray(image) for image in shipped.decode(shipped.encode([*real[0]]))])
         for name, pictures in (("head", made), ("shipped", {1: old}), ("enlarged", {1: made[1]})):
             for (scale, kind), values in decibels_by_size(pictures, real).items():
                 if name != "enlarged" or scale > 1:
@@ -136,7 +137,7 @@ def table(report: dict[str, Any], names: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def timed(model: SizedAutoencoder, bundle: str, repeats: int = 15) -> dict[str, float]:
+def timed(model: SizedAutoencoder, bundle: str | None, repeats: int = 15) -> dict[str, float]:
     """Median seconds of one picture: the prior's calls as the bundle draws, and each graph of the largest size."""
     gen = smalti.load(bundle)
     tokens = gen.generate(8, seed=0).tokens
