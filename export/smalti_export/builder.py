@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,14 +31,13 @@ from smalti.bundle.reader import Bundle
 from smalti.errors import ParityError, SamplingError
 from smalti_export.graphs.graph_modules import Traceable, wrap
 from smalti_export.graphs.trace import GraphSpec, graph_specs, trace
-from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16
+from smalti_export.graphs.weights import externalise, name_by_content, pack, place, round_to_fp16, share
 from smalti_export.parity import golden
 from smalti_export.parity.certificate import TOLERANCES
 from smalti_export.parity.measure import Figures, make_figures
-from smalti_export.precision.activation_ranges import Feed
-from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32
-from smalti_export.precision.int8 import last_layers, most_sensitive, quantize, too_large
-from smalti_export.precision.overflow import kept_in_range
+from smalti_export.precision.attempts import Part, attempts
+from smalti_export.precision.fp16 import fp16_tensors, in_fp32
+from smalti_export.precision.int8 import too_large
 from smalti_export.source import Pair, released, seeing
 from smalti_kernels.platform import usable_cores
 from smalti_train.data import ImageSet
@@ -53,14 +52,6 @@ PARTS: dict[Role, tuple[str, ...]] = {
     "decoder": ("decoder.", "post_quant", "heads."),
 }
 """Prefixes of the tensors that belong to the encoder or the decoder alone. Other components own all their tensors."""
-RANGED = 2
-"""Calibration batches on which the activations of an fp16 graph are measured."""
-KEPT = (0, 1, 2)
-"""How many last layers an int8 variant keeps in fp32. The first number within tolerance is used."""
-SENSITIVE = (1, 2, 3)
-"""How many of the layers that 8 bits hurt most it keeps in fp32 when that is not enough."""
-JUDGES = 2
-"""Calibration batches that tell which layers these are."""
 
 
 @dataclass
@@ -74,22 +65,6 @@ class Draft:
     golden: FileRecord | None = None
     failures: list[str] = field(default_factory=list[str])
     """Variants that were left out, each with the reason."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component that is traced and packed, but not measured yet."""
-
-    role: Role
-    spec: GraphSpec
-    graphs: dict[Precision, onnx.ModelProto]
-    """The fp32 graph and, if wanted, the fp16 graph. Both read the same weight file."""
-    whole: onnx.ModelProto | None
-    """The fp32 graph with its weights inside, or None when no int8 graph will be made from it."""
-    weight_file: tuple[str, bytes]
-    fixed: Sequence[str] = ()
-    """Names of convolutions that were not learnt, such as an enlargement. They stay fp32 in the int8 graph: 8 bits
-    would blur what they only move."""
 
 
 def make_draft(
@@ -131,6 +106,7 @@ def make_draft(
         graphs = {role: (record.resolution_of(role).factor // factor, specs[role]) for role in roles}
         for part in _traced(model, graphs, own, precisions, say):
             _add(draft, record, part, _possible(part.role, precisions), figures, say)
+        _share(draft, roles)
     role = PRIOR_ROLES[pair.family]
     say(f"{role}: what the model answers")
     figures.reference(role)
@@ -211,7 +187,7 @@ def _add(
             draft.failures.append(f"{role} int8: {reason}")
             continue
         wrong: list[str] = []
-        for proto in _attempts(part, precision, figures.calibration(role), say):
+        for proto in attempts(part, precision, figures.calibration(role), say):
             variant, graph, found = _measured(record, part, precision, proto, figures)
             if precision == "fp16":
                 exact = in_fp32(proto, fp16_tensors(proto), rounded=True)
@@ -239,33 +215,22 @@ def _add(
     draft.components[role] = Component(inputs=part.spec.inputs, outputs=part.spec.outputs, variants=tuple(variants))
 
 
-def _attempts(
-    part: Part, precision: Precision, feeds: list[Feed], say: Callable[[str], None]
-) -> Iterator[onnx.ModelProto]:
-    """Yield the graphs to try for a precision, the fastest first."""
-    if precision == "fp32":
-        yield part.graphs["fp32"]
+def _share(draft: Draft, roles: Sequence[Role]) -> None:
+    """Let the int8 graphs of components that were made from one model read what they share from one file."""
+    variants = {
+        role: variant for role in roles for variant in draft.components[role].variants if variant.precision == "int8"
+    }
+    file = f"{roles[0]}.int8.safetensors"
+    graphs, content = share({role: draft.files[one.graph.file] for role, one in variants.items()}, file)
+    if not content:
         return
-    if precision == "fp16":
-        graph = part.graphs["fp16"]
-        halves = fp16_tensors(graph)
-        large = greatest(graph, part.weight_file, halves, feeds[:RANGED])
-        graph, changed = kept_in_range(graph, halves, large)
-        say(
-            f"{part.role} fp16: the greatest activation is {max(large.values(), default=0):.4g}"
-            + (f"; {changed} operators are kept in fp32 or scaled" if changed else "")
-        )
-        yield graph
-        return
-    assert part.whole is not None
-    for count in KEPT:
-        say(f"{part.role}: calibrating int8" + (f", the last {count} layers in fp32" if count else ""))
-        yield quantize(part.whole, feeds, [*last_layers(part.whole, count), *part.fixed])
-    say(f"{part.role}: looking for the layers that 8 bits hurt most")
-    worst = most_sensitive(part.whole, feeds[:JUDGES], part.fixed)
-    for count in SENSITIVE[: len(worst)]:
-        say(f"{part.role}: calibrating int8, {', '.join(worst[:count])} in fp32")
-        yield quantize(part.whole, feeds, [*worst[:count], *part.fixed])
+    draft.files[file] = content
+    draft.weights.append(_record(file, content))
+    for role, variant in variants.items():
+        graph = draft.files[variant.graph.file] = graphs[role]
+        changed = msgspec.structs.replace(variant, graph=_record(variant.graph.file, graph), weights=(file,))
+        others = tuple(changed if one is variant else one for one in draft.components[role].variants)
+        draft.components[role] = msgspec.structs.replace(draft.components[role], variants=others)
 
 
 def _measured(

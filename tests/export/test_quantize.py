@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 import smalti_export.precision.int8
 from smalti.backends.onnxruntime_cpu import OnnxSession
 from smalti.bundle.reader import open_bundle
-from smalti_export.builder import Part, _attempts
 from smalti_export.graphs.trace import GraphSpec
+from smalti_export.precision.attempts import Part, attempts
 from smalti_export.precision.int8 import (
     Feed,
     activations_first,
@@ -180,7 +180,7 @@ def test_the_layer_that_8_bits_hurt_most_is_found(layer: str) -> None:
 def test_int8_is_tried_with_ever_fewer_of_the_last_layers_and_then_without_the_worst() -> None:
     proto, given = hard_for("first")
     part = Part("decoder", GraphSpec((), ()), {}, proto, ("decoder.safetensors", b""))
-    graphs = list(_attempts(part, "int8", given, lambda line: None))
+    graphs = list(attempts(part, "int8", given, lambda line: None))
     rows = [[row[1] for row in kinds(graph, "Conv")] for graph in graphs]
     both, neither = ["INT8", "INT8"], ["constant", "constant"]
     assert rows == [both, ["INT8", "constant"], neither, ["constant", "INT8"], neither]

@@ -169,13 +169,13 @@ def test_an_option_that_does_not_exist_is_named(tiny_runs):
     ("arguments", "code", "message"),
     [
         (["nowhere"], 3, "nowhere"),
-        (["avatars-256", "--per-label", 5], 2, "at least 10"),
-        (["avatars-256", "--blur", -1], 2, "blur -1.0: 0 to 16 pixels"),
-        (["avatars-256", "--order", "raster"], 2, "allowed are random, halton and confidence"),
-        (["avatars-256", "--remask", "often"], 2, "allowed are 0 .. 1 and mlm"),
-        (["avatars-256", "--top-p", 0], 2, "top_p 0"),
-        (["avatars-256", "--data", "faces"], 2, "allowed are avatars"),
-        (["avatars-256", "--features", "missing.pth"], 2, "missing.pth"),
+        (["avatars", "--per-label", 5], 2, "at least 10"),
+        (["avatars", "--blur", -1], 2, "blur -1.0: 0 to 16 pixels"),
+        (["avatars", "--order", "raster"], 2, "allowed are random, halton and confidence"),
+        (["avatars", "--remask", "often"], 2, "allowed are 0 .. 1 and mlm"),
+        (["avatars", "--top-p", 0], 2, "top_p 0"),
+        (["avatars", "--data", "faces"], 2, "allowed are avatars"),
+        (["avatars", "--features", "missing.pth"], 2, "missing.pth"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, code, message, capsys):

@@ -1,12 +1,15 @@
-"""One set of fp16 weights for the fp32 and the fp16 graph: a safetensors file that both read as external data.
+"""Weights that several graphs share: a safetensors file that all of them read as external data.
 
-Tensors are stored under their torch names, so that training can start from the same file.
+The fp32 and the fp16 graph share fp16 weights. These are stored under their torch names, so that training can start
+from the same file. Int8 graphs of decoders for several sizes share their 8-bit weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -17,7 +20,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from smalti_export.graphs.trace import remade
+from smalti_train.data.tensors import from_numpy
 from smalti_train.runs.bundle_weights import TRANSPOSED
+
+LARGE = 2**12
+"""Fewest bytes of a tensor for which it is worth to be shared, or to be stored as fp16."""
 
 
 def round_to_fp16(model: nn.Module) -> None:
@@ -68,10 +75,15 @@ def pack(
         tensor = tensors[name.removesuffix(TRANSPOSED)].half()
         stored[name] = (tensor.T if name.endswith(TRANSPOSED) else tensor).contiguous()
     content = save(stored)
+    return content, _places(content, used)
+
+
+def _places(content: bytes, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Where a safetensors file has the data of its tensors: (offset, length)."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    places = {name: header[name]["data_offsets"] for name in used}
-    return content, {name: (8 + size + first, last - first) for name, (first, last) in places.items()}
+    ends = {name: header[name]["data_offsets"] for name in names}
+    return {name: (8 + size + first, last - first) for name, (first, last) in ends.items()}
 
 
 def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onnx.ModelProto:
@@ -90,12 +102,8 @@ def externalise(proto: onnx.ModelProto, found: dict[str, str], file: str) -> onn
         name = initializer.name
         if initializer.data_type == TensorProto.FLOAT:
             name = f"{initializer.name}.fp16"
-            casts.append(helper.make_node("Cast", [name], [initializer.name], f"{name}.cast", to=TensorProto.FLOAT))
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=initializer.dims)
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=file)
-        tensor.external_data.add(key="offset", value=found[initializer.name])
-        external.append(tensor)
+            casts.append(_widening(name, initializer.name))
+        external.append(_outside(name, TensorProto.FLOAT16, initializer.dims, file, found[initializer.name]))
     # Build a new proto: deleting from the old one would not free its gigabytes of weights.
     return remade(proto, [*casts, *source.node], inline + external)
 
@@ -107,3 +115,78 @@ def place(proto: onnx.ModelProto, places: dict[str, tuple[int, int]]) -> None:
             offset, length = places[tensor.external_data[1].value]
             tensor.external_data[1].value = str(offset)
             tensor.external_data.add(key="length", value=str(length))
+
+
+def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with large fp32 constants stored as fp16, where that holds them exactly; a Cast widens them.
+
+    Runtimes fold the casts when they load the graph.
+    """
+    constants: list[TensorProto] = []
+    casts: list[onnx.NodeProto] = []
+    for initializer in proto.graph.initializer:
+        constant = initializer
+        if initializer.data_type == TensorProto.FLOAT and 4 * math.prod(initializer.dims) >= LARGE:
+            value = numpy_helper.to_array(initializer)
+            with np.errstate(over="ignore"):
+                half = value.astype(np.float16)
+            if np.array_equal(half, value):
+                constant = numpy_helper.from_array(half, f"{initializer.name}.fp16")
+                casts.append(_widening(constant.name, initializer.name))
+        constants.append(constant)
+    return remade(proto, [*casts, *proto.graph.node], constants)
+
+
+def share(graphs: dict[str, bytes], file: str) -> tuple[dict[str, bytes], bytes]:
+    """Move the large 8-bit constants that several ``graphs`` have, by name, into one safetensors file.
+
+    Returns the graphs, which read them from ``file``, and its bytes; these are empty when there is nothing to share.
+    """
+    protos = {name: onnx.ModelProto.FromString(graph) for name, graph in graphs.items()}
+    owners: dict[str, set[str]] = {}
+    for name, proto in protos.items():
+        for tensor in proto.graph.initializer:
+            owners.setdefault(_content(tensor), set()).add(name)
+    stored: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for proto in protos.values():
+        for tensor in proto.graph.initializer:
+            key = _content(tensor)
+            if key and len(owners[key]) > 1 and key not in names:
+                names[key] = f"{tensor.name}.{len(stored)}"  # names alone may differ in their values
+                stored[names[key]] = from_numpy(numpy_helper.to_array(tensor).copy())
+    if not stored:
+        return graphs, b""
+    content = save(stored)
+    places = _places(content, stored)
+    found: dict[str, bytes] = {}
+    for name, proto in protos.items():
+        shared = [
+            _outside(tensor.name, tensor.data_type, tensor.dims, file, names[key]) if key in names else tensor
+            for tensor in proto.graph.initializer
+            for key in (_content(tensor),)
+        ]
+        made = remade(proto, proto.graph.node, shared)
+        place(made, places)
+        found[name] = made.SerializeToString(deterministic=True)
+    return found, content
+
+
+def _content(tensor: TensorProto) -> str:
+    """What tells the values of a large 8-bit tensor from those of others; empty for tensors that are not shared."""
+    if tensor.data_type != TensorProto.INT8 or math.prod(tensor.dims) < LARGE:
+        return ""
+    return f"{list(tensor.dims)}{hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).hexdigest()}"
+
+
+def _widening(half: str, name: str) -> onnx.NodeProto:
+    return helper.make_node("Cast", [half], [name], f"{half}.cast", to=TensorProto.FLOAT)
+
+
+def _outside(name: str, kind: int, dims: Sequence[int], file: str, stored: str) -> TensorProto:
+    """A tensor whose values lie in ``file`` under the name ``stored``; :func:`place` sets where."""
+    tensor = TensorProto(name=name, data_type=kind, dims=dims)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=file)
+    tensor.external_data.add(key="offset", value=stored)
+    return tensor

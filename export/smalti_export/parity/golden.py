@@ -26,7 +26,7 @@ PAST = 2**22
 """Most bytes of keys and values in a stored input."""
 LOGITS = 2**16
 """Most logits stored per batch; at other positions only the drawn tokens are stored."""
-IMAGES, BYTES = 4, 2**19
+IMAGES, BYTES = 4, 5 * 2**16
 """Images stored for a codec: at most this many, and at most this many bytes. Of a larger image a corner is stored, or
 all where every pixel depends on all of it."""
 

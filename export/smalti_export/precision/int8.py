@@ -30,6 +30,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from smalti_export.graphs.trace import remade, strip_traces
+from smalti_export.graphs.weights import halved
 from smalti_export.precision.activation_ranges import Feed, activation_ranges
 
 QUANTIZED = ("MatMul", "Conv")
@@ -95,6 +96,7 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         )
         result = onnx.ModelProto.FromString(target.read_bytes())
     strip_traces(result)
+    result = halved(result)
     used = {node.domain for node in result.graph.node}
     opsets = [item for item in result.opset_import if item.domain in used]  # drop those that only the tools added
     del result.opset_import[:]
