@@ -1,7 +1,7 @@
 """The most memory that large pictures take: ``python bench/speed/memory.py [BUNDLE] [--side 4096]``.
 
-Each task runs in a process of its own. Printed is the most memory that the process ever held, in GB of 10^9 bytes, with
-the interpreter, the bundle and the picture itself. Linux only.
+Each task runs in a process of its own, for each of the bundle's resolutions. Printed is the most memory that the
+process ever held, in GB of 10^9 bytes, with the interpreter, the bundle and the picture itself. Linux only.
 """
 
 from __future__ import annotations
@@ -19,31 +19,29 @@ import smalti
 SEED = 0
 
 
-def generated(gen: smalti.Generator, side: int) -> None:
-    gen.generate(seed=SEED, resolution=gen.manifest.all_resolutions[-1].pixels)
+def decoded(gen: smalti.Generator, side: int, resolution: int) -> None:
+    cells = side // gen.manifest.resolution(resolution).factor
+    tokens = np.random.default_rng(SEED).integers(0, gen.manifest.latent.codes, (cells, cells))
+    gen.decode(tokens, resolution=resolution)
 
 
-def decoded(gen: smalti.Generator, side: int) -> None:
-    for resolution in gen.manifest.all_resolutions:
-        cells = side // resolution.factor
-        tokens = np.random.default_rng(SEED).integers(0, gen.manifest.latent.codes, (cells, cells))
-        gen.decode(tokens, resolution=resolution.pixels)
+def encoded(gen: smalti.Generator, side: int, resolution: int) -> None:
+    gen.encode([picture(side)], resolution=resolution)
 
 
-def encoded(gen: smalti.Generator, side: int) -> None:
-    for resolution in gen.manifest.all_resolutions:
-        gen.encode([picture(side)], resolution=resolution.pixels)
-
-
-def inpainted(gen: smalti.Generator, side: int) -> None:
+def inpainted(gen: smalti.Generator, side: int, resolution: int) -> None:
     mask = np.zeros((side, side), bool)
     mask[side // 2 : side // 2 + 256, side // 2 : side // 2 + 256] = True
-    for resolution in gen.manifest.all_resolutions:
-        gen.inpaint(picture(side), mask, seed=SEED, resolution=resolution.pixels)
+    gen.inpaint(picture(side), mask, seed=SEED, resolution=resolution)
 
 
-TASKS: dict[str, Callable[[smalti.Generator, int], None]] = {
-    "generate one picture of the largest size": generated,
+def generated(gen: smalti.Generator, side: int, resolution: int) -> None:
+    gen.generate(seed=SEED, resolution=resolution)
+
+
+Task = Callable[[smalti.Generator, int, int], None]
+TASKS: dict[str, Task] = {
+    "generate one picture": generated,
     "decode": decoded,
     "encode": encoded,
     "inpaint": inpainted,
@@ -56,10 +54,12 @@ def picture(side: int) -> np.ndarray:
     return blocks.repeat(64, 0).repeat(64, 1)
 
 
-def run(task: str, bundle: str | None, side: int, found: multiprocessing.SimpleQueue[tuple[float, float]]) -> None:
+def run(
+    task: str, bundle: str | None, side: int, resolution: int, found: multiprocessing.SimpleQueue[tuple[float, float]]
+) -> None:
     gen = smalti.load(bundle)
     started = time.perf_counter()
-    TASKS[task](gen, side)
+    TASKS[task](gen, side, resolution)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     found.put((most, time.perf_counter() - started))
 
@@ -70,16 +70,21 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="pixels, a multiple of 64")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    print(f"{options.side}x{options.side} pixels, at every resolution of the bundle in turn")
+    sizes = [one.pixels for one in smalti.load(options.bundle).manifest.all_resolutions]
+    print(f"| {options.side}x{options.side} pixels: GB (seconds) | {' | '.join(f'at {size}' for size in sizes)} |")
+    print("| --- " * (len(sizes) + 1) + "|")
     for task in TASKS:
-        found = spawn.SimpleQueue()
-        process = spawn.Process(target=run, args=(task, options.bundle, options.side, found))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"{task} failed")
-        most, seconds = found.get()
-        print(f"{task}: {most:.2f} GB, {seconds:.1f} s")
+        cells: list[str] = []
+        for size in sizes:
+            found = spawn.SimpleQueue()
+            process = spawn.Process(target=run, args=(task, options.bundle, options.side, size, found))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"{task} at {size} failed")
+            most, seconds = found.get()
+            cells.append(f"{most:.2f} ({seconds:.1f})")
+        print(f"| {task}{', of its own size' if task.startswith('generate') else ''} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import smalti
 from smalti.backends.onnxruntime_cpu import OnnxSession
-from smalti.codec.tiles import TILE, decode_tiled, spans
+from smalti.codec.tiles import TILE, decode_tiled, encode_tiled, spans, tile_of
 
 SIDES = st.integers(1, 14)
 TILES = st.integers(1, 7)
@@ -97,6 +97,29 @@ def test_spans_cover_every_token_once_and_stay_inside(length, tile, halo):
         assert wide.stop == min(length, own.stop + halo)
         assert begins == own.start - wide.start
     assert covered == list(range(length))
+
+
+@pytest.mark.parametrize(("factor", "tile"), [(1, 32), (16, 32), (32, 32), (64, 16), (256, 16)])
+def test_tiles_of_larger_tokens_have_fewer_of_them(factor, tile):
+    """Their pixels fill the memory, not their tokens."""
+    assert tile_of(factor) == tile
+    seen: list[tuple[int, ...]] = []
+
+    def decode(part):
+        seen.append(part.shape)
+        return np.zeros((1, part.shape[1] * factor, part.shape[2] * factor, 3), np.uint8)
+
+    decode_tiled(decode, np.zeros((1, 70, 40), np.int32), factor, halo=3)
+    assert max(max(shape[1:]) for shape in seen) == tile + 6
+    if factor <= 16:
+        sizes: list[tuple[int, ...]] = []
+
+        def encode(part):
+            sizes.append(part.shape)
+            return np.zeros((1, part.shape[1] // factor, part.shape[2] // factor), np.int32)
+
+        encode_tiled(encode, np.zeros((1, 70 * factor, 40 * factor, 3), np.uint8), factor, halo=3)
+        assert max(max(shape[1:3]) for shape in sizes) == (tile + 6) * factor
 
 
 @pytest.fixture(scope="module")

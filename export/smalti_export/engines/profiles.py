@@ -7,7 +7,7 @@ import re
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, Role, TensorSpec
 from smalti.codec.batches import AT_ONCE
-from smalti.codec.tiles import TILE
+from smalti.codec.tiles import tile_of
 from smalti.errors import EngineError
 from smalti.generator import NETWORK_BATCH
 
@@ -45,7 +45,8 @@ def _ranges(role: Role, latent: Latent, resolution: Resolution) -> list[dict[str
     if halo is None:
         rows, columns = ((1, side, CANVAS * side) for side in latent.grid)
     else:
-        rows, columns = ((1, side, TILE + 2 * halo) for side in latent.grid)
+        most = tile_of(latent.factor if role in ("encoder", "preview") else resolution.factor) + 2 * halo
+        rows, columns = ((1, min(side, most), most) for side in latent.grid)
     canvas: dict[str, Range] = {"n": (1, 1, 1), "h": rows, "w": columns}
     if (latent.preview_halo if role == "preview" else resolution.halo) is None:
         return [canvas]

@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-TILE = 32
-"""Tokens per side of a tile; with 16 pixels per token, 512 pixels. Halos reach some 12 tokens, so smaller tiles would
-compute most pixels several times."""
+TILE, LEAST = 32, 16
+"""Most and fewest tokens per side of a tile. Halos reach some 12 tokens, so smaller tiles would compute most pixels
+several times."""
+SIDE = 1024
+"""Pixels per side of a tile where that leaves it enough tokens; they bound the memory."""
 
 Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int32]]
+
+
+def tile_of(factor: int) -> int:
+    """Tokens per side of a tile, with ``factor`` pixels per token along each axis."""
+    return max(LEAST, min(TILE, SIDE // factor))
 
 
 def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int]]:
@@ -28,16 +35,17 @@ def spans(length: int, tile: int, halo: int) -> Iterator[tuple[slice, slice, int
 
 
 def decode_tiled(
-    decode: Decode, tokens: NDArray[np.int32], factor: int, halo: int | None, tile: int = TILE
+    decode: Decode, tokens: NDArray[np.int32], factor: int, halo: int | None, tile: int | None = None
 ) -> NDArray[np.uint8]:
     """Decode tokens (int32 [N, h, w]) to pixels (uint8 [N, h*factor, w*factor, 3]), one tile at a time.
 
     ``halo`` is how many tokens away a pixel's value can come from. A tile with that many neighbours decodes to the same
     pixels as the whole canvas, because the decoder uses no statistics of the image; only rounding in the last float
     digit can differ. The decoder pads the canvas's own edge in both cases. With ``halo`` None, every pixel can depend
-    on every token, so the canvas is decoded whole.
+    on every token, so the canvas is decoded whole. ``tile`` is its side in tokens, by default :func:`tile_of`.
     """
     count, height, width = tokens.shape
+    tile = tile or tile_of(factor)
     if halo is None:
         return decode(tokens)
     if height <= tile + halo and width <= tile + halo:
@@ -55,7 +63,7 @@ def decode_tiled(
 
 
 def encode_tiled(
-    encode: Encode, pixels: NDArray[np.uint8], factor: int, halo: int | None, tile: int = TILE
+    encode: Encode, pixels: NDArray[np.uint8], factor: int, halo: int | None, tile: int | None = None
 ) -> NDArray[np.int32]:
     """Encode pixels (uint8 [N, h*factor, w*factor, 3]) to tokens (int32 [N, h, w]), one tile at a time.
 
@@ -63,6 +71,7 @@ def encode_tiled(
     encoded whole. A tile with that many neighbours gives the tokens of the whole image, but for rounding near ties.
     """
     count, height, width = pixels.shape[0], pixels.shape[1] // factor, pixels.shape[2] // factor
+    tile = tile or tile_of(factor)
     if halo is None or (height <= tile + halo and width <= tile + halo):
         return encode(pixels)
     tokens = np.empty((count, height, width), np.int32)

@@ -17,7 +17,7 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Role
 from smalti.cli.main import _run
-from smalti.codec.tiles import TILE
+from smalti.codec.tiles import tile_of
 from smalti.verification.verify import verify
 from smalti_export.engines import build as building
 from smalti_export.engines.build import build_engines, write_engines
@@ -258,9 +258,9 @@ def test_tensorrt_rtx_builds_every_size_and_the_encoder_for_turing(sized_bundle,
     assert engine(sized_bundle, "--target", "sm_75", *parts, "-o", tmp_path / "out", "--json") == 0
     records = {one["component"]: one for one in json.loads(capsys.readouterr().out)["engines"]}
     manifest = open_bundle(sized_bundle).manifest
-    canvas = TILE + 2 * manifest.resolution(256).halo
+    canvas = tile_of(64) + 2 * manifest.resolution(256).halo
     assert records["decoder_256"]["profiles"][1]["tokens"]["most"] == [1, canvas, canvas]
-    seen = 16 * (TILE + 2 * manifest.latent.encoder_halo)
+    seen = 16 * (tile_of(16) + 2 * manifest.latent.encoder_halo)
     assert records["encoder"]["profiles"][1]["images"]["most"] == [1, seen, seen, 3]
 
 
