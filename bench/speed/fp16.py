@@ -1,6 +1,6 @@
 """What a bundle's fp16 graphs do on a GPU, told on a CPU: how large their tensors become, and what rounding them costs.
 
-    python bench/speed/fp16.py avatars-256
+    python bench/speed/fp16.py avatars
 
 By the bundle's golden inputs. ONNX Runtime's CPU provider computes fp16 graphs in fp32, so that ``smalti bundle verify
 --run`` shows neither; here every tensor is rounded to fp16 (``smalti_export.precision.fp16``). Prints a line for each

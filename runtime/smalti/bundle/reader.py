@@ -19,7 +19,7 @@ from smalti.bundle.manifest_file import decode, is_inside
 from smalti.errors import BundleError
 
 MANIFEST = "manifest.json"
-EMBEDDED = "avatars-256"
+EMBEDDED = "avatars"
 """The bundle inside the package, the default."""
 ENGINES_FOLDER = "engines"
 REMEDY = "get the bundle again"

@@ -71,8 +71,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         loss=AutoencoderLossConfig(mse=4.0, perceptual=0.5),
         decoder_only=True,
     ),
-    # A deeper decoder for larger pictures, from the released one (--init avatars-256) and on its tokens. It makes fewer
-    # errors in pixels. It leaves the smoothing out; training heads puts it back.
+    # A deeper decoder for larger pictures, from the weights of the first preset (--init) and on its tokens. It makes
+    # fewer errors in pixels. It leaves the smoothing out; training heads puts it back.
     "avatars-256-deep": AutoencoderRun(
         preset="avatars-256-deep",
         model=EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6)),
@@ -83,7 +83,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         decoder_only=True,
         crop=12,
     ),
-    # Begins from the released weights (--init avatars-256): more codes, and none that only borders use.
+    # The embedded bundle's: more codes than the presets above, and none that only borders use. It leaves the smoothing
+    # out; training heads puts it back.
     "avatars": AutoencoderRun(
         preset="avatars",
         model=AVATARS_TOKENS,
@@ -163,12 +164,11 @@ def _avatars_heads(preset: str, autoencoder: EdgeAutoencoderConfig) -> HeadsRun:
 
 
 HEADS: dict[str, HeadsRun] = {
-    # On the autoencoder of the bundle avatars-256, whose encoder and codes stay as they are, and on the trunk that the
-    # autoencoder preset avatars-256-deep trains.
+    # On the decoder that the autoencoder preset avatars-256-deep trains.
     "avatars-256": _avatars_heads(
         "avatars-256", EdgeAutoencoderConfig(encoder_blocks=(0, 1, 2), decoder_blocks=(1, 2, 6))
     ),
-    # On the autoencoder preset avatars; its weights are in training/released/avatars.
+    # On the autoencoder preset avatars.
     "avatars": _avatars_heads("avatars", AVATARS_TOKENS),
     "tiny": HeadsRun(
         preset="tiny",
