@@ -1,11 +1,15 @@
 """Seams in canvases and in outpainted pictures: ``python bench/quality/seams.py BUNDLE [-o FOLDER]``.
 
-**Canvases.** A code is a border code when more than 60 % of its uses (100 or more of them) in unseen avatars lie in one
-outer row or column. In canvases such codes betray where windows begin. For 24 canvases of three labels and several
-sizes the greatest share of border codes in any inner row or column is printed, and that in the outer ones.
+**Canvases.** A border code means that the picture ends: where unseen avatars are cut off, four tokens from a side, it
+is used at the new border more than twice as often (and 20 times or more) as in the same place of the whole picture. In
+canvases such codes betray where windows begin. For 24 canvases of three labels and several sizes the greatest share of
+border codes in any inner row or column is printed, and that in the outer ones. So is the share of codes with more than
+60 % of their uses (100 or more of them) in one outer row or column: those may also be what is drawn there, as ground
+is.
 
 **Outpainting.** Unseen avatars are painted on to the left and right. Printed is the mean step of grey levels across
-each seam, over the median step between neighbouring columns inside the original: the median and the greatest ratio.
+each seam, over the median step between neighbouring columns inside the original (at least one level, since most
+columns of some drawings are equal): the median and the greatest ratio.
 """
 
 from __future__ import annotations
@@ -38,27 +42,52 @@ def main() -> None:
     gen = smalti.load(options.bundle)
     side = gen.manifest.resolution().pixels
     images = open_dataset("avatars", size=side, split="test", count=options.count)
-    special = border_codes(gen.encode([*images.images]), gen.manifest.latent.codes)
-    print(f"{special.sum()} border codes of {gen.manifest.latent.codes}")
-    inner, outer = 0.0, 0.0
+    pictures = np.asarray(images.images)
+    kinds = {
+        "border codes": border_codes(gen, pictures),
+        "codes of one outer row or column": crowded_codes(gen.encode([*pictures]), gen.manifest.latent.codes),
+    }
+    most = {name: [0.0, 0.0] for name in kinds}
     for wide, tall in SIZES:
         shown: list[NDArray[np.uint8]] = []
         for label in LABELS:
             drawn = gen.generate(EACH, 0, label=label, size=(wide * side, tall * side))
             shown += [np.asarray(image) for image in drawn.images]
-            found = special[drawn.tokens]
-            for axis in (1, 2):
-                shares = found.mean(axis=3 - axis)  # [n, lines]
-                inner, outer = max(inner, float(shares[:, 1:-1].max())), max(outer, float(shares[:, [0, -1]].max()))
+            for name, special in kinds.items():
+                for axis in (1, 2):
+                    shares = special[drawn.tokens].mean(axis=3 - axis)  # [n, lines]
+                    for place, lines in enumerate((shares[:, 1:-1], shares[:, [0, -1]])):
+                        most[name][place] = max(most[name][place], float(lines.max()))
         if options.output:
             options.output.mkdir(parents=True, exist_ok=True)
             name = options.output / f"canvas-{wide}x{tall}.webp"
             contact_sheet(np.stack(shown), EACH).save(name, quality=88, method=6)
-    print(f"border codes: at most {100 * inner:.1f} % of any inner row or column, {100 * outer:.1f} % of an outer one")
-    outpainted(gen, [*images.images[:PICTURES]], options.output)
+    for name, (inner, outer) in most.items():
+        print(
+            f"{name}: {kinds[name].sum()} of {gen.manifest.latent.codes}, at most {inner:.1%} of any inner row or "
+            f"column, {outer:.1%} of an outer one"
+        )
+    outpainted(gen, [*pictures[:PICTURES]], options.output)
 
 
-def border_codes(tokens: NDArray[np.int32], codes: int, least: int = 100, share: float = 0.6) -> NDArray[np.bool_]:
+def border_codes(
+    gen: smalti.Generator, pictures: NDArray[np.uint8], cut: int = 4, least: int = 20, times: float = 2.0
+) -> NDArray[np.bool_]:
+    """Which codes (bool [K]) the encoder uses at borders that cutting makes, more than ``times`` as often as before."""
+    latent = gen.manifest.latent
+    whole, pixels = gen.encode([*pictures]), cut * latent.factor
+    special = np.zeros(latent.codes, np.bool_)
+    for axis in (1, 2):
+        last = whole.shape[axis] - 1
+        for part, line, before in ((slice(pixels, None), 0, cut), (slice(None, -pixels), -1, last - cut)):
+            cropped = pictures[:, part] if axis == 1 else pictures[:, :, part]
+            new = np.bincount(gen.encode([*cropped]).take(line, axis).ravel(), minlength=latent.codes)
+            old = np.bincount(whole.take(before, axis).ravel(), minlength=latent.codes)
+            special |= (new >= least) & (new > times * old)
+    return special
+
+
+def crowded_codes(tokens: NDArray[np.int32], codes: int, least: int = 100, share: float = 0.6) -> NDArray[np.bool_]:
     """Which codes (bool [K]) lie in one outer row or column by more than ``share`` of at least ``least`` uses."""
     uses = np.bincount(tokens.ravel(), minlength=codes)
     sides = (tokens[:, 0], tokens[:, -1], tokens[:, :, 0], tokens[:, :, -1])
@@ -75,7 +104,7 @@ def outpainted(gen: smalti.Generator, images: list[NDArray[np.uint8]], output: P
         label = gen.labels[index % len(gen.labels)]
         wide = np.asarray(gen.outpaint(image, seed=index, left=margin, right=margin, label=label).images[0])
         steps = np.abs(np.diff(wide.astype(np.int16), axis=1)).mean(axis=(0, 2))  # between neighbouring columns
-        inside = float(np.median(steps[margin : margin + image.shape[1] - 1]))
+        inside = max(1.0, float(np.median(steps[margin : margin + image.shape[1] - 1])))
         ratios += [float(steps[place]) / inside for place in (margin - 1, margin + image.shape[1] - 1)]
         shown.append(wide)
     over = sum(ratio > 1.5 for ratio in ratios)
