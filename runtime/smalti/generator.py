@@ -22,7 +22,7 @@ from smalti.bundle.reader import Bundle, open_bundle
 from smalti.codec import grey
 from smalti.codec.batches import check_tokens, decode_images, encode_images
 from smalti.codec.embedding import embed_images
-from smalti.codec.masks import Picture, check_pair, extended, paste, patches, seen_by_encoder
+from smalti.codec.masks import Picture, check_pair, extended, matched, paste, patches, seen_by_encoder
 from smalti.codec.tiles import Decode, Encode
 from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.sampler import fill_masked
@@ -157,8 +157,9 @@ class Generator:
         size, and its sides are multiples of the resolution's factor. A token is drawn anew when any pixel of its patch
         is to be repainted (McKinney and Willcocks 2022, section 3.6). All other tokens are encoded from the image, in
         which the masked part is filled from its surroundings: nothing of what lies there is seen. The draw is
-        conditioned on them. An autoregressive bundle sees only those that come earlier in raster order. Without
-        ``label``, the images are drawn without a label. The other options are those of :meth:`generate`.
+        conditioned on them, and its colours are matched to those around. An autoregressive bundle sees only those that
+        come earlier in raster order. Without ``label``, the images are drawn without a label. The other options are
+        those of :meth:`generate`.
 
         With ``feather`` above 0, pixels up to so far around the mask fade from the drawn picture into the image.
 
@@ -178,7 +179,7 @@ class Generator:
         tokens = self.encode([seen_by_encoder(pixels, repaint, resolution.factor // latent.factor)])
         tokens[0][patches(repaint, resolution.factor)] = latent.codes
         result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
-        images = [paste(drawn, pixels, repaint, feather) for drawn in result.images]
+        images = [paste(matched(drawn, pixels, repaint), pixels, repaint, feather) for drawn in result.images]
         return replace(result, images=images, from_image=True)
 
     def outpaint(

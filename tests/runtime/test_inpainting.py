@@ -12,7 +12,7 @@ from PIL import Image
 import smalti
 from smalti.cli.main import main
 from smalti.codec.fill import filled
-from smalti.codec.masks import patches, seen_by_encoder
+from smalti.codec.masks import LARGEST, matched, paste, patches, seen_by_encoder
 from smalti.errors import UsageError
 from smalti.families.recipe import read_recipe
 
@@ -88,6 +88,30 @@ def test_what_lies_under_a_mask_changes_nothing(sized_bundle, resolution):
     assert np.array_equal(first.tokens, second.tokens)
     assert first.images == second.images
     assert np.array_equal(np.asarray(first.images[0])[~mask], image[~mask])
+
+
+@settings(max_examples=20)
+@given(st.integers(-LARGEST, LARGEST), st.integers(1, 31), st.integers(0, 255))
+def test_a_shade_that_the_decoder_misses_leaves_no_seam(missed, left, level):
+    pixels = np.full((24, 32, 3), level, np.uint8)
+    drawn = Image.fromarray(np.clip(pixels.astype(int) + missed, 0, 255).astype(np.uint8))
+    repaint = np.zeros((24, 32), bool)
+    repaint[:, :left] = True
+    result = np.asarray(paste(matched(drawn, pixels, repaint), pixels, repaint))
+    assert np.abs(result.astype(int) - level).max() <= 1
+
+
+def test_another_shape_stays_what_it_is_and_what_lies_under_the_mask_counts_for_nothing():
+    rng = np.random.default_rng(0)
+    drawn, pixels = (rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(2))
+    repaint = np.zeros((32, 32), bool)
+    repaint[8:20, 8:20] = True
+    result = np.asarray(matched(Image.fromarray(drawn), pixels, repaint))[repaint]
+    assert np.abs(result.astype(int) - drawn[repaint]).max() <= LARGEST
+    other = np.where(repaint[..., None], 0, pixels).astype(np.uint8)
+    assert np.array_equal(np.asarray(matched(Image.fromarray(drawn), other, repaint))[repaint], result)
+    everything = np.ones_like(repaint)
+    assert np.array_equal(np.asarray(matched(Image.fromarray(drawn), pixels, everything)), drawn)
 
 
 def test_a_feather_fades_within_its_reach_and_leaves_the_rest(gen, image):

@@ -28,12 +28,17 @@ def filled(pixels: NDArray[np.uint8], unknown: Bools) -> NDArray[np.uint8]:
     if not unknown.any():
         return pixels
     result = pixels.copy()
-    box = _around(np.flatnonzero(unknown.any(axis=1))), _around(np.flatnonzero(unknown.any(axis=0)))
+    box = surroundings(unknown)
     part = unknown[box]
     for channel in range(pixels.shape[2]):  # one at a time, to bound the memory
         values = np.where(part, 0, pixels[(*box, channel)]).astype(np.float32)
         result[(*box, channel)] = np.where(part, np.rint(_solved(values, ~part)), pixels[(*box, channel)])
     return result
+
+
+def surroundings(unknown: Bools) -> tuple[slice, slice]:
+    """The rows and columns that a fill of ``unknown`` (bool [H, W], some True) looks at."""
+    return _around(np.flatnonzero(unknown.any(axis=1))), _around(np.flatnonzero(unknown.any(axis=0)))
 
 
 def _around(places: NDArray[np.intp]) -> slice:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from smalti.bundle.manifest import Resolution
-from smalti.codec.fill import filled
+from smalti.codec.fill import filled, surroundings
 from smalti.errors import UsageError
 from smalti.families.canvas import canvas_size
 from smalti.images import reduce, to_array
 
 Picture: TypeAlias = Image.Image | NDArray[Any]
+LARGEST = 24
+"""Most levels of 255 by which colours are matched; a greater difference is another shape, not another shade."""
 
 
 def check_pair(image: Picture, mask: Picture, resolution: Resolution) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -74,6 +76,20 @@ def patches(repaint: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     """Return the tokens (bool [h, w]) that have at least one pixel (bool [h*factor, w*factor]) to repaint."""
     height, width = repaint.shape
     return np.asarray(repaint.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3)))
+
+
+def matched(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_]) -> Image.Image:
+    """Return ``drawn`` with its colours shifted to those of ``pixels`` around what is repainted, so that no seam shows.
+
+    A decoder misses the colours of the image by a few levels. What it misses just outside the mask is spread over the
+    inside, smoothly (Pérez, Gangnet and Blake 2003).
+    """
+    result = np.array(drawn)
+    box = surroundings(repaint)
+    missed = np.clip(pixels[box].astype(np.int16) - result[box], -LARGEST, LARGEST) + 128
+    spread = filled(missed.astype(np.uint8), repaint[box]).astype(np.int16) - 128
+    result[box] = np.clip(result[box] + spread, 0, 255)
+    return Image.fromarray(result)
 
 
 def paste(drawn: Image.Image, pixels: NDArray[np.uint8], repaint: NDArray[np.bool_], feather: int = 0) -> Image.Image:
