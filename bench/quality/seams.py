@@ -7,9 +7,9 @@ border codes in any inner row or column is printed, and that in the outer ones. 
 60 % of their uses (100 or more of them) in one outer row or column: those may also be what is drawn there, as ground
 is.
 
-**Outpainting.** Unseen avatars are painted on to the left and right. Printed is the mean step of grey levels across
-each seam, over the median step between neighbouring columns inside the original (at least one level, since most
-columns of some drawings are equal): the median and the greatest ratio.
+**Outpainting.** Unseen pictures of the labels that suit wider canvases are painted on to the left and right. Printed is
+the mean step of grey levels across each seam, over the median step between neighbouring columns inside the original (at
+least one level, since most columns of some drawings are equal): the median and the greatest ratio.
 """
 
 from __future__ import annotations
@@ -38,11 +38,25 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--count", type=int, default=1024, help="unseen avatars that the border codes are taken from")
     parser.add_argument("-o", "--output", type=Path, help="folder for sheets")
+    parser.add_argument("--only", choices=("canvases", "outpainting"))
     options = parser.parse_args()
     gen = smalti.load(options.bundle)
     side = gen.manifest.resolution().pixels
     images = open_dataset("avatars", size=side, split="test", count=options.count)
     pictures = np.asarray(images.images)
+    if options.only != "outpainting":
+        canvases(gen, pictures, options.output)
+    if options.only != "canvases":
+        suited = {label for label, canvas in gen.manifest.canvases.items() if canvas != "own"}
+        labels = [images.label_names[label] for label in images.labels[: len(pictures)]]
+        outpainted(
+            gen, [(one, label) for one, label in zip(pictures, labels) if label in suited][:PICTURES], options.output
+        )
+
+
+def canvases(gen: smalti.Generator, pictures: NDArray[np.uint8], output: Path | None) -> None:
+    """Print how many border codes canvases have inside, and save them. ``pictures`` tell which codes these are."""
+    side = gen.manifest.resolution().pixels
     kinds = {
         "border codes": border_codes(gen, pictures),
         "codes of one outer row or column": crowded_codes(gen.encode([*pictures]), gen.manifest.latent.codes),
@@ -58,16 +72,14 @@ def main() -> None:
                     shares = special[drawn.tokens].mean(axis=3 - axis)  # [n, lines]
                     for place, lines in enumerate((shares[:, 1:-1], shares[:, [0, -1]])):
                         most[name][place] = max(most[name][place], float(lines.max()))
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            name = options.output / f"canvas-{wide}x{tall}.webp"
-            contact_sheet(np.stack(shown), EACH).save(name, quality=88, method=6)
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            contact_sheet(np.stack(shown), EACH).save(output / f"canvas-{wide}x{tall}.webp", quality=88, method=6)
     for name, (inner, outer) in most.items():
         print(
             f"{name}: {kinds[name].sum()} of {gen.manifest.latent.codes}, at most {inner:.1%} of any inner row or "
             f"column, {outer:.1%} of an outer one"
         )
-    outpainted(gen, [*pictures[:PICTURES]], options.output)
 
 
 def border_codes(
@@ -95,13 +107,12 @@ def crowded_codes(tokens: NDArray[np.int32], codes: int, least: int = 100, share
     return (uses >= least) & (most > share * uses)
 
 
-def outpainted(gen: smalti.Generator, images: list[NDArray[np.uint8]], output: Path | None) -> None:
+def outpainted(gen: smalti.Generator, images: list[tuple[NDArray[np.uint8], str]], output: Path | None) -> None:
     """Print how steep the seams of outpainted pictures are, and save them."""
     margin = gen.manifest.resolution().pixels // 2
     ratios: list[float] = []
     shown: list[NDArray[np.uint8]] = []
-    for index, image in enumerate(images):
-        label = gen.labels[index % len(gen.labels)]
+    for index, (image, label) in enumerate(images):
         wide = np.asarray(gen.outpaint(image, seed=index, left=margin, right=margin, label=label).images[0])
         steps = np.abs(np.diff(wide.astype(np.int16), axis=1)).mean(axis=(0, 2))  # between neighbouring columns
         inside = max(1.0, float(np.median(steps[margin : margin + image.shape[1] - 1])))
