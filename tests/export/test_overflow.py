@@ -18,7 +18,7 @@ from safetensors.torch import load
 from helpers.checkpoints import SMALL
 from smalti.bundle.engines import Profile
 from smalti.families.autoregressive.past import Graph
-from smalti_export.builder import Part, _attempts, _traced
+from smalti_export.builder import _traced
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.toolkit import PortableToolkit
 from smalti_export.graphs.graph_modules import wrap
@@ -27,6 +27,7 @@ from smalti_export.graphs.weights import round_to_fp16
 from smalti_export.parity.certificate import torch_graph, torch_run
 from smalti_export.parity.predictors import prefix_feeds, with_past
 from smalti_export.precision.activation_ranges import Feed
+from smalti_export.precision.attempts import Part, attempts
 from smalti_export.precision.fp16 import fp16_tensors, greatest, in_fp32, on_cpu
 from smalti_export.precision.overflow import LARGEST, PRODUCTS, ROOM, kept_in_range, too_large
 from smalti_train.models.autoregressive_transformer import AutoregressiveTransformerConfig
@@ -224,7 +225,7 @@ def test_a_decoder_that_would_be_black_on_a_gpu_shows_its_picture(
     assert likeness(rounded(proto, feed, weights), pixels) < 10
     assert max(greatest(proto, weights, fp16_tensors(proto), [feed]).values()) > 10 * LARGEST
     lines: list[str] = []
-    (fine,) = _attempts(part, "fp16", [feed], lines.append)
+    (fine,) = attempts(part, "fp16", [feed], lines.append)
     (words,) = lines
     found = re.search(r"the greatest activation is 8.8\d*e\+05; (\d+) operators are kept in fp32 or scaled", words)
     assert found, words
@@ -278,7 +279,7 @@ def test_what_a_predictor_keeps_is_within_range_too(keen: tuple[Part, list[Feed]
 
     def error(calibration: list[Feed]) -> float:
         """Error for one more token, in units of the logits' standard deviation."""
-        (fine,) = _attempts(part, "fp16", calibration, lambda line: None)
+        (fine,) = attempts(part, "fp16", calibration, lambda line: None)
         last = feeds[3]
         exact, found = answers(last)[0], rounded(fine, last, part.weight_file)
         return float(np.abs(found - exact).max() / exact.std())
@@ -290,7 +291,7 @@ def test_what_a_predictor_keeps_is_within_range_too(keen: tuple[Part, list[Feed]
 def test_tensorrt_rtx_builds_it_for_turing(bright: tuple[Part, Feed, np.ndarray], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     part, feed, _ = bright
-    (fine,) = _attempts(part, "fp16", [feed], lambda line: None)
+    (fine,) = attempts(part, "fp16", [feed], lambda line: None)
     file, content = part.weight_file
     (tmp_path / file).write_bytes(content)
     (tmp_path / "decoder.onnx").write_bytes(for_tensorrt(fine).SerializeToString())
