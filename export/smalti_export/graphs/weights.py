@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -50,12 +51,18 @@ def name_by_content(proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> dict[
     found: dict[str, str] = {}
     for initializer in proto.graph.initializer:
         if initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            value = numpy_helper.to_array(initializer)
-            with np.errstate(over="ignore"):  # a constant may be too large for fp16; weights are not
-                half = value.astype(np.float16)
-            if (key := _key(half)) in names and np.array_equal(half, value):
+            half = _exact_half(initializer)
+            if half is not None and (key := _key(half)) in names:
                 found[initializer.name] = names[key]
     return found
+
+
+def _exact_half(tensor: TensorProto) -> NDArray[np.float16] | None:
+    """A float tensor's values as fp16; None where that would round them."""
+    value = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):  # a constant may be too large for fp16; weights are not
+        half = value.astype(np.float16)
+    return half if np.array_equal(half, value) else None
 
 
 def _key(value: NDArray[np.float16]) -> str:
@@ -127,10 +134,8 @@ def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
     for initializer in proto.graph.initializer:
         constant = initializer
         if initializer.data_type == TensorProto.FLOAT and 4 * math.prod(initializer.dims) >= LARGE:
-            value = numpy_helper.to_array(initializer)
-            with np.errstate(over="ignore"):
-                half = value.astype(np.float16)
-            if np.array_equal(half, value):
+            half = _exact_half(initializer)
+            if half is not None:
                 constant = numpy_helper.from_array(half, f"{initializer.name}.fp16")
                 casts.append(_widening(constant.name, initializer.name))
         constants.append(constant)
@@ -143,16 +148,13 @@ def share(graphs: dict[str, bytes], file: str) -> tuple[dict[str, bytes], bytes]
     Returns the graphs, which read them from ``file``, and its bytes; these are empty when there is nothing to share.
     """
     protos = {name: onnx.ModelProto.FromString(graph) for name, graph in graphs.items()}
-    owners: dict[str, set[str]] = {}
-    for name, proto in protos.items():
-        for tensor in proto.graph.initializer:
-            owners.setdefault(_content(tensor), set()).add(name)
+    keys = {name: [_content(tensor) for tensor in proto.graph.initializer] for name, proto in protos.items()}
+    owners = Counter(key for found in keys.values() for key in {*found} - {""})
     stored: dict[str, Tensor] = {}
     names: dict[str, str] = {}
-    for proto in protos.values():
-        for tensor in proto.graph.initializer:
-            key = _content(tensor)
-            if key and len(owners[key]) > 1 and key not in names:
+    for name, proto in protos.items():
+        for key, tensor in zip(keys[name], proto.graph.initializer):
+            if owners[key] > 1 and key not in names:
                 names[key] = f"{tensor.name}.{len(stored)}"  # names alone may differ in their values
                 stored[names[key]] = from_numpy(numpy_helper.to_array(tensor).copy())
     if not stored:
@@ -163,8 +165,7 @@ def share(graphs: dict[str, bytes], file: str) -> tuple[dict[str, bytes], bytes]
     for name, proto in protos.items():
         shared = [
             _outside(tensor.name, tensor.data_type, tensor.dims, file, names[key]) if key in names else tensor
-            for tensor in proto.graph.initializer
-            for key in (_content(tensor),)
+            for key, tensor in zip(keys[name], proto.graph.initializer)
         ]
         made = remade(proto, proto.graph.node, shared)
         place(made, places)
