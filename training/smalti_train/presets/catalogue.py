@@ -83,8 +83,8 @@ AUTOENCODERS: dict[str, CodecRun] = {
         decoder_only=True,
         crop=12,
     ),
-    # The embedded bundle's: more codes than the presets above, and none that only borders use. It leaves the smoothing
-    # out; training heads puts it back.
+    # The embedded bundle's: more codes than the presets above, and a padding that tells no position. It leaves the
+    # smoothing out; training heads puts it back.
     "avatars": AutoencoderRun(
         preset="avatars",
         model=AVATARS_TOKENS,
