@@ -179,7 +179,10 @@ class Generator:
         tokens = self.encode([seen_by_encoder(pixels, repaint, resolution.factor // latent.factor)])
         tokens[0][patches(repaint, resolution.factor)] = latent.codes
         result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
-        images = [paste(matched(drawn, pixels, repaint), pixels, repaint, feather) for drawn in result.images]
+        images = result.images
+        if not latent.pixels:  # a decoder misses the colours of an image; grey levels are what they are
+            images = [matched(drawn, pixels, repaint) for drawn in images]
+        images = [paste(drawn, pixels, repaint, feather) for drawn in images]
         return replace(result, images=images, from_image=True)
 
     def outpaint(
