@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from helpers.skips import SkipGuard
+from helpers.stub_driver import Stub, build_stub
 
 gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects that stay: a tenth of its time is looking at them
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -152,3 +153,14 @@ def sized_bundle(made_once: Callable[..., Path], tiny_runs: tuple[Path, Path], t
         )
 
     return made_once("sized_bundle", make) / "sized"
+
+
+@pytest.fixture(scope="session")
+def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Stub:
+    return build_stub(tmp_path_factory.mktemp("stub"))
+
+
+@pytest.fixture
+def stub(stub_library: Stub) -> Stub:
+    stub_library.reset()
+    return stub_library

@@ -1,13 +1,14 @@
-"""Prebuilt kernels that are only text: entries, a few of them, and a whole folder of every variant and target."""
+"""Prebuilt kernels that are only text: entries, a few of them, and a whole folder of every form and target."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from smalti_kernels.impl.abi import KERNEL_NAME, VARIANTS
+from smalti_kernels.impl.abi import KERNEL_NAME
 from smalti_kernels.impl.cuda.prebuilt import Entry, write_kernels
 from smalti_kernels.impl.cuda.targets import TARGETS
+from smalti_kernels.impl.forms import FORMS
 
 IMAGES = [("sm_75", "a", b"one" * 50), ("sm_75", "b", b"two" * 50), ("ptx_80", "a", b"three" * 50)]
 """(target, variant, image) of three files that `write_some` writes."""
@@ -44,12 +45,12 @@ def image_of(target: str, variant: str) -> bytes:
 
 
 def write_all(folder: Path) -> Path:
-    """Write a text for every variant and target, which a launch gives 16 bytes of shared memory for each warp."""
+    """Write a text for every form and target, which a launch gives 16 bytes of shared memory for each warp."""
     kernels = []
     for target in TARGETS:
-        for variant in VARIANTS:
-            image = image_of(target.name, variant.name)
-            warps = {"num_warps": variant.num_warps, "shared_bytes": 16 * variant.num_warps}
-            kernels.append((entry_of(target.name, variant.name, image, **warps), image))
+        for form in FORMS.values():
+            image = image_of(target.name, form.name)
+            figures = {"kernel": form.kernel, "num_warps": form.num_warps, "shared_bytes": 16 * form.num_warps}
+            kernels.append((entry_of(target.name, form.name, image, **figures), image))
     write_kernels(folder, {"triton": "none"}, kernels)
     return folder

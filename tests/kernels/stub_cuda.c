@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-typedef int (*launch_function)(const unsigned char *arguments, size_t size, unsigned grid, unsigned threads);
+typedef int (*launch_function)(const unsigned char *arguments, size_t size, unsigned grid, unsigned threads,
+                               uintptr_t function);
 
 static char log_text[1 << 20];
 static size_t log_size;
@@ -19,9 +21,16 @@ static int capability = 80, version = 12080, devices = 1;
 static unsigned char image[1 << 22];
 static size_t image_size;
 static launch_function on_launch;
+static char busy;
 static long allocated;
+enum { MOST = 4096 };
+static struct { uintptr_t address; size_t size; } regions[MOST]; /* device memory that is not freed */
+static struct { uintptr_t handle; unsigned char *image; size_t size; } modules[MOST];
+static struct { uintptr_t handle; size_t module; } functions[MOST];
+static size_t module_count, function_count;
 static uintptr_t next_handle = 0x1000;
-static __thread uintptr_t stack[16];
+enum { DEEPEST = 1024 };
+static __thread uintptr_t stack[DEEPEST];
 static __thread int depth;
 
 /* What tests call. */
@@ -29,6 +38,9 @@ const char *stub_log(void) { log_text[log_size] = 0; return log_text; }
 void stub_reset(void) {
     log_size = image_size = 0; fail_name[0] = 0; fail_code = fail_after = 0; on_launch = NULL;
     capability = 80; version = 12080; devices = 1; allocated = 0; depth = 0;
+    memset(regions, 0, sizeof regions);
+    while (module_count) free(modules[--module_count].image);
+    function_count = 0;
 }
 void stub_fail(const char *name, int code, int after) {
     snprintf(fail_name, sizeof fail_name, "%s", name); fail_code = code; fail_after = after;
@@ -41,12 +53,27 @@ size_t stub_image(unsigned char *to, size_t size) {
     if (to) memcpy(to, image, size < image_size ? size : image_size);
     return image_size;
 }
+/* The image of the module that a function was found in. */
+const unsigned char *stub_image_of(uintptr_t function, size_t *size) {
+    for (size_t i = 0; i < function_count; i++)
+        if (functions[i].handle == function) {
+            *size = modules[functions[i].module].size;
+            return modules[functions[i].module].image;
+        }
+    return NULL;
+}
+/* Device memory in use: addresses and sizes of up to `most` allocations. */
+size_t stub_regions(uintptr_t *addresses, size_t *sizes, size_t most) {
+    size_t count = 0;
+    for (size_t i = 0; i < MOST && count < most; i++)
+        if (regions[i].address) { addresses[count] = regions[i].address; sizes[count++] = regions[i].size; }
+    return count;
+}
 long stub_allocated(void) { return allocated; }
 void stub_make_current(uintptr_t context) { depth = 0; if (context) stack[depth++] = context; }
 
 static uintptr_t new_handle(void) { return __atomic_fetch_add(&next_handle, 1, __ATOMIC_SEQ_CST); }
 
-static char busy;
 
 static int enter(const char *name, const char *what) {
     int code = 0;
@@ -99,7 +126,10 @@ int cuDevicePrimaryCtxRetain(uintptr_t *to, int device) { ENTER("%d", device); *
 int cuCtxGetCurrent(uintptr_t *to) { ENTER(); *to = depth ? stack[depth - 1] : 0; return 0; }
 int cuCtxGetDevice(int *to) { ENTER(); NEEDS_CONTEXT; *to = 70; return 0; }
 int cuCtxGetId(uintptr_t context, unsigned long long *to) { ENTER(); *to = context * 10; return 0; }
-int cuCtxPushCurrent_v2(uintptr_t context) { ENTER("%#lx", context); stack[depth++] = context; return 0; }
+int cuCtxPushCurrent_v2(uintptr_t context) { ENTER("%#lx", context);
+    if (depth == DEEPEST) return 2;
+    stack[depth++] = context;
+    return 0; }
 int cuCtxPopCurrent_v2(uintptr_t *to) { ENTER(); NEEDS_CONTEXT; *to = stack[--depth]; return 0; }
 int cuModuleLoadData(uintptr_t *to, const unsigned char *data) {
     ENTER(); NEEDS_CONTEXT;
@@ -111,14 +141,24 @@ int cuModuleLoadData(uintptr_t *to, const unsigned char *data) {
     } else image_size = strlen((const char *)data);
     memcpy(image, data, image_size);
     *to = new_handle();
+    if (module_count == MOST) return 2;
+    modules[module_count].handle = *to;
+    modules[module_count].size = image_size;
+    memcpy(modules[module_count++].image = malloc(image_size), data, image_size);
     return 0;
 }
 int cuModuleGetFunction(uintptr_t *to, uintptr_t module, const char *name) {
-    ENTER("%s", name); NEEDS_CONTEXT; (void)module; *to = new_handle(); return 0;
+    ENTER("%s", name); NEEDS_CONTEXT;
+    *to = new_handle();
+    for (size_t i = 0; i < module_count && function_count < MOST; i++)
+        if (modules[i].handle == module) {
+            functions[function_count].handle = *to;
+            functions[function_count++].module = i;
+        }
+    return 0;
 }
 int cuLaunchKernel(uintptr_t function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, uintptr_t stream, void **parameters, void **extra) {
-    (void)function;
     if (parameters || (uintptr_t)extra[0] != 1 || (uintptr_t)extra[2] != 2 || extra[4]) return 1;
     const unsigned char *bytes = extra[1];
     size_t size = *(size_t *)extra[3];
@@ -126,22 +166,62 @@ int cuLaunchKernel(uintptr_t function, unsigned gx, unsigned gy, unsigned gz, un
     for (size_t i = 0; i < size; i++) sprintf(hex + 2 * i, "%02x", bytes[i]);
     ENTER("grid=%u,%u,%u block=%u,%u,%u shared=%u stream=%#lx arguments=%s", gx, gy, gz, bx, by, bz, shared, stream, hex);
     NEEDS_CONTEXT;
-    return on_launch ? on_launch(bytes, size, gx, bx) : 0;
+    return on_launch ? on_launch(bytes, size, gx, bx, function) : 0;
 }
 int cuStreamCreate(uintptr_t *to, unsigned flags) { ENTER("%u", flags); NEEDS_CONTEXT; *to = new_handle(); return 0; }
 int cuStreamDestroy_v2(uintptr_t stream) { ENTER("%#lx", stream); return 0; }
 int cuStreamSynchronize(uintptr_t stream) { ENTER("%#lx", stream); NEEDS_CONTEXT; return 0; }
+/* An event is the host's clock when it was recorded, since a stream never has work left. */
+int cuEventCreate(uintptr_t *to, unsigned flags) {
+    ENTER("%u", flags); NEEDS_CONTEXT; *to = (uintptr_t)calloc(1, sizeof(struct timespec)); return *to ? 0 : 2;
+}
+int cuEventRecord(uintptr_t event, uintptr_t stream) {
+    ENTER("stream=%#lx", stream); NEEDS_CONTEXT; clock_gettime(CLOCK_MONOTONIC, (struct timespec *)event); return 0;
+}
+int cuEventSynchronize(uintptr_t event) { ENTER(); NEEDS_CONTEXT; (void)event; return 0; }
+int cuEventElapsedTime(float *to, uintptr_t start, uintptr_t end) {
+    ENTER(); NEEDS_CONTEXT;
+    const struct timespec *a = (struct timespec *)start, *b = (struct timespec *)end;
+    *to = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6);
+    return 0;
+}
+int cuEventDestroy_v2(uintptr_t event) { ENTER(); NEEDS_CONTEXT; free((void *)event); return 0; }
 int cuMemAlloc_v2(uintptr_t *to, size_t size) {
     ENTER("%zu", size); NEEDS_CONTEXT;
     *to = (uintptr_t)aligned_alloc(256, (size + 255) / 256 * 256);
+    if (!*to) return 2;
+    memset((void *)*to, 0xA5, size); /* what nobody wrote is not zero */
+    __atomic_fetch_add(&allocated, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE)) {}
+    for (size_t i = 0; i < MOST; i++)
+        if (!regions[i].address) { regions[i].address = *to; regions[i].size = size; break; }
+    __atomic_clear(&busy, __ATOMIC_RELEASE);
+    return 0;
+}
+int cuMemFree_v2(uintptr_t pointer) {
+    ENTER(); NEEDS_CONTEXT;
+    while (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE)) {}
+    for (size_t i = 0; i < MOST; i++)
+        if (regions[i].address == pointer) regions[i].address = 0;
+    __atomic_clear(&busy, __ATOMIC_RELEASE);
+    free((void *)pointer);
+    __atomic_fetch_sub(&allocated, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+int cuMemHostAlloc(uintptr_t *to, size_t size, unsigned flags) {
+    ENTER("%zu %u", size, flags); NEEDS_CONTEXT;
+    *to = (uintptr_t)malloc(size);
     __atomic_fetch_add(&allocated, 1, __ATOMIC_SEQ_CST);
     return *to ? 0 : 2;
 }
-int cuMemFree_v2(uintptr_t pointer) {
+int cuMemFreeHost(uintptr_t pointer) {
     ENTER(); NEEDS_CONTEXT;
     free((void *)pointer);
     __atomic_fetch_sub(&allocated, 1, __ATOMIC_SEQ_CST);
     return 0;
+}
+int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t size, uintptr_t stream) {
+    ENTER("%zu stream=%#lx", size, stream); NEEDS_CONTEXT; memcpy((void *)to, (void *)from, size); return 0;
 }
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, uintptr_t stream) {
     ENTER("%zu stream=%#lx", size, stream); NEEDS_CONTEXT; memcpy((void *)to, from, size); return 0;

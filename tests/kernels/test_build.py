@@ -11,15 +11,19 @@ import zipfile
 import pytest
 
 from helpers.kernel_files import COMPILER, IMAGES, entry_of, write_some
+from helpers.ptx.parse import parse
+from helpers.ptx.values import bits_of
 from smalti_kernels.build import command as build
 from smalti_kernels.build import compiler
 from smalti_kernels.build.command import MAX_BYTES, MAX_SHARED_BYTES, Job
 from smalti_kernels.build.elf import read_cubin
 from smalti_kernels.errors import KernelError
-from smalti_kernels.impl.abi import FLAG_TRUNCATED, KERNEL_NAME, VARIANTS, variant_for
-from smalti_kernels.impl.cuda import launch, prebuilt
+from smalti_kernels.impl.abi import FLAG_TRUNCATED, variant_for
+from smalti_kernels.impl.cuda import prebuilt
+from smalti_kernels.impl.cuda.modules import layout_of
 from smalti_kernels.impl.cuda.prebuilt import read_image, read_manifest
 from smalti_kernels.impl.cuda.targets import TARGETS
+from smalti_kernels.impl.forms import FORMS, MIXTURE, MOVE, Form
 
 ENTRIES = list(read_manifest().entries.values())
 """What is committed."""
@@ -56,7 +60,7 @@ def test_the_command_line(folder, monkeypatch, capsys):
     built.pop()
     assert build.main(["--check", "-o", str(written)]) == 1
     assert "ptx_80 a: in the manifest, and no longer built" in capsys.readouterr().err
-    assert build.main(["--check", "--variant", VARIANTS[0].name, "-o", str(written)]) == 0
+    assert build.main(["--check", "--variant", next(iter(FORMS)), "-o", str(written)]) == 0
     assert build.main(["--check", "-o", str(folder / "nowhere")]) == 1
     assert "missing" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -78,30 +82,45 @@ def test_without_triton_the_build_says_what_to_install(tmp_path):
 
 
 def test_everything_is_there_and_small():
-    assert {(entry.target, entry.variant) for entry in ENTRIES} == {(t.name, v.name) for t in TARGETS for v in VARIANTS}
+    assert len(ENTRIES) == len(TARGETS) * len(FORMS)
+    assert {(entry.target, entry.variant) for entry in ENTRIES} == {(t.name, name) for t in TARGETS for name in FORMS}
     archives = list(prebuilt.FOLDER.glob("*.zip"))
     assert sorted(path.stem for path in archives) == sorted(target.name for target in TARGETS)
     for path in archives:
         with zipfile.ZipFile(path) as archive:
-            assert len(archive.namelist()) == len(VARIANTS)
+            ending = ".ptx" if path.stem.startswith("ptx") else ".cubin"
+            assert sorted(archive.namelist()) == sorted(name + ending for name in FORMS)
     assert sum(path.stat().st_size for path in prebuilt.FOLDER.iterdir()) < 6 * 2**20
+
+
+def parameter_types(form: Form) -> list[str]:
+    """Types of all parameters of a kernel; two pointers to scratch memory come last."""
+    return [*(argument.type for argument in form.arguments), "*", "*"]
+
+
+def size_of(kind: str) -> int:
+    """Bytes of a parameter."""
+    return 8 if kind.startswith("*") or kind.endswith("64") else 4
 
 
 def test_the_manifest_says_what_the_files_say():
     """Architecture, name, threads, registers, stack and arguments of every committed cubin, read from its ELF."""
-    warps = {variant.name: variant.num_warps for variant in VARIANTS}
     targets = {target.name: target for target in TARGETS}
-    sizes = [len(launch._LAYOUT.pack(*[0] * (len(launch.ARGUMENTS) + 2)))]
     for entry in ENTRIES:
-        target = targets[entry.target]
+        target, form = targets[entry.target], FORMS[entry.variant]
         image = read_image(entry)
         assert len(image) == entry.bytes
-        assert (entry.kernel, entry.num_warps) == (KERNEL_NAME, warps[entry.variant])
+        assert (entry.kernel, entry.num_warps) == (form.kernel, form.num_warps)
         assert (entry.stack_bytes, entry.scratch_bytes) == (0, 0)
         assert entry.shared_bytes <= MAX_SHARED_BYTES
         if target.ptx:
-            assert f".target sm_{target.capability}\n" in image.decode()
-            assert not compiler.loose_float_arithmetic(image.decode())
+            text = image.decode()
+            assert f".target sm_{target.capability}\n" in text
+            assert not compiler.loose_float_arithmetic(text)
+            kernel = parse(text)
+            assert (kernel.name, kernel.threads) == (form.kernel, 32 * form.num_warps)
+            sizes = [bits_of(parameter.kind) // 8 for parameter in kernel.parameters]
+            assert sizes == [size_of(kind) for kind in parameter_types(form)]
             continue
         assert len(image) <= MAX_BYTES
         cubin = read_cubin(image)
@@ -110,24 +129,22 @@ def test_the_manifest_says_what_the_files_say():
         assert (kernel.name, kernel.threads) == (entry.kernel, 32 * entry.num_warps)
         assert (kernel.registers, kernel.stack_bytes) == (entry.registers, 0)
         assert kernel.threads * kernel.registers <= 65536
-        end, size = kernel.parameters[-1]
-        assert [end + size] == sizes
         at = 0
-        for argument, (offset, size) in zip(
-            (*(a.type for a in launch.ARGUMENTS), "*", "*"), kernel.parameters, strict=True
-        ):
-            assert size == (8 if argument.startswith("*") else 4)
+        for kind, (offset, size) in zip(parameter_types(form), kernel.parameters, strict=True):
+            assert size == size_of(kind)
             assert offset == -(-at // size) * size
             at = offset + size
+        assert at == layout_of(form.arguments).size
 
 
 def test_some_files_are_built_again():
-    """Two variants for all targets; `python -m smalti_kernels.build --check` builds them all."""
+    """A few forms for all targets; `python -m smalti_kernels.build --check` builds them all."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     manifest = read_manifest()
-    chosen = [variant_for("fp16", 1024, 0), variant_for("fp32", 1024, FLAG_TRUNCATED)]
-    versions, built = build.build_all([Job(variant, target) for variant in chosen for target in TARGETS], 2)
+    variants = [variant_for("fp16", 1024, 0), variant_for("fp32", 1024, FLAG_TRUNCATED)]
+    chosen = [*(FORMS[variant.name] for variant in variants), MOVE, MIXTURE]
+    versions, built = build.build_all([Job(form, target) for form in chosen for target in TARGETS], 2)
     if versions != manifest.compiler:
         pytest.skip(f"the committed files are of {dict(manifest.compiler)}; here is {versions}")
     assert build.differences(versions, built, manifest, prebuilt.FOLDER) == []

@@ -89,6 +89,12 @@ def test_every_refusal_names_the_call_the_result_and_its_text(stub):
         "cuLaunchKernel": lambda: driver.launch(6, grid=1, threads=32, shared=0, stream=0, arguments=b"1234"),
         "cuStreamSynchronize": lambda: driver.synchronize(7),
         "cuMemAlloc_v2": lambda: driver.allocate(8),
+        "cuMemFree_v2": lambda: driver.free(8),
+        "cuMemHostAlloc": lambda: driver.allocate_pinned(8),
+        "cuMemFreeHost": lambda: driver.free_pinned(8),
+        "cuStreamCreate": driver.create_stream,
+        "cuStreamDestroy_v2": lambda: driver.destroy_stream(7),
+        "cuMemcpyDtoDAsync_v2": lambda: driver.copy(8, 8, 1, 0),
         "cuMemcpyHtoDAsync_v2": lambda: driver.upload(8, 8, 1, 0),
         "cuMemcpyDtoHAsync_v2": lambda: driver.download(8, 8, 1, 0),
     }
@@ -164,3 +170,52 @@ def test_importing_loads_no_driver():
         "assert d.driver.cache_info().currsize == 0"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_memory_that_lasts_is_copied_on_the_device_and_freed(stub):
+    driver = stub.driver()
+    with driver.entered(driver.primary_context(0)):
+        source, target = driver.allocate(8), driver.allocate(8)
+        sent = module.ctypes.create_string_buffer(b"01234567", 8)
+        driver.upload(source, module.ctypes.addressof(sent), 8, 0)
+        driver.copy(target + 1, source + 2, 5, 0x77)
+        assert module.ctypes.string_at(target + 1, 5) == b"23456"
+        assert stub.calls("cuMemcpyDtoDAsync_v2") == ["5 stream=0x77"]
+        assert {(source, 8), (target, 8)} <= set(stub.regions)
+        driver.free(source)
+        assert stub.allocated == 1
+        assert source not in dict(stub.regions)
+        driver.free(target)
+    assert stub.allocated == 0
+
+
+def test_pinned_memory_is_the_hosts(stub):
+    driver = stub.driver()
+    with driver.entered(driver.primary_context(0)):
+        pointer = driver.allocate_pinned(10)
+        module.ctypes.memmove(pointer, b"0123456789", 10)
+        with driver.allocated(10) as there:
+            driver.upload(there, pointer, 10, 0)
+            driver.download(pointer, there + 5, 5, 0)
+        assert module.ctypes.string_at(pointer, 10) == b"5678956789"
+        driver.free_pinned(pointer)
+        driver.free_pinned(driver.allocate_pinned(0))
+    assert stub.calls("cuMemHostAlloc") == ["10 0", "1 0"]
+    assert stub.allocated == 0
+
+
+def test_streams_that_last_are_destroyed_once(stub):
+    driver = stub.driver()
+    with driver.entered(driver.primary_context(0)):
+        one, other = driver.create_stream(), driver.create_stream()
+        assert one != other
+        driver.destroy_stream(one)
+    assert stub.calls("cuStreamCreate") == ["1", "1"]
+    assert stub.calls("cuStreamDestroy_v2") == [f"{one:#x}"]
+
+
+def test_memory_and_streams_need_a_context(stub):
+    driver = stub.driver()
+    for run in (driver.create_stream, lambda: driver.allocate_pinned(1), lambda: driver.copy(8, 8, 1, 0)):
+        with pytest.raises(DriverError, match=r"CUDA_ERROR_INVALID_CONTEXT.*keep its context alive"):
+            run()

@@ -25,9 +25,10 @@ def python(*arguments: str, interpret: bool) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_interpreted_kernel_equals_the_reference():
+@pytest.mark.parametrize("tests", ["interpreted_kernel.py", "interpreted_steps.py"])
+def test_the_interpreted_kernels_equal_the_reference(tests):
     pytest.importorskip("triton")
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_kernel.py"), interpret=True)
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / tests), interpret=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

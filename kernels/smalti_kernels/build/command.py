@@ -1,6 +1,6 @@
 """Builds the kernels that ship: ``python -m smalti_kernels.build [--check] [-o DIR]``.
 
-Compiles every variant of `abi.py` for every target of `targets.py`. Any machine with Triton will do: it takes no GPU,
+Compiles every form of `forms.py` for every target of `targets.py`. Any machine with Triton will do: it takes no GPU,
 no driver and no torch. The same source and compiler give the same bytes anywhere, so `--check` rebuilds and compares.
 """
 
@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 from smalti_kernels.build.compiler import clean_environment, compile_kernel, compiler_versions
 from smalti_kernels.errors import KernelError, SmaltiError
-from smalti_kernels.impl.abi import ARGUMENTS, COMPILE_OPTIONS, KERNEL_NAME, VARIANTS, Variant
+from smalti_kernels.impl.abi import COMPILE_OPTIONS
 from smalti_kernels.impl.cuda.prebuilt import FOLDER, Entry, PrebuiltList, read_image, read_manifest, write_kernels
 from smalti_kernels.impl.cuda.targets import TARGETS, Target
+from smalti_kernels.impl.forms import FORMS, Form
 
 MAX_BYTES = 64 * 1024
 """Greatest size of one file."""
@@ -35,7 +36,7 @@ MAX_SHARED_BYTES = 48 * 1024
 class Job(NamedTuple):
     """One file to build."""
 
-    variant: Variant
+    form: Form
     target: Target
 
 
@@ -45,32 +46,33 @@ def build_one(job: Job) -> tuple[Entry, bytes]:
     Raises:
         KernelError: the file breaks a rule of what is shipped; the message names it.
     """
-    function = getattr(importlib.import_module("smalti_kernels.impl.triton.kernel"), KERNEL_NAME)
-    name = f"{job.variant.name}, {job.target.name}"
+    form, target = job
+    function = getattr(importlib.import_module(f"smalti_kernels.impl.triton.{form.module}"), form.kernel)
+    name = f"{form.name}, {target.name}"
     try:
         compiled = compile_kernel(
             function,
-            job.variant.types,
-            [argument.aligned for argument in ARGUMENTS],
-            job.variant.constants,
-            {**COMPILE_OPTIONS, "num_warps": job.variant.num_warps},
-            job.target,
+            [argument.type for argument in form.arguments],
+            [argument.aligned for argument in form.arguments],
+            form.constants,
+            {**COMPILE_OPTIONS, "num_warps": form.num_warps},
+            target,
         )
     except KernelError as error:
         raise KernelError(f"{name}: {error.reason}", error.remedy) from None
     except Exception as error:
         # Triton's own errors do not all survive the way from one process to another; their text does.
         raise KernelError(f"{name}: the compiler failed: {type(error).__name__}: {error}") from None
-    if compiled.kernel != KERNEL_NAME or compiled.num_warps != job.variant.num_warps:
+    if compiled.kernel != form.kernel or compiled.num_warps != form.num_warps:
         raise KernelError(f"{name}: the compiler made {compiled.kernel} of {compiled.num_warps} warps")
-    if compiled.shared_bytes > MAX_SHARED_BYTES or (not job.target.ptx and len(compiled.image) > MAX_BYTES):
+    if compiled.shared_bytes > MAX_SHARED_BYTES or (not target.ptx and len(compiled.image) > MAX_BYTES):
         raise KernelError(
             f"{name}: {len(compiled.image)} bytes and {compiled.shared_bytes} of shared memory; "
             f"at most {MAX_BYTES} and {MAX_SHARED_BYTES} are allowed"
         )
     entry = Entry(
-        target=job.target.name,
-        variant=job.variant.name,
+        target=target.name,
+        variant=form.name,
         sha256=hashlib.sha256(compiled.image).hexdigest(),
         bytes=len(compiled.image),
         kernel=compiled.kernel,
@@ -173,17 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--target", action="append", choices=[t.name for t in TARGETS], help="with --check: only this one"
     )
-    parser.add_argument(
-        "--variant", action="append", choices=[v.name for v in VARIANTS], help="with --check: only this one"
-    )
+    parser.add_argument("--variant", action="append", choices=list(FORMS), help="with --check: only this one")
     options = parser.parse_args(arguments)
     if not options.check and (options.target or options.variant):
         parser.error("--target and --variant choose what --check looks at; a build is always whole")
     jobs = [
-        Job(variant, target)
+        Job(form, target)
         for target in TARGETS
-        for variant in VARIANTS
-        if target.name in (options.target or [target.name]) and variant.name in (options.variant or [variant.name])
+        for form in FORMS.values()
+        if target.name in (options.target or [target.name]) and form.name in (options.variant or [form.name])
     ]
     started = time.perf_counter()
     try:
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wrong: list[str] = []
         else:
             wrong = differences(versions, built, committed, options.output)
-            if len(jobs) == len(TARGETS) * len(VARIANTS):
+            if len(jobs) == len(TARGETS) * len(FORMS):
                 extra = set(committed.entries) - {(entry.target, entry.variant) for entry, _ in built}
                 wrong += [
                     f"{target} {variant}: in the manifest, and no longer built" for target, variant in sorted(extra)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from smalti_kernels.checks import Draw, Request
 from smalti_kernels.errors import SamplingError
+from smalti_kernels.spec.guidance import guide
 from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, gumbel, random_words, token_noise, token_words
 from smalti_kernels.spec.tables import log_ratio, weights
 from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
@@ -111,7 +112,7 @@ def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[An
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         reason = _unsound(single, "logits")
         if reason is None and uncond is not None:
-            _guide(single, widened(uncond), request.guidance)
+            guide(single, widened(uncond), request.guidance)
             reason = _unsound(single, "guided logits")
         best = float(single.max() * request.scale[request.sample[row]])
     if reason is None and abs(best) > SCORE_LIMIT:
@@ -135,17 +136,6 @@ def _unsound(values: NDArray[np.float32], what: str) -> str | None:
         return None
     why = "contain NaN" if np.isnan(greatest) else "contain +inf" if greatest > 0 else "are all -inf"
     return f"{what} {why}; no token can be drawn"
-
-
-def _guide(logits: NDArray[np.float32], uncond: NDArray[np.float32], guidance: np.float32) -> None:
-    """Overwrite `logits` with uncond + guidance * (logits - uncond), each operation rounded to float32."""
-    endless: NDArray[np.float32] | None = logits.copy() if not np.isfinite(logits.sum(dtype=np.float64)) else None
-    np.subtract(logits, uncond, out=logits)
-    np.multiply(logits, guidance, out=logits)
-    np.add(uncond, logits, out=logits)
-    # Keep infinite logits: -inf - -inf is NaN, and a negative guidance would turn -inf into +inf.
-    if endless is not None:
-        np.copyto(logits, endless, where=np.isinf(endless))
 
 
 class _Block:
@@ -196,7 +186,7 @@ class _Block:
             if values.base is not self.values:
                 values = self.values[: len(values)]
                 np.copyto(values, request.logits[rows])
-            _guide(values, self.widen(request.uncond[rows], self.uncond), request.guidance)
+            guide(values, self.widen(request.uncond[rows], self.uncond), request.guidance)
         return values
 
     def widen(self, logits: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,13 +43,14 @@ def shares(logits: NDArray[np.floating[Any]], temperature: float = 1.0, top_k: i
         top_p: then keep the likeliest that together hold this share, ties included; 1 keeps all.
 
     Returns:
-        uint64 [R, K]; NEVER in rows that are no distribution.
+        uint64 [R, K]; NEVER in rows that are no distribution, or whose greatest logit over temperature lies beyond
+        +-16384, as in the draw.
     """
     values = logits.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = values * (np.float32(1 << FRACTION_BITS) / np.float32(temperature))
         greatest = scaled.max(axis=1, keepdims=True)
-        broken = ~np.isfinite(greatest[:, 0])
+        broken = ~(np.abs(greatest[:, 0]) <= -_LEAST)
         fixed = np.rint(np.maximum(np.where(broken[:, None], 0, scaled), _LEAST)).astype(np.int64)
     distance = np.minimum(fixed.max(axis=1, keepdims=True) - fixed, int(FORBIDDEN)).astype(np.uint32)
     distance[values == -np.inf] = FORBIDDEN

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Generator
-from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -186,9 +186,17 @@ class Driver:
 
         Leaving does not wait for its work.
         """
-        stream = self._handle("cuStreamCreate", NON_BLOCKING)
+        stream = self.create_stream()
         with self._finally("cuStreamDestroy_v2", stream):
             yield stream
+
+    def create_stream(self) -> int:
+        """Create a stream that does not wait for the default stream."""
+        return self._handle("cuStreamCreate", NON_BLOCKING)
+
+    def destroy_stream(self, stream: int) -> None:
+        """Destroy a stream once its work is done; it does not wait."""
+        self.call("cuStreamDestroy_v2", stream)
 
     @contextlib.contextmanager
     def _finally(self, function: str, *arguments: Any) -> Generator[None, None, None]:
@@ -239,6 +247,22 @@ class Driver:
         """
         return self._handle("cuMemAlloc_v2", max(size, 1))
 
+    def free(self, pointer: int) -> None:
+        """Free what `allocate` gave, after the work that uses it is done."""
+        self.call("cuMemFree_v2", pointer)
+
+    def allocate_pinned(self, size: int) -> int:
+        """Allocate host memory that the device reads and writes at full speed; copies to and from it return at once."""
+        return self._handle("cuMemHostAlloc", max(size, 1), 0)
+
+    def free_pinned(self, pointer: int) -> None:
+        """Free what `allocate_pinned` gave, after the work that uses it is done."""
+        self.call("cuMemFreeHost", pointer)
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy from device memory to device memory."""
+        self.call("cuMemcpyDtoDAsync_v2", target, source, size, stream or None)
+
     def upload(self, pointer: int, address: int, size: int, stream: int) -> None:
         """Queue a copy from host memory, which must not change until the stream has been waited for."""
         self.call("cuMemcpyHtoDAsync_v2", pointer, address, size, stream or None)
@@ -246,6 +270,25 @@ class Driver:
     def download(self, address: int, pointer: int, size: int, stream: int) -> None:
         """Queue a copy to host memory, which may be read after the stream has been waited for."""
         self.call("cuMemcpyDtoHAsync_v2", address, pointer, size, stream or None)
+
+    def create_event(self) -> int:
+        """Create an event, which takes the time at which a stream reaches it."""
+        return self._handle("cuEventCreate", 0)
+
+    def record(self, event: int, stream: int) -> None:
+        """Queue an event behind the work of a stream."""
+        self.call("cuEventRecord", event, stream or None)
+
+    def elapsed(self, start: int, end: int) -> float:
+        """Wait for the event `end`; return the seconds from `start` to it on the device."""
+        self.call("cuEventSynchronize", end)
+        milliseconds = c_float()
+        self.call("cuEventElapsedTime", byref(milliseconds), start, end)
+        return milliseconds.value / 1e3
+
+    def destroy_event(self, event: int) -> None:
+        """Destroy an event."""
+        self.call("cuEventDestroy_v2", event)
 
 
 def open_driver(*names: str) -> Driver:

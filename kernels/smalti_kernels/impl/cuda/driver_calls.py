@@ -5,7 +5,7 @@ Source: NVIDIA, "CUDA Driver API", cuda.h of CUDA 12.
 
 from __future__ import annotations
 
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any, Final
 
 MULTIPROCESSORS: Final = 16
@@ -45,8 +45,16 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuStreamSynchronize": (c_void_p,),
     "cuMemAlloc_v2": (_HANDLE, c_size_t),
     "cuMemFree_v2": (c_void_p,),
+    "cuMemHostAlloc": (_HANDLE, c_size_t, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuMemcpyDtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
     "cuMemcpyHtoDAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_void_p, c_size_t, c_void_p),
+    "cuEventCreate": (_HANDLE, c_uint),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventSynchronize": (c_void_p,),
+    "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
+    "cuEventDestroy_v2": (c_void_p,),
 }
 """Argument types of each function, by its name in the library; every function returns a CUresult, 0 for success."""
 

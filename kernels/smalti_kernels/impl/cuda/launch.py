@@ -13,12 +13,10 @@ When only the logits are on the device, use `sample(DeviceLogits(...), ..., impl
 
 from __future__ import annotations
 
-import struct
 import threading
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from smalti_kernels.errors import DriverError, NoMatchingKernel, SamplingError
+from smalti_kernels.errors import NoMatchingKernel, SamplingError
 from smalti_kernels.impl.abi import (
     ALIGNMENT,
     ARGUMENTS,
@@ -30,16 +28,9 @@ from smalti_kernels.impl.abi import (
     variant_for,
 )
 from smalti_kernels.impl.cuda.driver import Device, Driver, driver
-from smalti_kernels.impl.cuda.prebuilt import FOLDER, Entry, find_entry, read_image
-from smalti_kernels.impl.cuda.targets import TARGETS, Target, target_for
-from smalti_kernels.spec.tables import packed_tables
+from smalti_kernels.impl.cuda.modules import Modules, packed
 
-_FORMATS: Final = {"i32": "i", "fp32": "f"}
-# Host and device use the same alignment: every argument lies at a multiple of its size. Triton's kernels take two more
-# pointers, to scratch memory; the build checks that they need none.
-_LAYOUT: Final = struct.Struct("@" + "".join(_FORMATS.get(a.type, "Q") for a in ARGUMENTS) + "QQ")
 _OPTIONAL: Final = {"uncond": FLAG_GUIDED, "keep": FLAG_TRUNCATED, "logprob": FLAG_LOGPROB}
-_WARP: Final = 32
 _FLOAT32_MAX: Final = (2 - 2**-23) * 2.0**127
 
 
@@ -87,38 +78,8 @@ class Shape(NamedTuple):
     """Columns of a grid."""
 
 
-class _Loaded(NamedTuple):
-    function: int
-    entry: Entry
-
-
-class Kernels:
-    """The prebuilt kernels in one context, usable from any thread; modules are loaded on first use."""
-
-    driver: Driver
-    context: int
-    """Context that pointers and streams must belong to."""
-    device: Device
-    target: Target
-    """The target whose files this device runs."""
-
-    def __init__(self, driver: Driver, context: int, device: Device, folder: Path = FOLDER) -> None:
-        """Choose the target for a device; callers use `load_kernels`, which keeps one object per context.
-
-        Raises NoMatchingKernel when nothing was built that this device can run.
-        """
-        target = target_for(device.capability, driver.version)
-        if target is None:
-            raise NoMatchingKernel(
-                f"{device.name} has compute capability {device.capability / 10:.1f}, for which no kernel was built "
-                f"(built: {', '.join(t.name for t in TARGETS)})",
-                'draw with impl="numpy"',
-            )
-        self.device, self.target = device, target
-        self.driver, self.context, self._folder = driver, context, folder
-        self._lock = threading.Lock()
-        self._loaded: dict[Variant, _Loaded] = {}
-        self._tables = 0
+class Kernels(Modules):
+    """The draw, launched on device memory, and what `Modules` has."""
 
     def prepare(self, variant: Variant) -> None:
         """Load a variant before its first launch, for example for a launch inside a CUDA graph.
@@ -127,7 +88,7 @@ class Kernels:
         not load it.
         """
         with self.driver.entered(self.context):
-            self._load(variant)
+            self.load(variant.name)
 
     def draw(self, pointers: Pointers, shape: Shape, *, guidance: float = 1.0, flags: int = 0, stream: int = 0) -> None:
         """Queue a draw of one token for every row and return at once.
@@ -151,49 +112,10 @@ class Kernels:
         if shape.rows == 0:
             return
         with self.driver.entered(self.context):
-            loaded = self._load(variant)
-            self.driver.launch(
-                loaded.function,
-                grid=programs_for(shape.rows, variant, self.device.multiprocessors),
-                threads=loaded.entry.num_warps * _WARP,
-                shared=loaded.entry.shared_bytes,
-                stream=stream,
-                arguments=pack_arguments(pointers, shape, guidance=guidance, flags=flags, tables=self._tables),
-            )
-
-    def _load(self, variant: Variant) -> _Loaded:
-        loaded = self._loaded.get(variant)
-        if loaded is not None:
-            return loaded
-        with self._lock:
-            loaded = self._loaded.get(variant)
-            if loaded is None:
-                self._load_tables()
-                entry = find_entry(self.target.name, variant.name, self._folder)
-                image = read_image(entry, self._folder)
-                try:
-                    function = self.driver.function(self.driver.load_module(image), entry.kernel)
-                except DriverError as error:
-                    raise DriverError(
-                        f"the kernel {variant.name} for {self.target.name} does not load on {self.device.name}: "
-                        f"{error.reason}",
-                        error.remedy,
-                        call=error.call,
-                        code=error.code,
-                        name=error.name,
-                    ) from error
-                loaded = self._loaded[variant] = _Loaded(function, entry)
-        return loaded
-
-    def _load_tables(self) -> None:
-        """Copy the specification's tables into the context once; they last as long as it does."""
-        if self._tables:
-            return
-        tables = packed_tables()
-        pointer = self.driver.allocate(tables.nbytes)
-        self.driver.upload(pointer, tables.ctypes.data, tables.nbytes, 0)
-        self.driver.synchronize(0)
-        self._tables = pointer
+            loaded = self.load(variant.name)
+            arguments = pack_arguments(pointers, shape, guidance=guidance, flags=flags, tables=self.tables)
+            programs = programs_for(shape.rows, variant, self.device.multiprocessors)
+            self.queue(loaded, programs, arguments, stream)
 
 
 def _check(pointers: Pointers, shape: Shape, guidance: float, flags: int) -> Variant:
@@ -242,7 +164,7 @@ def pack_arguments(pointers: Pointers, shape: Shape, *, guidance: float, flags: 
         "guidance": guidance if flags & FLAG_GUIDED else 1.0,
         "flags": flags,
     }
-    return _LAYOUT.pack(*(values[argument.name] for argument in ARGUMENTS), 0, 0)
+    return packed(ARGUMENTS, values)
 
 
 _kernels: dict[tuple[Driver, int], Kernels] = {}

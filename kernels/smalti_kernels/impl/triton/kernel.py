@@ -80,8 +80,12 @@ def _chunk(
     # Whole groups of 16 are read or not, so that reads stay wide; what rounds up the last one is -inf in memory.
     read = inside[:, None] & (first + lane // ALIGNMENT * ALIGNMENT < vocabulary)
     place = starts[:, None] + (first + lane)
-    nothing: tl.constexpr = 0xFF80 if LOGITS == BF16 else -float("inf")
-    value = single_of(tl.load(logits + place, mask=read, other=nothing), LOGITS)
+    if LOGITS == BF16:
+        # Not as a filler of the load: Triton 3.7 packs two fillers of 16 bits into a word, and sign-extends the first.
+        value = single_of(tl.load(logits + place, mask=read, other=0), LOGITS)
+        value = tl.where(read, value, -float("inf"))
+    else:
+        value = single_of(tl.load(logits + place, mask=read, other=-float("inf")), LOGITS)
     if flags & FLAG_GUIDED:
         value = guided_of(value, single_of(tl.load(uncond + place, mask=read, other=0), LOGITS), guidance)
     return value

@@ -13,7 +13,7 @@ import importlib
 from typing import Any
 
 from smalti_kernels.impl import abi, reference
-from smalti_kernels.spec import noise, tables, truncation
+from smalti_kernels.spec import mixtures, noise, tables, truncation
 
 
 def _plain(function: Any = None, **_: Any) -> Any:
@@ -29,6 +29,7 @@ except ImportError:
     tl, jit, constant = None, _plain, _plain
 
 FLAG_GUIDED = constant(abi.FLAG_GUIDED)
+FLAG_TRUNCATED = constant(abi.FLAG_TRUNCATED)
 FLAG_LOGPROB = constant(abi.FLAG_LOGPROB)
 ERROR_NAN = constant(abi.ERROR_NAN)
 ERROR_INFINITE = constant(abi.ERROR_INFINITE)
@@ -57,6 +58,8 @@ FORBIDDEN = constant(int(truncation.FORBIDDEN))
 FARTHEST = constant(truncation.FARTHEST)
 P_BITS = constant(truncation.P_BITS)
 P_ONE = constant(truncation.P_ONE)
+SHARE_BITS = constant(mixtures.SHARE_BITS)
+UNIT = constant(1 / (1 << noise.FRACTION_BITS))
 
 
 @jit

@@ -19,6 +19,7 @@ from smalti.families.absorbing.sampler import Denoiser, Sample, ask
 from smalti.families.batching import Bools, Int32, Integers, movable_places, of_rows, portions, side_by_side
 from smalti_kernels import STREAM_SUBSET, random_words, sample
 from smalti_kernels.spec import mixtures
+from smalti_kernels.spec.guidance import guided
 
 AtTime = Callable[[int], Denoiser]
 """Function from a time, 0 .. T - 1, to the denoiser for grids that are as noisy as that."""
@@ -134,15 +135,14 @@ def run(
     owner, position = np.nonzero(movable)
     for step in range(table.steps if len(owner) else 0):
         denoiser, now = at(int(table.times[step])), tokens
-        shown = _noised(tokens, movable, seed_array, step, float(table.seen[step]), codes, width)
+        shown = noised(tokens, movable, seed_array, step, float(table.seen[step]), codes, width)
         for part in portions(owner):
             own, place = owner[part], position[part]
             who, line, column, rows = side_by_side(own, place)
             logits, uncond = ask(denoiser, shown[who], labels[who], rows, guidance, no_label)
             wanted = of_rows(logits, line, column)
             if uncond is not None:
-                base = of_rows(uncond, line, column)
-                wanted = base + np.float32(guidance) * (wanted - base)
+                wanted = guided(wanted, of_rows(uncond, line, column), guidance)
             clean = mixtures.shares(wanted, temperature, top_k, top_p)
             tokens = draw(
                 mixtures.posterior(clean, now[own, place], *weights[step]),
@@ -173,7 +173,7 @@ def posterior_weights(kept: float, share: float, codes: int) -> tuple[int, int, 
     )
 
 
-def _noised(
+def noised(
     tokens: Int32, free: Bools, seeds: NDArray[np.uint64], step: int, seen: float, codes: int, width: int
 ) -> Int32:
     """Return the grids with noise on the tokens that are not free; each stays with probability ``seen``."""
