@@ -1,0 +1,1 @@
+"""Runs that stay on a device from their first step to their pixels."""
