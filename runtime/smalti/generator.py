@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.backends.base import Backend, ProviderReport, Session
+from smalti.backends.device.backend import DeviceBackend
+from smalti.backends.device.plan import Program
 from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.manifest import PRIOR_ROLES, Resolution, Role
@@ -23,12 +25,13 @@ from smalti.codec import grey
 from smalti.codec.batches import check_tokens, decode_images, encode_images
 from smalti.codec.embedding import embed_images
 from smalti.codec.masks import Picture, check_pair, extended, matched, paste, patches, seen_by_encoder
+from smalti.codec.on_device import run_decoded
 from smalti.codec.tiles import Decode, Encode
 from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.sampler import fill_masked
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import NextLogits
-from smalti.families.base import Settings
+from smalti.families.base import Run, Settings
 from smalti.families.checks import whole
 from smalti.families.registry import family_of
 from smalti.families.settings import Options, check_defaults, resolve
@@ -113,9 +116,11 @@ class Generator:
             if role not in self._sessions:
                 precision = self.report.precision[role]
                 session = self.backend.open(self.bundle, role, precision)
-                # A manifest that tells other sizes than its graph's would be drawn by, to no picture of the model's.
+                # A manifest of other sizes than its graph's would be drawn by, to no picture of the model's.
                 if wrong := mismatches(self.bundle, role, precision, session.inputs, session.outputs):
                     raise BundleError(wrong[0])
+                if isinstance(self.backend, DeviceBackend) and (why := self.backend.raised.get(role)):
+                    self.report = self.report.raised(role, why)
                 self._sessions[role] = session
             return self._sessions[role]
 
@@ -139,7 +144,8 @@ class Generator:
         Stop iterating to cancel. The last step has the tokens that :meth:`generate` returns.
         """
         settings = resolve(self.manifest, count, seed, options)
-        return self._steps(self._masked(settings), settings, Timings())
+        run = family_of(self.manifest).lay_out(self._masked(settings), settings, self.manifest)
+        return self._steps(run, settings, Timings())
 
     def inpaint(
         self,
@@ -298,16 +304,47 @@ class Generator:
     def _finish(self, start: Int32, settings: Settings, started: float) -> Result:
         """Draw what is masked in ``start`` (int32 [N, h, w]), and decode."""
         timings, tokens = Timings(), start
-        for step in self._steps(start, settings, timings):
-            tokens = step.tokens
-        images = self._decode(tokens, timings, settings.resolution)
+        run = family_of(self.manifest).lay_out(start, settings, self.manifest)
+        if isinstance(self.backend, DeviceBackend) and run.program:
+            tokens, images = self._on_device(self.backend, run.program(), settings, timings)
+        else:
+            for step in self._steps(run, settings, timings):
+                tokens = step.tokens
+            images = self._decode(tokens, timings, settings.resolution)
         timings.host = time.perf_counter() - started - timings.total
         return Result(images, tokens, settings, timings, self.report, self.bundle)
 
-    def _steps(self, start: Int32, settings: Settings, timings: Timings) -> Iterator[Step]:
-        """Draw what is masked in ``start`` (int32 [N, h, w]), call by call."""
-        run = family_of(self.manifest).lay_out(start, settings, self.manifest)
-        drawn = run.draw(self, timings.timed, self.backend.sample)
+    def _on_device(
+        self, backend: DeviceBackend, program: Program, settings: Settings, timings: Timings
+    ) -> tuple[Int32, list[Image.Image]]:
+        """Draw and decode on the device; return tokens and images. What is drawn waits for no step."""
+        started = time.perf_counter()
+        prior, latent = self._session(PRIOR_ROLES[self.manifest.family]), self.manifest.latent
+        with backend.run(program, prior, latent.grid) as run:
+            timings.calls = sum(1 for _ in run.steps())
+            tokens = run.result()
+            timings.network = time.perf_counter() - started  # draws included: the device tells no stages apart
+            if latent.pixels or not tokens.size:
+                return tokens, self._decode(tokens, timings, settings.resolution)
+            wanted = self.manifest.resolution(settings.resolution)
+            images = run_decoded(run, backend.bound(self._session(wanted.decoder)), wanted)
+            timings.decoder = time.perf_counter() - started - timings.network
+        return tokens, images
+
+    def _drawn(self, run: Run, timings: Timings) -> Iterator[Int32]:
+        """Yield the grids after each step, wherever they are drawn."""
+        if not (isinstance(self.backend, DeviceBackend) and run.program):
+            yield from run.draw(self, timings.timed, self.backend.sample)
+            return
+        prior = self._session(PRIOR_ROLES[self.manifest.family])
+        with self.backend.run(run.program(), prior, self.manifest.latent.grid) as drawn:
+            for _ in drawn.steps():
+                timings.calls += 1
+                yield drawn.result()
+
+    def _steps(self, run: Run, settings: Settings, timings: Timings) -> Iterator[Step]:
+        """Draw call by call."""
+        drawn = self._drawn(run, timings)
         codes = self.manifest.latent.codes
         index = 0
         while True:

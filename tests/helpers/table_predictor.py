@@ -95,7 +95,7 @@ def autoregressive_bundle(absorbing: Path, path: Path) -> TablePredictor:
         ],
         "outputs": [
             {"name": "logits", "dtype": "float32", "shape": ["n", latent["codes"]]},
-            {"name": "present", **past},
+            {"name": "present", **past, "shape": [2, "n", 1, "p+k", latent["codes"]]},
         ],
         "variants": [{"precision": "fp32", "graph": file, "opset": 18}],
     }

@@ -16,6 +16,7 @@ from smalti import ProviderUnavailable, UsageError
 from smalti.bundle.manifest import Precision
 from smalti.families.absorbing.sampler import fill_masked
 from smalti.generator import NETWORK_BATCH
+from smalti_kernels.impl.cuda.driver import open_driver
 
 PRECISIONS = get_args(Precision)
 TOP = 2**64 - 1
@@ -278,16 +279,22 @@ def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(copied, 
         smalti.load(copied, precision="fp16")
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "rtx"])
+@pytest.mark.parametrize("provider", ["tensorrt", "rtx"])
 def test_a_provider_of_a_later_version_is_unavailable_not_replaced(provider, tiny_bundle):
     with pytest.raises(ProviderUnavailable, match=f"provider {provider} is not in this version of smalti; use cpu"):
         smalti.load(tiny_bundle, provider=provider)
 
 
+def test_a_gpu_that_is_not_there_is_unavailable_not_replaced(tiny_bundle, monkeypatch):
+    monkeypatch.setattr("smalti_kernels.impl.cuda.launch.driver", lambda: open_driver("no-such-library.so"))
+    with pytest.raises(ProviderUnavailable, match=r"provider cuda cannot run here: there is no NVIDIA driver .*use"):
+        smalti.load(tiny_bundle, provider="cuda")
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto and cpu"),
+        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto, cpu and cuda"),
         ({"precision": "fp4"}, "precision 'fp4': allowed are auto, fp32, fp16, int8"),
         ({"threads": 0}, "threads 0: a whole number, at least 1"),
     ],

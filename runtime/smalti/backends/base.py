@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
 from numpy.typing import NDArray
@@ -58,6 +58,10 @@ class ProviderReport:
         """Convert to plain values, for JSON."""
         return asdict(self)
 
+    def raised(self, role: Role, why: str) -> ProviderReport:
+        """Return the report with a component in fp32, and the reason."""
+        return replace(self, precision={**self.precision, role: "fp32"}, why=f"{self.why}; {role} in fp32: {why}")
+
 
 class Backend(ABC):
     """One kind of machine, and the library that runs graphs on it."""
@@ -70,7 +74,7 @@ class Backend(ABC):
     """Name and version of the library."""
     threads: int
     """Number of cores that it uses."""
-    certified: ClassVar[Precision] = "int8"
+    certified: Precision = "int8"
     """The precision that ``auto`` takes where a bundle has it. Every variant of a bundle met its tolerance."""
 
     @abstractmethod

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from smalti.backends.base import Backend
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from smalti.errors import ProviderUnavailable, UsageError
 from smalti_kernels.platform import usable_cores
 
-LATER = ("cuda", "tensorrt", "rtx")
+LATER = ("tensorrt", "rtx")
 
 
 def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backend, str]:
@@ -15,11 +16,13 @@ def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backen
 
     Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
     """
-    if requested not in ("auto", "cpu", *LATER):
-        raise UsageError(f"provider {requested!r}: allowed are auto and cpu")
+    if requested not in ("auto", "cpu", "cuda", *LATER):
+        raise UsageError(f"provider {requested!r}: allowed are auto, cpu and cuda")
     if requested in LATER:
-        raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, or auto")
+        raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, cuda or auto")
+    if requested == "cuda":
+        return OnnxRuntimeCuda(), "cuda was asked for"
     backend = OnnxRuntimeCpu(threads or usable_cores())
     if requested == "cpu":
         return backend, "cpu was asked for"
-    return backend, "the CPU is the only provider in this version"
+    return backend, "this version takes a GPU only where it is asked for"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import smalti_kernels
+from smalti.backends.device.plan import Program
 from smalti.bundle.manifest import Family as FamilyName
 from smalti.bundle.manifest import Manifest, Role, SamplerDefaults
 from smalti.errors import UsageError
@@ -88,6 +89,8 @@ class Run:
     table: object
     """Plan of every call, computed ahead; None where the network's answers decide."""
     begin: Callable[[Prior, Timed, Sample], Iterator[Int32]]
+    program: Callable[[], Program] | None = None
+    """Lays out the run for a device, which follows it once; None where only the host can draw."""
 
     def draw(
         self, prior: Prior, timed: Timed = lambda network: network, sample: Sample = smalti_kernels.sample
@@ -183,4 +186,8 @@ def part_of(run: Run, inside: tuple[slice, ...]) -> Run:
     def begin(prior: Prior, timed: Timed, sample: Sample) -> Iterator[Int32]:
         return (grids[inside] for grids in run.draw(prior, timed, sample))
 
-    return replace(run, begin=begin)
+    def program() -> Program:
+        assert run.program is not None
+        return replace(run.program(), inside=inside)
+
+    return replace(run, begin=begin, program=program if run.program else None)

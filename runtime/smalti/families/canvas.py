@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import islice
 from typing import Any
 
@@ -73,6 +74,72 @@ def at_least_a_window(start: Int32, window: tuple[int, int], mask: int) -> tuple
     return np.pad(start, [(0, 0), *sides], constant_values=mask), (slice(None), *inside)
 
 
+@dataclass(frozen=True)
+class Windowed:
+    """Windows over a canvas, and what each counts: the geometry of :func:`canvas_denoiser`."""
+
+    canvas: tuple[int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    edges: bool = False
+
+    @cached_property
+    def starts(self) -> tuple[list[int], list[int]]:
+        """Rows and columns at which windows begin; negative where the canvas is smaller than a window."""
+        down, right = (window_starts(*axis) for axis in zip(self.canvas, self.window, self.stride))
+        return down, right
+
+    def over(self, rows: Int32, wanted: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, int, int, Integers]]:
+        """Yield (line, top, left, which) of each window that covers some of its line's rows, and which.
+
+        ``rows`` [N, R] are raster positions of the canvas; those that are not ``wanted`` [N, R] are left out.
+        """
+        (tall, wide), (tops, lefts) = self.window, self.starts
+        y, x = np.divmod(rows, self.canvas[1])
+        for index in range(len(rows)):
+            for top in tops:
+                inside = (y[index] >= top) & (y[index] < top + tall)
+                level = np.flatnonzero(inside if wanted is None else inside & wanted[index])
+                if not len(level):
+                    continue
+                across = x[index, level]
+                for left in lefts:
+                    which = level[(across >= left) & (across < left + wide)]
+                    if len(which):
+                        yield index, top, left, which
+
+    def within(self, rows: Int32, top: int, left: int) -> Int32:
+        """Return the raster positions in a window of raster positions ``rows`` of the canvas."""
+        y, x = np.divmod(rows, self.canvas[1])
+        return ((y - top) * self.window[1] + (x - left)).astype(np.int32)
+
+    @cached_property
+    def seen(self) -> Int32:
+        """Raster positions of the canvas, int32 [h', w'], with a margin of -1 where it is smaller than a window."""
+        (height, width), (tops, lefts) = self.canvas, self.starts
+        margin = ((-min(tops),) * 2, (-min(lefts),) * 2)
+        return np.pad(np.arange(height * width, dtype=np.int32).reshape(height, width), margin, constant_values=-1)
+
+    def cells(self, top: int, left: int) -> Int32:
+        """Return the raster positions that a window sees, int32 [tall * wide]; -1 outside the canvas."""
+        (tops, lefts), (tall, wide) = self.starts, self.window
+        y, x = top - min(tops), left - min(lefts)
+        return self.seen[y : y + tall, x : x + wide].reshape(-1)
+
+    def importance(self, top: int, left: int) -> NDArray[np.uint64]:
+        """Return what the answers of a window count: uint64 [tall * wide]."""
+        (height, width), (tall, wide), (down, right) = self.canvas, self.window, self.stride
+        most_over = (-(-tall // down) + 1) * (-(-wide // right) + 1)  # no more windows cover a position
+        full = min(mixtures.IMPORTANCE_ONE, 2 ** (64 - mixtures.SHARE_BITS) // most_over)
+        inner = np.ones((tall, wide), np.bool_)
+        if not self.edges:
+            inner[0] &= top <= 0
+            inner[-1] &= top + tall >= height
+            inner[:, 0] &= left <= 0
+            inner[:, -1] &= left + wide >= width
+        return np.where(inner, full, 1).astype(np.uint64).reshape(-1)
+
+
 def canvas_denoiser(
     denoiser: Denoiser,
     canvas: tuple[int, int],
@@ -126,50 +193,21 @@ def canvas_denoiser(
         return denoiser
     if mask is None and (height < tall or width < wide):
         raise UsageError(f"canvas {height}x{width} is smaller than the grid of {tall}x{wide} the model works on")
-    tops, lefts = window_starts(height, tall, down), window_starts(width, wide, right)
-    most_over = (-(-tall // down) + 1) * (-(-wide // right) + 1)  # no more windows cover a position
-    full = min(mixtures.IMPORTANCE_ONE, 2 ** (64 - mixtures.SHARE_BITS) // most_over)
-    margin = ((0, 0), (-min(tops),) * 2, (-min(lefts),) * 2)  # masks around a canvas that is too small; 0 otherwise
-
-    def windows_over(rows: Int32) -> Iterator[tuple[int, int, int, Integers]]:
-        """(sample, top, left, which) of each window that covers some of its sample's ``rows`` [N, R], and which."""
-        y, x = np.divmod(rows, width)
-        for index in range(len(rows)):
-            for top in tops:
-                level = np.flatnonzero((y[index] >= top) & (y[index] < top + tall))
-                if not len(level):
-                    continue
-                across = x[index, level]
-                for left in lefts:
-                    which = level[(across >= left) & (across < left + wide)]
-                    if len(which):
-                        yield index, top, left, which
-
-    @cache
-    def importance(top: int, left: int) -> NDArray[np.uint64]:
-        """What the answers of a window count: uint64 [tall * wide]."""
-        inner = np.ones((tall, wide), np.bool_)
-        if not edges:
-            inner[0] &= top <= 0
-            inner[-1] &= top + tall >= height
-            inner[:, 0] &= left <= 0
-            inner[:, -1] &= left + wide >= width
-        return np.where(inner, full, 1).astype(np.uint64).reshape(-1)
+    windowed = Windowed(canvas, window, (down, right), edges)
+    importance = cache(windowed.importance)
 
     def denoise(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
-        grids = np.pad(tokens.reshape(-1, height, width), margin, constant_values=0 if mask is None else mask)
+        grids = np.pad(tokens, ((0, 0), (0, 1)), constant_values=0 if mask is None else mask)  # -1 is the mask
         total: NDArray[np.uint64] | None = None
         broken = np.zeros(rows.shape, np.bool_)
-        jobs = windows_over(rows)
+        jobs = windowed.over(rows)
         while group := list(islice(jobs, batch)):
             most = max(len(which) for *_, which in group)
             parts = np.empty((len(group), tall * wide), np.int32)
             asked = np.empty((len(group), most), np.int32)
             for i, (index, top, left, which) in enumerate(group):
-                y, x = top + margin[1][0], left + margin[2][0]
-                parts[i] = grids[index, y : y + tall, x : x + wide].reshape(-1)
-                y, x = np.divmod(rows[index, which], width)
-                inside = (y - top) * wide + (x - left)
+                parts[i] = grids[index, windowed.cells(top, left)]
+                inside = windowed.within(rows[index, which], top, left)
                 asked[i] = np.append(inside, np.full(most - len(which), inside[0]))
             logits = denoiser(parts, labels[[index for index, *_ in group]], asked)
             if total is None:

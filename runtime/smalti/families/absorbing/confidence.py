@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,41 @@ Int64 = NDArray[np.int64]
 
 MAX_CHOICE_TEMPERATURE = 1e6
 """Largest choice temperature. The order is random there already, and larger scores would not fit 64 bits."""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The rule by which each call keeps some of the tokens that were drawn; see :func:`run`."""
+
+    sizes: Int32
+    """int32 [N, C], how many positions each call keeps."""
+    call_steps: Int32
+    """int32 [N, C], the step of each call."""
+    steps: int
+    seeds: NDArray[np.uint64]
+    width: int
+    choice_temperature: float
+
+    @property
+    def calls(self) -> int:
+        """C."""
+        return self.sizes.shape[1]
+
+    def rows(self, masked: NDArray[np.bool_], call: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return samples, ascending, and raster positions that a call draws; ``masked`` is bool [N, L]."""
+        active = np.flatnonzero(self.sizes[:, call])
+        line, position = np.nonzero(masked[active])
+        return active[line], position
+
+    def keep(
+        self, samples: NDArray[np.intp], positions: NDArray[np.integer[Any]], logprob: Int32, call: int
+    ) -> NDArray[np.intp]:
+        """Return which of the drawn rows [R] a call keeps. ``samples`` ascend; ``logprob`` is int32 [R]."""
+        y, x = np.divmod(positions, self.width)
+        step = self.call_steps[samples, call]
+        noise = _gumbel(random_words(self.seeds[samples], stream=STREAM_ORDER, step=step, y=y, x=x)[:, 0])
+        score = confidence(logprob, noise, self.choice_temperature, step, self.steps)
+        return _best(samples, score, self.sizes[:, call])
 
 
 def run(
@@ -73,7 +110,8 @@ def run(
     if not np.array_equal(sizes.sum(axis=1), masks):
         raise UsageError(f"sizes add up to {sizes.sum(axis=1).tolist()}, and {masks.tolist()} positions are masked")
     seed_array = np.asarray(seeds, np.uint64)
-    for call in range(sizes.shape[1]):
+    rule = Confidence(sizes, call_steps, steps, seed_array, width, choice_temperature)
+    for call in range(rule.calls):
         active = np.flatnonzero(sizes[:, call])
         masked = tokens[active] == mask
         most = int(masked.sum(axis=1).max())
@@ -97,11 +135,8 @@ def run(
             guidance=guidance,
             logprob=True,
         )
-        y, x = np.divmod(positions, width)
-        noise = _gumbel(random_words(seed_array[samples], stream=STREAM_ORDER, step=step, y=y, x=x)[:, 0])
         assert drawn.logprob is not None
-        score = confidence(drawn.logprob, noise, choice_temperature, step, steps)
-        kept = _best(which, score, sizes[active, call])
+        kept = rule.keep(samples, positions, drawn.logprob, call)
         tokens = tokens.copy()
         tokens[samples[kept], positions[kept]] = drawn.tokens[samples[kept], positions[kept]]
         yield tokens

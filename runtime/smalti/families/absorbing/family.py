@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from smalti.bundle.manifest import Manifest, SamplerDefaults
 from smalti.errors import UsageError
 from smalti.families.absorbing import confidence, sampler
 from smalti.families.absorbing.confidence import MAX_CHOICE_TEMPERATURE
+from smalti.families.absorbing.program import confident_steps, scheduled_steps
 from smalti.families.absorbing.remasking import remasking_schedule
 from smalti.families.absorbing.schedule import Counts, Order, Remask, call_sizes, check, make_schedule
 from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, common_arguments
 from smalti.families.canvas import canvas_denoiser
 from smalti.families.checks import number, whole, window_stride
+from smalti.families.programs import program_of, windowed_canvas
 
 
 class AbsorbingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +84,7 @@ class Absorbing(Family):
         latent, (count, height, width) = manifest.latent, start.shape
         tokens, grid, mask = start.reshape(count, -1), (height, width), latent.codes
         stride = min(latent.grid) if own.stride is None else own.stride
-        wanted = tokens == mask
+        wanted, windowed = tokens == mask, windowed_canvas(grid, latent.grid, stride)
         told: dict[str, Any] = {"temperature": settings.temperature, **common_arguments(settings, manifest, width)}
 
         def windows(prior: Prior) -> sampler.Denoiser:
@@ -93,6 +96,9 @@ class Absorbing(Family):
         if own.order == "confidence":
             sizes, call_steps = call_sizes(wanted.sum(axis=1), own.steps, own.schedule)
             heat = own.choice_temperature or 0.0
+            rule = confidence.Confidence(
+                sizes, call_steps, own.steps, np.asarray(settings.seeds, np.uint64), width, heat
+            )
             return Run(
                 sizes.shape[1],
                 None,
@@ -109,6 +115,13 @@ class Absorbing(Family):
                         **told,
                     )
                 ),
+                lambda: program_of(
+                    tokens,
+                    grid,
+                    confident_steps(tokens, rule, mask, settings.temperature, windowed),
+                    settings,
+                    manifest,
+                ),
             )
         if own.remask == 0:
             table = make_schedule(settings.seeds, grid, own.steps, own.schedule, own.order, wanted)
@@ -119,5 +132,12 @@ class Absorbing(Family):
             table,
             lambda prior, timed, draw: shaped(
                 sampler.run(timed(windows(prior)), tokens, table, mask=mask, draw=draw, **told)
+            ),
+            lambda: program_of(
+                tokens,
+                grid,
+                scheduled_steps(table, settings.temperature, mask, windowed, tokens.shape[1]),
+                settings,
+                manifest,
             ),
         )

@@ -15,6 +15,8 @@ from smalti.families.base import Asked, Family, Int32, Prior, Run, Settings, com
 from smalti.families.canvas import at_least_a_window, canvas_denoiser
 from smalti.families.checks import whole, window_stride
 from smalti.families.multinomial import sampler
+from smalti.families.multinomial.program import denoising_steps
+from smalti.families.programs import program_of, windowed_canvas
 from smalti.families.sundae.sampler import start_tokens
 
 
@@ -60,6 +62,7 @@ class Multinomial(Family):
         free = tokens == latent.codes
         table = sampler.strides(own.steps, sampler.cosine_alphas(noise.steps, noise.schedule))
         stride = min(latent.grid) if own.stride is None else own.stride
+        first = np.where(free, start_tokens(settings.seeds, (height, width), latent.codes), tokens)
 
         def at(prior: Prior, time: int) -> Denoiser:
             return canvas_denoiser(partial(prior.logits, time=time), (height, width), latent.grid, stride=stride)
@@ -71,7 +74,7 @@ class Multinomial(Family):
                 grids.reshape(whole_grid.shape)
                 for grids in sampler.run(
                     lambda time: timed(at(prior, time)),
-                    np.where(free, start_tokens(settings.seeds, (height, width), latent.codes), tokens),
+                    first,
                     table,
                     codes=latent.codes,
                     free=free,
@@ -79,6 +82,22 @@ class Multinomial(Family):
                     draw=draw,
                     **common_arguments(settings, manifest, width),
                 )
+            ),
+            lambda: program_of(
+                first,
+                (height, width),
+                denoising_steps(
+                    table,
+                    first,
+                    free,
+                    settings.temperature,
+                    seeds=settings.seeds,
+                    codes=latent.codes,
+                    width=width,
+                    windowed=windowed_canvas((height, width), latent.grid, stride),
+                ),
+                settings,
+                manifest,
             ),
         )
         return part_of(run, inside)

@@ -12,7 +12,9 @@ from smalti.errors import UsageError
 from smalti.families.base import Asked, Family, Int32, Run, Settings, common_arguments, part_of
 from smalti.families.canvas import at_least_a_window, canvas_denoiser
 from smalti.families.checks import number, share_pair, whole, window_stride
+from smalti.families.programs import program_of, windowed_canvas
 from smalti.families.sundae import sampler
+from smalti.families.sundae.program import annealed_steps
 
 
 class SundaeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,15 @@ class Sundae(Family):
                     draw=draw,
                     **common_arguments(settings, manifest, width),
                 )
+            ),
+            lambda: program_of(
+                first,
+                (height, width),
+                annealed_steps(
+                    table, free, settings.seeds, width, windowed_canvas((height, width), latent.grid, stride)
+                ),
+                settings,
+                manifest,
             ),
         )
         return part_of(run, inside)

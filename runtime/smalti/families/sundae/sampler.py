@@ -137,7 +137,7 @@ def run(
     for step, (temperature, proportion) in enumerate(zip(table.temperatures, table.proportions)):
         if not len(active):
             return
-        owner, position = _redrawn(active, movable, seed_array, step, float(proportion), width)
+        owner, position = redrawn(active, movable, seed_array, step, float(proportion), width)
         drew, changed = np.zeros((2, len(tokens)), np.bool_)
         before = tokens
         for part in portions(owner):
@@ -166,7 +166,7 @@ def run(
             active = active[~drew[active] | changed[active]]
 
 
-def _redrawn(
+def redrawn(
     active: Integers, movable: Bools, seeds: NDArray[np.uint64], step: int, proportion: float, width: int
 ) -> tuple[Integers, Integers]:
     """Return what a step redraws: samples (ascending, among ``active``) and raster positions, both [R]."""
