@@ -1,4 +1,4 @@
-"""Two kernels that do one part of a draw each, for `kernel.py` to time: what no draw on that device can beat."""
+"""Two kernels that do one part of a draw each, for `kernel_speed.py` to time: what no draw on that device can beat."""
 
 from __future__ import annotations
 
