@@ -92,7 +92,7 @@ def exact(
             for call, logits in zip(step.calls, answers, strict=True):
                 wanted = call.wanted
                 tokens = sample(
-                    logits[wanted],
+                    logits[: len(wanted), : wanted.shape[1]][wanted],  # what was added for few shapes is not drawn
                     tokens,
                     sample=np.broadcast_to(call.lines[:, None], wanted.shape)[wanted],
                     position=call.rows[wanted],

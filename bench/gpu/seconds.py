@@ -16,6 +16,7 @@ from gpu.report import Report
 from gpu.sessions import Free
 from smalti.backends.device.arena import Arena
 from smalti.backends.device.backend import DeviceBackend
+from smalti.backends.device.ladder import Ladder
 from smalti.backends.device.loop import DeviceRun
 from smalti.verification.benchmark import measure as measure_runs
 
@@ -69,7 +70,8 @@ def without_network(report: Report, machine: Machine, gen: smalti.Generator, nam
     assert isinstance(gen.backend, DeviceBackend)
     program, device = program_of(gen, machine), gen.backend.place
     network = gen.backend.bound(gen._session("denoiser"))
-    most = max(call.rows.size for step in program.steps for call in step.calls)
+    ladder = Ladder(program.steps, known=True, window=program.start.shape[1])
+    most = max(call.rows.size for step in program.steps for call in ladder.fitted(step).calls)
     logits = (np.random.default_rng(0).standard_normal((most, program.codes), np.float32) * 3).astype(np.float32)
     seconds: list[float] = []
     with Arena(device, {"logits": (logits.shape, "float32")}) as arena:

@@ -57,7 +57,7 @@ def load(
     Args:
         bundle: a path (folder or ``.zip``), the name of an embedded bundle, or an open bundle. None takes the embedded
             default.
-        provider: ``auto`` or ``cpu``.
+        provider: ``auto``, or one by name such as ``cpu``; see :mod:`smalti.backends.registry`.
         precision: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``auto`` takes the precision that the backend prefers.
         threads: cores to use, at least 1; None uses all.
         backend: runs the graphs in place of a provider, such as :class:`smalti.NullBackend` in tests of your program.
@@ -119,8 +119,9 @@ class Generator:
                 # A manifest of other sizes than its graph's would be drawn by, to no picture of the model's.
                 if wrong := mismatches(self.bundle, role, precision, session.inputs, session.outputs):
                     raise BundleError(wrong[0])
-                if isinstance(self.backend, DeviceBackend) and (why := self.backend.raised.get(role)):
-                    self.report = self.report.raised(role, why)
+                if isinstance(self.backend, DeviceBackend):
+                    session, why = self.backend.guarded(session, self.bundle, role, precision)
+                    self.report = self.report.raised(role, why) if why else self.report
                 self._sessions[role] = session
             return self._sessions[role]
 
@@ -317,16 +318,16 @@ class Generator:
     def _on_device(
         self, backend: DeviceBackend, program: Program, settings: Settings, timings: Timings
     ) -> tuple[Int32, list[Image.Image]]:
-        """Draw and decode on the device; return tokens and images. What is drawn waits for no step."""
+        """Draw and decode on the device; return tokens and images."""
         started = time.perf_counter()
-        prior, latent = self._session(PRIOR_ROLES[self.manifest.family]), self.manifest.latent
+        latent, prior = self.manifest.latent, self._session(PRIOR_ROLES[self.manifest.family])
         with backend.run(program, prior, latent.grid) as run:
             timings.calls = sum(1 for _ in run.steps())
             tokens = run.result()
-            timings.network = time.perf_counter() - started  # draws included: the device tells no stages apart
+            timings.network = time.perf_counter() - started  # draws included
+            wanted = self.manifest.resolution(settings.resolution)
             if latent.pixels or not tokens.size:
                 return tokens, self._decode(tokens, timings, settings.resolution)
-            wanted = self.manifest.resolution(settings.resolution)
             images = run_decoded(run, backend.bound(self._session(wanted.decoder)), wanted)
             timings.decoder = time.perf_counter() - started - timings.network
         return tokens, images
@@ -345,8 +346,7 @@ class Generator:
     def _steps(self, run: Run, settings: Settings, timings: Timings) -> Iterator[Step]:
         """Draw call by call."""
         drawn = self._drawn(run, timings)
-        codes = self.manifest.latent.codes
-        index = 0
+        codes, index = self.manifest.latent.codes, 0
         while True:
             started, before = time.perf_counter(), timings.network
             grids = next(drawn, None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 
 from helpers.ptx.machine import Kernel
-from helpers.ptx.memory import Memory
+from helpers.ptx.memory import Memory, Region
 from helpers.stub_driver import Stub
 from helpers.stub_kernel import memory
+from smalti.backends.device.arena import Arena
 from smalti.backends.onnxruntime_cuda import OnnxRuntimeDevice
 from smalti.backends.onnxruntime_places import on_cpu
 from smalti_kernels.impl.cuda.launch import Kernels
@@ -28,6 +31,16 @@ def kernel_of(text: str) -> Kernel:
     return Kernel(text)
 
 
+ARENAS: dict[int, weakref.ref[Arena]] = {}
+"""The arena that was laid out last at each address."""
+
+
+def _laid_out(arena: Arena, *arguments: object) -> None:
+    _lay_out(arena, *arguments)
+    ARENAS[arena.address] = weakref.ref(arena)
+
+
+_lay_out, Arena.__init__ = Arena.__init__, _laid_out
 LAYOUTS = {form.kernel: layout_of(form.arguments) for form in FORMS.values()}
 
 
@@ -46,11 +59,21 @@ class StubDevice:
         assert kernel.threads == threads
         self.launched[kernel.name] += 1
         try:
-            kernel.run(grid, list(LAYOUTS[kernel.name].unpack(arguments)), Memory(self.stub.regions), SHARED)
+            kernel.run(grid, list(LAYOUTS[kernel.name].unpack(arguments)), Memory(self.regions()), SHARED)
         except MemoryError as error:
             print(f"{kernel.name}: {error}")
             return ILLEGAL_ADDRESS
         return 0
+
+    def regions(self) -> Iterator[Region]:
+        """Memory in use: of an arena each array by itself, so that no kernel gets from one to the next."""
+        for address, size in self.stub.regions:
+            arena = ARENAS[address]() if address in ARENAS else None
+            if arena is None:
+                yield Region(address, size, "memory")
+                continue
+            for name, tensor in arena.parts.items():
+                yield Region(tensor.address, tensor.nbytes, name)
 
     def only_moves(self) -> None:
         """From now on, move tokens in NumPy and launch nothing else, which is fast."""

@@ -109,6 +109,41 @@ def test_what_is_not_masked_stays(family, bundles, on_cpu, device):
         assert np.array_equal(np.asarray(found.images[0])[~mask], np.asarray(image.convert("RGB"))[~mask])
 
 
+@pytest.fixture
+def wide(tmp_path_factory):
+    """A multinomial and a SUNDAE bundle of 16x16 tokens, where most tokens may be kept."""
+    folder = tmp_path_factory.mktemp("wide")
+    return {
+        "sundae": TableDenoiser((16, 16), CODES, 2).bundle(folder / "sundae", classes=LABELS, steps=3),
+        "multinomial": TimedTableDenoiser((16, 16), CODES, 2, 30).bundle(folder / "noise", classes=LABELS, steps=3),
+    }
+
+
+@pytest.mark.parametrize("family", ["sundae", "multinomial"])
+@pytest.mark.parametrize("share", [8, 2])
+def test_a_small_part_of_a_large_grid_is_repainted(family, share, wide, device):
+    gen, other = smalti.load(wide[family], backend=device.backend()), smalti.load(wide[family], threads=1)
+    image = other.generate(seed=3).images[0]
+    mask = np.zeros((image.height, image.width), np.bool_)
+    mask[: image.height // share, : image.width // share] = True
+    same(gen.inpaint(image, mask, count=2, seed=5), other.inpaint(image, mask, count=2, seed=5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 3, "order": "confidence", "steps": 4},
+        {"count": 2, "order": "confidence", "steps": 3, "size": (112, 80), "stride": 3},
+        {"count": 3, "order": "random", "remask": 0.6, "steps": 5},
+        {"count": 2, "order": "halton", "size": (96, 96), "steps": 3},
+    ],
+)
+def test_runs_of_many_calls_a_step(options, bundles, on_cpu, device, monkeypatch):
+    monkeypatch.setattr("smalti.backends.device.plan.ROWS", 24)
+    gen = smalti.load(bundles["absorbing"], backend=device.backend())
+    same(gen.generate(seed=8, **options), on_cpu["absorbing"].generate(seed=8, **options))
+
+
 def test_all_other_verbs_are_those_of_the_cpu(bundles, on_cpu, device):
     gen, other = smalti.load(bundles["absorbing"], backend=device.backend()), on_cpu["absorbing"]
     images = other.generate(2, 9).images
@@ -202,6 +237,8 @@ def test_a_fault_is_reported_and_the_next_run_is_right(call, bundles, on_cpu, de
     options = {"seed": 6, "steps": 2, "order": "confidence"}
     expected = on_cpu["absorbing"].generate(**options)
     same(gen.generate(**options), expected)
+    gen.backend.place.release()
+    held = device.stub.allocated
     messages: list[str] = []
     for number in (0, 1, 2, *range(3, 40, 7)):
         device.stub.fail(call, FAULTS[call], after=number)
@@ -215,6 +252,9 @@ def test_a_fault_is_reported_and_the_next_run_is_right(call, bundles, on_cpu, de
     assert messages
     assert all(call in message for message in messages)
     same(gen.generate(**options), expected)
+    gen.backend.place.release()
+    leaked = 0 if call not in ("cuMemFree_v2", "cuMemFreeHost", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2") else 24
+    assert device.stub.allocated <= held + leaked
 
 
 def test_generators_side_by_side_do_not_meet(bundles, on_cpu, device):
@@ -239,6 +279,7 @@ def test_threads_share_a_generator(bundles, on_cpu, device):
         thread.start()
     for thread in threads:
         thread.join()
+    assert found.keys() == {0, 1, 2}
     for seed, result in found.items():
         same(result, on_cpu["absorbing"].generate(seed=seed, steps=2))
 

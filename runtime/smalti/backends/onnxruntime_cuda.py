@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Final
 
 from smalti.backends.device.arena import Device
@@ -39,6 +40,10 @@ class OnnxRuntimeDevice(DeviceBackend):
 
     def open_on_device(self, bundle: Bundle, role: Role, precision: Precision) -> DeviceSession:
         """Load a component. Raises BundleError for a graph that cannot be run, ProviderUnavailable on this device."""
+        if role == "predictor":  # its past grows with each token
+            return BoundGraph(
+                bundle, role, precision, replace(self.session_place.without_graphs(), strict=False, free=True)
+            )
         session = BoundGraph(bundle, role, precision, self.session_place)
         if not self.session_place.graphs:
             return session

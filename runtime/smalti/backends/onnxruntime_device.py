@@ -77,7 +77,8 @@ class BoundGraph:
         # ONNX Runtime's sessions can be used by many threads, but not one binding, nor one stream.
         with self._lock:
             try:
-                self._session_for(self._sizes(given)).run(given, outputs)
+                sizes = self._sizes(given)
+                self._session_for({} if self._place.free else sizes).run(given, outputs)
             except SmaltiError:
                 raise
             except Exception as error:

@@ -39,6 +39,8 @@ class Place:
     copied while they are bound: wait for the stream before each run."""
     graphs: bool = False
     """Replay runs on the same addresses as one CUDA graph. The provider must be told too: see :func:`on_cuda`."""
+    free: bool = False
+    """One session for all sizes, of which some nodes run on the CPU: for graphs whose sizes change with each call."""
     threads: int = 1
     """Cores for nodes on the CPU."""
     kept: int = KEPT

@@ -49,6 +49,11 @@ def tiles(count: int, height: int, width: int, factor: int, halo: int | None) ->
                 yield Tile(slice(index, index + 1), rows, columns, rows_seen, columns_seen)
 
 
+def _shape(tile: Tile) -> tuple[int, ...]:
+    parts = tile.images, tile.rows_seen, tile.columns_seen
+    return tuple(part.stop - part.start for part in parts)
+
+
 def run_decoded(run: DeviceRun, decoder: DeviceSession, resolution: Resolution) -> list[Image.Image]:
     """Decode what a run drew, which has been waited for."""
     return decode_on_device(run.device, decoder, run.tokens, run.cells, resolution.factor, resolution.halo)
@@ -63,7 +68,8 @@ def decode_on_device(
     :func:`smalti.codec.tiles.decode_tiled`.
     """
     count, height, width = cells.shape
-    jobs = list(tiles(count, height, width, factor, halo))
+    # By shape, since each has its own session, and few are kept.
+    jobs = sorted(tiles(count, height, width, factor, halo), key=_shape)
     seen = [np.ascontiguousarray(cells[job.images, job.rows_seen, job.columns_seen]) for job in jobs]
     largest = max(part.size for part in seen)
     table = np.concatenate([np.arange(largest, dtype=np.int32), *(part.reshape(-1) for part in seen)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -126,8 +126,17 @@ class Windowed:
         y, x = top - min(tops), left - min(lefts)
         return self.seen[y : y + tall, x : x + wide].reshape(-1)
 
+    @cached_property
+    def _counted(self) -> dict[tuple[int, int], NDArray[np.uint64]]:
+        return {}
+
     def importance(self, top: int, left: int) -> NDArray[np.uint64]:
-        """Return what the answers of a window count: uint64 [tall * wide]."""
+        """Return what the answers of a window count: uint64 [tall * wide], not to be changed."""
+        if (top, left) not in self._counted:
+            self._counted[top, left] = self._importance(top, left)
+        return self._counted[top, left]
+
+    def _importance(self, top: int, left: int) -> NDArray[np.uint64]:
         (height, width), (tall, wide), (down, right) = self.canvas, self.window, self.stride
         most_over = (-(-tall // down) + 1) * (-(-wide // right) + 1)  # no more windows cover a position
         full = min(mixtures.IMPORTANCE_ONE, 2 ** (64 - mixtures.SHARE_BITS) // most_over)
@@ -194,7 +203,6 @@ def canvas_denoiser(
     if mask is None and (height < tall or width < wide):
         raise UsageError(f"canvas {height}x{width} is smaller than the grid of {tall}x{wide} the model works on")
     windowed = Windowed(canvas, window, (down, right), edges)
-    importance = cache(windowed.importance)
 
     def denoise(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
         grids = np.pad(tokens, ((0, 0), (0, 1)), constant_values=0 if mask is None else mask)  # -1 is the mask
@@ -215,7 +223,7 @@ def canvas_denoiser(
             for answer, inside, (index, top, left, which) in zip(logits, asked, group):
                 found = mixtures.shares(answer[: len(which)])
                 broken[index, which] |= found[:, 0] == mixtures.NEVER
-                total[index, which] += found * importance(top, left)[inside[: len(which)], None]
+                total[index, which] += found * windowed.importance(top, left)[inside[: len(which)], None]
         if total is None:
             raise UsageError("no position was asked for: rows is empty")
         return mixtures.mixture(total.reshape(-1, total.shape[2]), broken.reshape(-1)).reshape(total.shape)

@@ -31,10 +31,15 @@ def windowed_canvas(grid: tuple[int, int], window: tuple[int, int], stride: int)
 
 
 def asked(
-    owner: Integers, position: Integers, steps: Int32, windowed: Windowed | None, length: int
+    owner: Integers,
+    position: Integers,
+    steps: Int32,
+    windowed: Windowed | None,
+    length: int,
+    lines: int | None = None,
 ) -> tuple[Call, ...]:
     """Arrange rows as :func:`calls_of` does, and ask about windows where there are any."""
-    calls = calls_of(owner, position, steps)
+    calls = calls_of(owner, position, steps, lines)
     return calls if windowed is None else tuple(_about_windows(call, windowed, length) for call in calls)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.backends.device.tensors import Tensor
-from smalti_kernels.errors import DriverError
+from smalti_kernels.errors import DriverError, KernelError
 from smalti_kernels.impl.cuda.launch import Kernels
 
 KEPT, KEPT_BYTES = 4, 2**29
@@ -37,10 +37,9 @@ class Device:
     def take(self, size: int) -> int:
         """Return the address of memory of a size. Raises DriverError when the device is out of memory."""
         with self._lock:
-            for place, (idle, address) in enumerate(self._idle):
-                if idle == size:
-                    del self._idle[place]
-                    return address
+            for place in reversed(range(len(self._idle))):  # so that equal runs get equal addresses
+                if self._idle[place][0] == size:
+                    return self._idle.pop(place)[1]
         with self.entered():
             try:
                 return self.kernels.driver.allocate(size)
@@ -52,23 +51,19 @@ class Device:
         """Take memory back, of which all work is done; keep it for the next run or free it."""
         with self._lock:
             self._idle.append((size, address))
-            leaving: list[int] = []
-            while len(self._idle) > KEPT or sum(size for size, _ in self._idle) > KEPT_BYTES:
-                leaving.append(self._idle.pop(0)[1])
-        self._free(leaving)
+        self._keep(KEPT, KEPT_BYTES)
 
     def release(self) -> None:
         """Free all memory that is kept."""
-        with self._lock:
-            leaving = [address for _, address in self._idle]
-            self._idle.clear()
-        self._free(leaving)
+        self._keep(0, 0)
 
-    def _free(self, addresses: list[int]) -> None:
-        if addresses:
-            with self.entered():
-                for address in addresses:
-                    self.kernels.driver.free(address)
+    def _keep(self, most: int, most_bytes: int) -> None:
+        """Free what was left longest ago, until no more is kept."""
+        with self._lock:
+            while len(self._idle) > most or sum(size for size, _ in self._idle) > most_bytes:
+                with self.entered():
+                    self.kernels.driver.free(self._idle[0][1])
+                del self._idle[0]
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
         """Make the device's context the calling thread's."""
@@ -127,6 +122,7 @@ def _leave(kernels: Kernels, stream: int, idle: list[tuple[int, int]]) -> None:
         kernels.driver.destroy_stream(stream)
 
 
+REPORT = "report this with the options of the run, and draw it on the CPU"
 STEP = 2**20
 """Sizes of allocations are multiples of this, so that runs that differ a little use the same memory."""
 BOUNDARY = 256
@@ -148,25 +144,30 @@ class Arena:
         """
         self._device = device
         self.nbytes = -(-sum(size_of(*array) for array in shapes.values()) // STEP) * STEP
-        self._memory = device.take(self.nbytes)
-        self._tensors: dict[str, Tensor] = {}
-        address = self._memory
+        self.address = device.take(self.nbytes)
+        self.parts: dict[str, Tensor] = {}
+        address = self.address
         for name, (shape, dtype) in shapes.items():
-            self._tensors[name] = Tensor(address, shape, dtype)
+            self.parts[name] = Tensor(address, shape, dtype)
             address += size_of(shape, dtype)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return self.parts[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+    def part(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return the beginning of an array as one of another shape. Raises KernelError where it does not hold that."""
+        whole = self.parts[name]
+        part = whole._replace(shape=shape)
+        if part.nbytes > whole.nbytes:
+            raise KernelError(f"{name} was laid out as {list(whole.shape)}, and a step needs {list(shape)}", REPORT)
+        return part
 
     def __enter__(self) -> Arena:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            self._device.give(self.nbytes, self._memory)
+            self._device.give(self.nbytes, self.address)
         except DriverError:
             if error is None:  # after one error in a context every call fails: only the first is told
                 raise

@@ -24,7 +24,8 @@ class Asker:
         kinds = {output.name: output.dtype for output in network.outputs}
         if kinds.get("logits") != "float32":
             raise BundleError(f"a device draws from float32 logits, and this network gives {kinds}")
-        self._device, self._network, self._program, self._window = device, network, program, window
+        self._device, self._network, self._program = device, network, program
+        self.window = window
         self._codes, self._takes = program.codes, {one.name for one in network.inputs}
         self.stride = -(-program.codes // ALIGNMENT) * ALIGNMENT
 
@@ -36,7 +37,7 @@ class Asker:
         rows = max((call.lines * call.each for _, call in calls), default=0)
         answers = max([one.count * one.asked for one in windows] or [rows], default=0)
         shapes: dict[str, tuple[tuple[int, ...], str]] = {
-            "seen": ((max([one.count for one in windows] or [lines]), self._window), "int32"),
+            "seen": ((max([one.count for one in windows] or [lines]), self.window), "int32"),
             "labels": ((max([one.count for one in windows] or [lines]),), "int32"),
             "times": ((max([one.count for one in windows] or [lines]),), "int32"),
             "rows": ((answers,), "int32"),
@@ -76,7 +77,7 @@ class Asker:
         if noise is None:
             return logits, uncond
         program = self._program
-        out = arena["posterior"].address
+        out = arena.part("posterior", (rows, self.stride)).address
         small.posterior(
             self._device.kernels,
             logits=logits,
@@ -108,29 +109,29 @@ class Asker:
     ) -> int:
         """Queue the network on ``lines`` grids gathered from cells; return the address of its logits, filled up."""
         kernels, stream = self._device.kernels, self._device.stream
-        seen = arena["seen"]._replace(shape=(lines, self._window))
+        seen = arena.part("seen", (lines, self.window))
         small.move(
             kernels,
             source=grids.address,
             target=seen.address,
             take=base + of.cells,
             put=base + of.order,
-            count=lines * self._window,
+            count=lines * self.window,
             filler=self._program.mask or 0,
             stream=stream,
         )
-        answer = arena["answer"]._replace(shape=(lines, each, self._codes))
+        answer = arena.part("answer", (lines, each, self._codes))
         inputs = {"tokens": seen}
         tables = {"labels": (labels, (lines,)), "rows": (of.rows, (lines, each)), "times": (of.times, (lines,))}
         for name in tables.keys() & self._takes:
             offset, shape = tables[name]
             # Copied, so that all calls of a shape have the same addresses: a CUDA graph is replayed at its own.
-            inputs[name] = arena[name]._replace(shape=shape)
+            inputs[name] = arena.part(name, shape)
             self._device.copy(inputs[name], Tensor(base + offset, shape, "int32"))
         self._network.queue(inputs, {"logits": answer})
         if self.stride == self._codes:
             return answer.address
-        wide = arena["wide"].address
+        wide = arena.part("wide", (lines * each, self.stride)).address
         small.widen(
             kernels,
             logits=answer.address,
@@ -144,8 +145,10 @@ class Asker:
 
     def _mixed(self, call: CallTables, rows: int, grids: Tensor, arena: Arena, base: int) -> int:
         """Queue all windows of a call, under each label in turn; return the address of the mixtures."""
-        total, broken = arena["total"].address, arena["broken"].address
         labels = len(call.windows[0].labels)
+        total = arena.part("total", (labels * rows, self._codes)).address
+        broken = arena.part("broken", (labels * rows,)).address
+        mixed = arena.part("mixed", (labels * rows, self.stride)).address
         for index in range(labels):
             for number, one in enumerate(call.windows):
                 logits = self._answer(one, one.count, one.asked, one.labels[index], grids, arena, base)
@@ -167,10 +170,10 @@ class Asker:
             self._device.kernels,
             total=total,
             broken=broken,
-            logits=arena["mixed"].address,
+            logits=mixed,
             rows=labels * rows,
             vocabulary=self._codes,
             stride=self.stride,
             stream=self._device.stream,
         )
-        return arena["mixed"].address
+        return mixed

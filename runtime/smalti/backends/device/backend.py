@@ -18,6 +18,7 @@ from smalti.backends.device.shapes import Sides, shape_of, sides_of
 from smalti.backends.device.tensors import DeviceSession
 from smalti.bundle.manifest import Component, Precision, Role, kind_of
 from smalti.bundle.reader import Bundle
+from smalti.errors import BundleError
 
 
 class DeviceBackend(Backend):
@@ -28,24 +29,25 @@ class DeviceBackend(Backend):
 
     def __init__(self, place: Device) -> None:
         self.place = place
-        self.raised: dict[Role, str] = {}
-        """Decoders that run in fp32 although fp16 was asked for, and why."""
 
     @abstractmethod
     def open_on_device(self, bundle: Bundle, role: Role, precision: Precision) -> DeviceSession:
         """Load a component. Raises BundleError for a graph that cannot be run."""
 
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
-        """Load a component as a session that takes and gives arrays; see :meth:`bound`.
+        """Load a component as a session that takes and gives arrays; see :meth:`bound`."""
+        session = self.open_on_device(bundle, role, precision)
+        return ArraySession(self.place, session, bundle.manifest.components[role])
 
-        A decoder that overflows in fp16 on this device is loaded in fp32, and noted in ``raised``.
+    def guarded(self, session: Session, bundle: Bundle, role: Role, precision: Precision) -> tuple[Session, str | None]:
+        """Return a session that fits its manifest or, for a decoder that overflows in fp16 here, one in fp32, and why.
+
+        Raises BundleError as :meth:`open` does.
         """
-        component = bundle.manifest.components[role]
-        session = ArraySession(self.place, self.open_on_device(bundle, role, precision), component)
-        if precision == "fp16" and kind_of(role) == "decoder" and (wrong := decodes_wrongly(session, bundle, role)):
-            session = ArraySession(self.place, self.open_on_device(bundle, role, "fp32"), component)
-            self.raised[role] = wrong
-        return session
+        if precision != "fp16" or kind_of(role) != "decoder":
+            return session, None
+        wrong = decodes_wrongly(session, bundle, role)
+        return (session, None) if wrong is None else (self.open(bundle, role, "fp32"), wrong)
 
     def bound(self, session: Session) -> DeviceSession:
         """Return the session of addresses behind one that :meth:`open` gave."""
@@ -74,6 +76,8 @@ class ArraySession:
             if spec.name in given:
                 sides_of(spec, given[spec.name].shape, sides)
         specs = {spec.name: spec for spec in self._component.outputs}
+        if unknown := [one.name for one in self.outputs if one.name not in specs]:
+            raise BundleError(f"a graph has an output {unknown[0]} that its manifest does not have")
         shapes: dict[str, tuple[tuple[int, ...], str]] = {
             **{f"in {name}": (array.shape, str(array.dtype)) for name, array in given.items()},
             **{f"out {one.name}": (shape_of(specs[one.name], sides), one.dtype) for one in self.outputs},
@@ -82,6 +86,7 @@ class ArraySession:
             try:
                 for name, array in given.items():
                     self._device.upload(arena[f"in {name}"], array)
+                self._device.wait()  # a predictor's nodes on the CPU read inputs while they are bound
                 results = self._run(arena, given)
             finally:
                 self._device.settle()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from smalti.backends.device.arena import Device
 from smalti.backends.device.tensors import DeviceSession, Tensor
-from smalti.errors import ProviderUnavailable
+from smalti.errors import ProviderUnavailable, UsageError
 
 COMPARED = 2
-"""Runs of each set of shapes that are compared: the one that is captured, and one that replays it on other inputs. A
-graph that has kept its first inputs is right once, and never again."""
+"""Runs of each graph that are compared: the one that is captured, and one that replays it on other inputs. A graph that
+has kept its first inputs is right once, and never again."""
+Key: TypeAlias = tuple[tuple[str, Tensor], ...]
+"""Shapes and addresses: a graph is captured for each."""
 
 
 class ComparedGraphs:
@@ -21,14 +25,21 @@ class ComparedGraphs:
         """``name`` is the component's, for messages."""
         self.inputs, self.outputs = captured.inputs, captured.outputs
         self._device, self._captured, self._plain, self._name = device, captured, plain, name
-        self._runs: Counter[tuple[tuple[str, tuple[int, ...]], ...]] = Counter()
+        self._runs: Counter[Key] = Counter()
+        self._thread: int | None = None
 
     def queue(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Queue the graph, as :class:`DeviceSession` has it.
 
-        Raises ProviderUnavailable when a run that is compared differs from the one without capture.
+        A replay may wait for the stream. Raises ProviderUnavailable when a run that is compared differs from the one
+        without capture, UsageError in another thread than the first: a capture records what any thread queues.
         """
-        shapes = tuple(sorted((name, tensor.shape) for name, tensor in inputs.items()))
+        self._thread = self._thread or threading.get_ident()
+        if self._thread != threading.get_ident():
+            raise UsageError(
+                "CUDA graphs serve one thread, the first that draws: load the bundle without graphs to share it"
+            )
+        shapes: Key = (*sorted(inputs.items()), *sorted(outputs.items()))
         if self._runs[shapes] >= COMPARED:
             self._captured.queue(inputs, outputs)
             return
@@ -38,7 +49,7 @@ class ComparedGraphs:
         if self._answers(outputs) != expected:
             raise ProviderUnavailable(
                 f"a CUDA graph of the {self._name} gives other results than a run without one (run "
-                f"{self._runs[shapes] + 1} of these shapes); load the bundle without graphs"
+                f"{self._runs[shapes] + 1} of one graph); load the bundle without graphs"
             )
         self._runs[shapes] += 1
 

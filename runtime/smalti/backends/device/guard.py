@@ -23,6 +23,8 @@ def decodes_wrongly(session: Session, bundle: Bundle, role: Role) -> str | None:
     """
     for index, (tokens, expected) in enumerate(_cases(bundle, role)):
         found = session({"tokens": tokens[:1]})[0].astype(np.float64)
+        if found.shape != expected[:1].shape:
+            return f"golden input {index} decodes to {list(found.shape)}, and {list(expected[:1].shape)} is expected"
         error = float(np.mean((found - expected[:1]) ** 2))
         decibels = 10 * np.log10(255**2 / max(error, 1e-10))
         if decibels < LEAST:

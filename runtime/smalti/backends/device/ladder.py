@@ -1,6 +1,7 @@
 """Few shapes for many calls: each shape has its own session, and a CUDA graph keeps its shapes.
 
-All calls of a run ask about one of three numbers of rows: the most that any asks about, a half or a quarter of it.
+All calls of a run ask about one of three numbers of rows: the most that any asks about, a half or a quarter of it. The
+same holds of lines, and of the rows of windows. What is added is not drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from smalti.backends.device.plan import Call, Int32, Step, Windows
+from smalti.backends.device.plan import LINES, Call, Int32, Step, Windows
 
 
 def rung(rows: int) -> int:
@@ -20,14 +21,22 @@ def rung(rows: int) -> int:
 
 
 class Ladder:
-    """The shapes of a run, from its first steps; later ones ask about no more."""
+    """The shapes of a run."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
+    def __init__(self, steps: Iterable[Step], *, known: bool, window: int) -> None:
+        """Learn the shapes from all steps or, where not all are ``known``, from the first one.
+
+        Later ones ask about no more rows and lines than the first. But what they ask may lie in more windows, and at
+        more positions of a window, which has ``window`` tokens.
+        """
         calls = [call for step in steps for call in step.calls]
         windows = [one for call in calls for one in call.windows]
         self._rows = rung(max((call.rows.shape[1] for call in calls), default=1))
         self._asked = rung(max((one.rows.shape[1] for one in windows), default=1))
         self._windows = max((len(one.cells) for one in windows), default=1)
+        self._lines = max((len(call.lines) for call in calls), default=1)
+        if windows and not known:
+            self._asked, self._windows = rung(window), LINES
 
     def fitted(self, step: Step) -> Step:
         """Return a step whose calls have one of the shapes."""
@@ -36,8 +45,15 @@ class Ladder:
     def _call(self, call: Call) -> Call:
         if call.windows:
             return replace(call, windows=tuple(self._question(one) for one in call.windows))
-        more = _width(self._rows, call.rows.shape[1]) - call.rows.shape[1]
-        return replace(call, rows=_repeated(call.rows, more), wanted=np.pad(call.wanted, ((0, 0), (0, more))))
+        lines, rows = call.rows.shape
+        more, missing = _width(self._rows, rows) - rows, _width(self._lines, lines) - lines
+        return replace(
+            call,
+            lines=np.pad(call.lines, (0, missing), mode="edge"),
+            rows=np.pad(_repeated(call.rows, more), ((0, missing), (0, 0)), mode="edge"),
+            wanted=np.pad(call.wanted, ((0, missing), (0, more))),
+            steps=np.pad(call.steps, (0, missing), mode="edge"),
+        )
 
     def _question(self, one: Windows) -> Windows:
         count, asked = one.rows.shape

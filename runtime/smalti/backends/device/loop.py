@@ -66,9 +66,10 @@ class DeviceRun:
         if not isinstance(ahead, Sequence):
             self._later = iter(ahead)
             ahead = [*itertools.islice(self._later, 1)]
-        self._ladder = Ladder(ahead)
+        self._ladder = Ladder(ahead, known=isinstance(program.steps, Sequence), window=self._asker.window)
         self._ahead = [packed_step(self._ladder.fitted(step), program, packed) for step in ahead]
         rows = max((sum(len(call.drawn) for call in step.calls) for step in self._ahead), default=0)
+        puts = [put.count for step in self._ahead for put in (step.put, step.shown) if put]
         keep = program.top_k, max(1, round(program.top_p * P_ONE))
         fixed = {
             "seeds": np.array([*program.seeds, 0], np.uint64).view(np.int32),
@@ -76,7 +77,7 @@ class DeviceRun:
             "alive": np.arange(self.count + 1, dtype=np.int32),
             "tokens": np.concatenate([program.start, np.zeros((1, self.length), np.int32)]).astype(np.int32),
             "noted": np.zeros(3, np.int32),
-            "places": np.arange(rows, dtype=np.int32),
+            "places": np.arange(max([rows, *puts]), dtype=np.int32),
         }
         at = {name: packed.add(array, alone=True) for name, array in fixed.items()}
         buffer = packed.buffer()
@@ -174,7 +175,7 @@ class DeviceRun:
         )
         rows, sample = len(call.drawn), base + call.sample
         if program.freezes:
-            sample = self._arena["sample"].address
+            sample = self._arena.part("sample", (rows,)).address
             small.move(
                 kernels,
                 source=self._fixed["alive"].address,
@@ -187,7 +188,7 @@ class DeviceRun:
         flags = FLAG_LOGPROB if tables.step.choose else 0
         if tables.step.noise is None:
             flags |= (FLAG_GUIDED if uncond else 0) | (FLAG_TRUNCATED if program.truncated else 0)
-        errors = self._arena["errors"].address
+        errors = self._arena.part("errors", (rows,)).address
         pointers = Pointers(
             logits=logits,
             uncond=uncond,
@@ -198,8 +199,8 @@ class DeviceRun:
             seeds=self._fixed["seeds"].address,
             scale=base + tables.scale,
             keep=self._fixed["keep"].address,
-            changed=self._arena["changed"].address + first,
-            logprob=self._arena["logprob"].address + 4 * first,
+            changed=self._arena.part("changed", (first + rows,)).address + first,
+            logprob=self._arena.part("logprob", (first + rows,)).address + 4 * first,
             errors=errors,
         )
         shape = Shape("fp32", rows, program.codes, self._asker.stride, self.length, program.grid[1])
@@ -247,7 +248,7 @@ class DeviceRun:
             self.device.wait()
 
     def _fetched(self, name: str, rows: int) -> NDArray[Any]:
-        array = self.device.download(self._arena[name]._replace(shape=(rows,)))
+        array = self.device.download(self._arena.part(name, (rows,)))
         self.device.wait()
         return array
 

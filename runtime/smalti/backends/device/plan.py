@@ -127,17 +127,26 @@ class Program:
         return isinstance(self.steps, Sequence) and any(step.freeze for step in self.steps)
 
 
-def calls_of(owner: NDArray[np.integer], position: NDArray[np.integer], steps: Int32) -> tuple[Call, ...]:
+def lines_of(owner: NDArray[np.integer]) -> int:
+    """Return how many samples a call may ask about; ``owner`` [R], ascending, is the sample of each row of a step."""
+    most = int(np.unique(owner, return_counts=True)[1].max(initial=1))
+    return max(1, min(LINES, ROWS // most))
+
+
+def calls_of(
+    owner: NDArray[np.integer], position: NDArray[np.integer], steps: Int32, lines: int | None = None
+) -> tuple[Call, ...]:
     """Arrange rows of samples as calls of at most LINES samples and about ROWS positions each.
 
     Args:
         owner: the sample of each row [R], ascending.
         position: its raster position [R].
         steps: int32 [N], the step of each sample's noise.
+        lines: most samples of a call; None for :func:`lines_of`.
     """
     calls: list[Call] = []
     who, first, size = np.unique(owner, return_index=True, return_counts=True)
-    each = max(1, min(LINES, ROWS // max(1, int(size.max(initial=1)))))
+    each = lines or lines_of(owner)
     for begin in range(0, len(who), each):
         part = slice(begin, begin + each)
         most = int(size[part].max())

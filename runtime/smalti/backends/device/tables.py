@@ -99,6 +99,8 @@ def _packed_call(call: Call, step: Step, program: Program, into: Packed) -> Call
     unlabelled: Int32 = np.full(len(call.lines), program.no_label, np.int32)
     labels = [program.labels[call.lines], unlabelled][:twice]
     cells = np.tile(call.lines[:, None] * length + np.arange(length, dtype=np.int32), (twice, 1))
+    if call.windows:
+        cells = cells[:0]  # windows have their own
     shape = call.rows.shape
     return CallTables(
         lines=twice * len(call.lines),
@@ -106,7 +108,7 @@ def _packed_call(call: Call, step: Step, program: Program, into: Packed) -> Call
         cells=into.add(cells),
         order=into.add(np.arange(cells.size, dtype=np.int32)),
         times=into.add(np.full(len(cells), time, np.int32)),
-        rows=into.add(np.tile(call.rows, (twice, 1))),
+        rows=into.add(np.tile(call.rows, (0 if call.windows else twice, 1))),
         labels=into.add(np.concatenate(labels).astype(np.int32)),
         sample=into.add(np.where(call.wanted, call.lines[:, None], count).astype(np.int32)),
         position=into.add(call.rows),

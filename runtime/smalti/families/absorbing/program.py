@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from smalti.backends.device.plan import Put, Step
+from smalti.backends.device.plan import Put, Step, lines_of
 from smalti.families.absorbing.confidence import Confidence
 from smalti.families.absorbing.sampler import Int32
 from smalti.families.absorbing.schedule import Schedule
@@ -40,7 +40,7 @@ def confident_steps(
 
     ``tokens`` are the start, int32 [N, L].
     """
-    masked = tokens == mask
+    masked, lines = tokens == mask, None
     for call in range(rule.calls):
         owner, position = rule.rows(masked, call)
 
@@ -49,5 +49,6 @@ def confident_steps(
             masked[owner[kept], position[kept]] = False
             return (owner[kept] * tokens.shape[1] + position[kept]).astype(np.int32)
 
-        calls = asked(owner, position, rule.call_steps[:, call], windowed, tokens.shape[1])
+        lines = lines or lines_of(owner)  # the first call's: memory is laid out for it
+        calls = asked(owner, position, rule.call_steps[:, call], windowed, tokens.shape[1], lines)
         yield Step(calls, temperature, choose=choose)

@@ -22,6 +22,8 @@ def annealed_steps(
     seed_array = np.asarray(seeds, np.uint64)
     steps: list[Step] = []
     for step, (temperature, proportion) in enumerate(zip(table.temperatures, table.proportions)):
+        if not len(active):
+            break
         owner, position = redrawn(active, free, seed_array, step, float(proportion), width)
         calls = asked(owner, position, np.full(len(free), step, np.int32), windowed, free.shape[1])
         freeze = freezing.after(owner) if step >= table.min_steps else None
