@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import smalti_export.precision.int8
 from smalti.backends.onnxruntime_cpu import OnnxSession
@@ -148,7 +149,9 @@ def test_no_step_of_8_bits_is_spent_on_what_a_relu_throws_away() -> None:
     assert after.op_type == "QuantizeLinear"
     assert zeros[after.input[2]] == 0
     exact = run(shuffled(), images()[0])
-    assert np.abs(run(quantised, images()[0]) - exact).max() < 0.05 * np.abs(exact).max()
+    # By the definition of the operators: products of 8 bits saturate on processors without VNNI.
+    (found,) = ReferenceEvaluator(quantised).run(None, images()[0])
+    assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def hard_for(layer: str) -> tuple[onnx.ModelProto, list[Feed]]:
