@@ -45,7 +45,7 @@ def names(folder: Path) -> list[str]:
         (["--top-p", "0"], 2, "top_p 0"),
         (["--precision", "fp4"], 2, "allowed are auto, fp32, fp16, int8"),
         (["--threads", "0"], 2, "threads 0"),
-        (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto, cpu and cuda"),
+        (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto, cpu, cuda and webgpu"),
         (["--unheard-of"], 2, "--unheard-of"),
         (["--bundle", "nonesuch"], 3, "no bundle at nonesuch"),
         (["--provider", "rtx"], 4, "provider rtx is not in this version"),

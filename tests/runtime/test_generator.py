@@ -294,7 +294,7 @@ def test_a_gpu_that_is_not_there_is_unavailable_not_replaced(tiny_bundle, monkey
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto, cpu and cuda"),
+        ({"provider": "nonsense"}, "provider 'nonsense': allowed are auto, cpu, cuda and webgpu"),
         ({"precision": "fp4"}, "precision 'fp4': allowed are auto, fp32, fp16, int8"),
         ({"threads": 0}, "threads 0: a whole number, at least 1"),
     ],

@@ -76,6 +76,8 @@ class Backend(ABC):
     """Number of cores that it uses."""
     certified: Precision = "int8"
     """The precision that ``auto`` takes where a bundle has it. Every variant of a bundle met its tolerance."""
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    """Those that it runs; :func:`smalti.verification.verify.remeasure` measures no others."""
 
     @abstractmethod
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:

@@ -27,6 +27,7 @@ class OnnxRuntimeDevice(DeviceBackend):
     """ONNX Runtime on a device whose addresses it takes; draws happen where ``kernels`` are loaded."""
 
     name: ClassVar[str] = "cuda"
+    precisions = ("fp32", "fp16")
 
     def __init__(self, kernels: Kernels, place_of: Callable[[int], Place]) -> None:
         """Make a stream, and let ``place_of`` say where ONNX Runtime runs given its handle."""

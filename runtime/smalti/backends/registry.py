@@ -5,6 +5,7 @@ from __future__ import annotations
 from smalti.backends.base import Backend
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.backends.onnxruntime_cuda import OnnxRuntimeCuda
+from smalti.backends.onnxruntime_webgpu import OnnxRuntimeWebGpu
 from smalti.errors import ProviderUnavailable, UsageError
 from smalti_kernels.platform import usable_cores
 
@@ -16,12 +17,16 @@ def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backen
 
     Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
     """
-    if requested not in ("auto", "cpu", "cuda", *LATER):
-        raise UsageError(f"provider {requested!r}: allowed are auto, cpu and cuda")
+    if requested not in ("auto", "cpu", "cuda", "webgpu", *LATER):
+        raise UsageError(f"provider {requested!r}: allowed are auto, cpu, cuda and webgpu")
     if requested in LATER:
-        raise ProviderUnavailable(f"provider {requested} is not in this version of smalti; use cpu, cuda or auto")
+        raise ProviderUnavailable(
+            f"provider {requested} is not in this version of smalti; use cpu, cuda, webgpu or auto"
+        )
     if requested == "cuda":
         return OnnxRuntimeCuda(), "cuda was asked for"
+    if requested == "webgpu":
+        return OnnxRuntimeWebGpu(threads or 1), "webgpu was asked for"
     backend = OnnxRuntimeCpu(threads or usable_cores())
     if requested == "cpu":
         return backend, "cpu was asked for"

@@ -161,7 +161,7 @@ def remeasure(
     backend, _ = resolve_provider(provider, threads)
     found: list[Remeasured] = []
     for measure in bundle.manifest.certificate:
-        if measure.precision not in bundle.precisions(measure.component):
+        if measure.precision not in set(bundle.precisions(measure.component)) & set(backend.precisions):
             continue
         say(f"{measure.component} {measure.precision}")
         figures = _figures(bundle, measure, golden, backend)
