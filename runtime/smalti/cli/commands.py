@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from smalti import __version__
 from smalti.cli.bundle import app as bundle_app
+from smalti.cli.doctor import doctor
 from smalti.cli.generate import generate
 from smalti.cli.options import (
     BundleOption,
@@ -55,6 +56,7 @@ app.command()(generate)
 app.command()(inpaint)
 app.command()(outpaint)
 app.add_typer(bundle_app, name="bundle")
+app.command()(doctor)
 
 
 @app.command()

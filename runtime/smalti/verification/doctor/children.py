@@ -1,0 +1,50 @@
+"""Start :mod:`smalti.verification.doctor.probe` in processes of their own, and wait for the answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from smalti.verification.doctor import probe
+
+SECONDS: Final = 20.0
+"""Time for all probes: a driver may take a while to wake many GPUs."""
+
+
+class Child:
+    """A probe that runs in a process of its own."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        """Start it. Where no process can be started, as in a frozen program, it runs here instead."""
+        self.words = (name, *arguments)
+        self._until = time.monotonic() + SECONDS
+        # The option leaves this folder out of the places that modules are imported from.
+        command = [sys.executable, "-P", str(Path(probe.__file__)), *self.words]
+        try:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            )
+        except OSError:
+            self._process = None
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the answer; a crash or a hang is its ``problem``."""
+        if self._process is None:
+            return probe.answer(*self.words)
+        with self._process as process:
+            try:
+                said, errors = process.communicate(timeout=max(self._until - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                return {"problem": f"it did not answer within {SECONDS:.0f} s"}
+        with contextlib.suppress(ValueError):  # it did not come so far
+            if process.returncode == 0:
+                return json.loads(said.decode(errors="replace").strip().rpartition("\n")[2])
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        return {"problem": f"it crashes with code {process.returncode}" + (f" ({last})" if last else "")}

@@ -1,0 +1,201 @@
+"""Find out what a machine has. Nothing in here raises: what cannot be read is noted in the facts."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from smalti.backends.onnxruntime_options import LIBRARY
+from smalti.bundle.reader import embedded_bundles, read_engines
+from smalti.verification.doctor.children import Child
+from smalti.verification.doctor.facts import (
+    Driver,
+    Engine,
+    Folder,
+    Installed,
+    Machine,
+    OnnxRuntime,
+    Processor,
+    Python,
+    Shell,
+    System,
+    Vulkan,
+)
+from smalti.verification.doctor.hardware import find_adapters, find_processor
+from smalti.verification.doctor.libraries import find_cuda_libraries
+from smalti.version import __version__
+from smalti_kernels.impl.cuda.prebuilt import read_manifest
+from smalti_kernels.platform import DRIVER_LIBRARIES, usable_cores
+
+VULKAN_LIBRARIES: Final = ("vulkan-1.dll",) if sys.platform == "win32" else ("libvulkan.so.1",)
+PACKAGES: Final = re.compile(r"(onnxruntime|ort-nightly|nvidia|tensorrt)(-.*)?")
+"""Names of packages that are told."""
+MOST_FILES: Final = 20_000
+"""Files that are looked at for the size of caches."""
+
+Read = TypeVar("Read")
+
+
+class Asker:
+    """Reads facts, and notes what could not be read."""
+
+    def __init__(self) -> None:
+        """Begin without a problem."""
+        self.problems: list[str] = []
+
+    def read(self, what: str, read: Callable[[], Read], otherwise: Read) -> Read:
+        """Return what ``read`` returns, or ``otherwise`` where it raises anything."""
+        try:
+            return read()
+        except Exception as error:
+            self.problems.append(f"{what}: {type(error).__name__}: {error}")
+            return otherwise
+
+    def told(self, what: str, child: Child, kind: type[Read]) -> Read:
+        """Return a probe's answer as one of the facts."""
+        answer = child.answer()
+        broken = msgspec.convert({"problem": str(answer.get("problem"))}, kind)
+        return self.read(what, lambda: msgspec.convert(answer, kind), broken)
+
+
+def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VULKAN_LIBRARIES) -> Machine:
+    """Return the facts. ``driver`` and ``vulkan`` are the names of their libraries, first choice first."""
+    asker = Asker()
+    children = Child("driver", *driver), Child("inference", LIBRARY), Child("vulkan", *vulkan)
+    cores = asker.read("cores", usable_cores, 1)
+    bundles = asker.read("embedded bundles", embedded_bundles, {})
+    return Machine(
+        python=_python(asker),
+        system=asker.read("system", _system, System(sys.platform, "", "", "", "", "posix")),
+        smalti=asker.read("smalti's package", _installed, Installed(__version__, "", (), "", False)),
+        processor=asker.read("processor", lambda: find_processor(cores), Processor("", cores, None)),
+        caches=asker.read("caches", _caches, ()),
+        adapters=asker.read("graphics cards", find_adapters, ()),
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        kernels=asker.read("prebuilt kernels", _kernels, ()),
+        packages=asker.read("installed packages", _packages, ()),
+        cuda_libraries=asker.read("CUDA libraries", find_cuda_libraries, ()),
+        bundles=tuple(bundles),
+        engines=tuple(
+            one
+            for name, path in bundles.items()
+            for one in asker.read(f"engines of {name}", partial(_engines, path), ())
+        ),
+        driver=asker.told("driver", children[0], Driver),
+        onnxruntime=asker.told("ONNX Runtime", children[1], OnnxRuntime),
+        vulkan=asker.told("Vulkan", children[2], Vulkan),
+        problems=tuple(asker.problems),  # last, when all has been read
+    )
+
+
+def _python(asker: Asker) -> Python:
+    found = shutil.which("python")
+    command = "python" if found and os.path.normcase(found) == os.path.normcase(sys.executable) else sys.executable
+    has_pip = asker.read("pip", lambda: util.find_spec("pip") is not None, True)
+    version = sys.version_info
+    bits = struct.calcsize("P") * 8
+    return Python((version.major, version.minor, version.micro), bits, sys.executable, command, has_pip)
+
+
+def _system() -> System:
+    libc, libc_version = platform.libc_ver() if sys.platform == "linux" else ("", "")
+    if sys.platform == "linux" and not libc:
+        libc = "musl" if any(Path("/lib").glob("ld-musl-*")) else ""
+    return System(platform.system(), platform.release(), platform.machine(), libc, libc_version, _shell())
+
+
+def _shell() -> Shell:
+    """Return the kind of shell: of those on Windows only cmd sets PROMPT."""
+    if sys.platform != "win32":
+        return "posix"
+    return "cmd" if "PROMPT" in os.environ else "powershell"
+
+
+def _installed() -> Installed:
+    try:
+        found = metadata.distribution("smalti")
+    except metadata.PackageNotFoundError:
+        return Installed(__version__, "", (), "", False)
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    extras = found.metadata.get_all("Provides-Extra") or []
+    editable = bool(origin.get("dir_info", {}).get("editable"))
+    return Installed(__version__, found.metadata["Requires-Python"] or "", tuple(extras), _source(origin), editable)
+
+
+def _source(origin: dict[str, Any]) -> str:
+    """Return where a package was installed from: a folder as a path, all else as an address."""
+    url = str(origin.get("url", ""))
+    if "dir_info" not in origin or not url.startswith("file:"):
+        return url
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    return url2pathname(urlsplit(url).path)
+
+
+def cache_folder() -> Path:
+    """Return the folder of smalti's caches: ``$SMALTI_CACHE_DIR``, or one in the user's own cache."""
+    if named := os.environ.get("SMALTI_CACHE_DIR"):
+        return Path(named)
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local, "smalti", "smalti", "Cache")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "smalti"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smalti")
+
+
+def _caches() -> tuple[Folder, ...]:
+    root = cache_folder()
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return tuple(_measured(path) for path in (root, *folders))
+
+
+def _measured(path: Path) -> Folder:
+    total = seen = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            if (seen := seen + 1) > MOST_FILES:
+                return Folder(str(path), total, whole=False)
+            try:
+                total += os.lstat(os.path.join(folder, file)).st_size
+            except OSError:  # it went away meanwhile
+                continue
+    return Folder(str(path), total)
+
+
+def _kernels() -> tuple[str, ...]:
+    return tuple(sorted({target for target, _ in read_manifest().entries}))
+
+
+def _packages() -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for one in metadata.distributions():
+        # Reading the metadata of all packages takes long, and the name of their folder has the name too.
+        folder = getattr(one, "_path", None)
+        start = re.sub(r"[-_.]+", "-", Path(folder).name.lower()) if folder is not None else one.name.lower()
+        if PACKAGES.match(start):
+            name = re.sub(r"[-_.]+", "-", one.name).lower()
+            if PACKAGES.fullmatch(name):
+                found.setdefault(name, one.version)
+    return tuple(sorted(found.items()))
+
+
+def _engines(path: Path) -> tuple[Engine, ...]:
+    listed = read_engines(path)
+    return tuple(
+        Engine(path.name, one.component, one.precision, one.runtime, one.version, one.targets)
+        for one in (listed.engines if listed else ())
+    )
