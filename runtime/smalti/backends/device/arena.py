@@ -93,7 +93,7 @@ class Device:
 
     @contextlib.contextmanager
     def pinned(self, size: int) -> Generator[int, None, None]:
-        """Allocate host memory for fast copies; see `Driver.pinned`."""
+        """Allocate host memory for fast copies; see `Driver.allocate_pinned`."""
         driver = self.kernels.driver
         with self.entered():
             address = driver.allocate_pinned(size)

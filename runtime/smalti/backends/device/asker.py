@@ -13,7 +13,6 @@ from smalti.backends.device.tensors import DeviceSession, Tensor
 from smalti.errors import BundleError
 from smalti_kernels.impl.abi import ALIGNMENT, FLAG_GUIDED, FLAG_TRUNCATED
 from smalti_kernels.impl.cuda import steps as small
-from smalti_kernels.spec.truncation import P_ONE
 
 
 class Asker:
@@ -91,8 +90,8 @@ class Asker:
                 signal=noise.signal,
                 noise=noise.noise,
                 favour=noise.favour,
-                top_k=program.top_k,
-                top_p=max(1, round(program.top_p * P_ONE)),
+                top_k=program.keep[0],
+                top_p=program.keep[1],
                 guidance=program.guidance,
             ),
             rows=rows,

@@ -40,7 +40,7 @@ class DeviceBackend(Backend):
         return ArraySession(self.place, session, bundle.manifest.components[role])
 
     def guarded(self, session: Session, bundle: Bundle, role: Role, precision: Precision) -> tuple[Session, str | None]:
-        """Return a session that fits its manifest or, for a decoder that overflows in fp16 here, one in fp32, and why.
+        """Return ``session`` or, for a decoder that overflows in fp16 on this device, one in fp32, and why.
 
         Raises BundleError as :meth:`open` does.
         """

@@ -26,7 +26,6 @@ from smalti_kernels import SamplingError
 from smalti_kernels.impl.abi import FLAG_GUIDED, FLAG_LOGPROB, FLAG_TRUNCATED, MAX_VOCABULARY, describe_error
 from smalti_kernels.impl.cuda import steps as small
 from smalti_kernels.impl.cuda.launch import Pointers, Shape
-from smalti_kernels.spec.truncation import P_ONE
 
 Int32 = NDArray[np.int32]
 
@@ -70,10 +69,9 @@ class DeviceRun:
         self._ahead = [packed_step(self._ladder.fitted(step), program, packed) for step in ahead]
         rows = max((sum(len(call.drawn) for call in step.calls) for step in self._ahead), default=0)
         puts = [put.count for step in self._ahead for put in (step.put, step.shown) if put]
-        keep = program.top_k, max(1, round(program.top_p * P_ONE))
         fixed = {
             "seeds": np.array([*program.seeds, 0], np.uint64).view(np.int32),
-            "keep": np.full((self.count + 1, 2), keep, np.int32),
+            "keep": np.full((self.count + 1, 2), program.keep, np.int32),
             "alive": np.arange(self.count + 1, dtype=np.int32),
             "tokens": np.concatenate([program.start, np.zeros((1, self.length), np.int32)]).astype(np.int32),
             "noted": np.zeros(3, np.int32),
@@ -84,7 +82,6 @@ class DeviceRun:
         grids = (self.count + 1, self.length)
         shapes: dict[str, tuple[tuple[int, ...], str]] = {
             "before": (grids, "int32"),
-            "shown": (grids, "int32"),
             "drawn": (grids, "int32"),
             "sample": ((rows,), "int32"),
             "changed": ((rows,), "int8"),

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from smalti_kernels.spec.truncation import P_ONE
+
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -120,6 +122,11 @@ class Program:
     def truncated(self) -> bool:
         """Whether draws leave out unlikely tokens."""
         return self.top_k > 0 or self.top_p < 1
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        """Top-k, and top-p in units of 2^-16, as the kernels take them."""
+        return self.top_k, max(1, round(self.top_p * P_ONE))
 
     @property
     def freezes(self) -> bool:
