@@ -14,6 +14,7 @@ from smalti.bundle.reader import MANIFEST
 from smalti.errors import BundleError, UsageError
 from smalti.families.settings import resolve
 from smalti.files import check_folder, flush, replace_folder, whole_folder
+from smalti.platform import reachable
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
 from smalti_export.source import Pair, canvases, class_names, data_licences, load_pair, provenance, with_embedding
@@ -50,7 +51,7 @@ def export_bundle(
     Raises UsageError when the run cannot be exported, its prior does not allow the defaults, or ``output`` holds
     something else; ParityError when an fp32 graph misses its tolerance; OutputError when writing fails.
     """
-    output = output.resolve()  # replace the folder that a link leads to, not the link
+    output = reachable(output.resolve())  # replace the folder that a link leads to, not the link
     _check_output(output)
     if unknown := [one for one in precisions if one not in PRECISIONS]:
         raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")

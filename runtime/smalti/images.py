@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from smalti.errors import UsageError
 from smalti.files import write_whole
+from smalti.platform import reachable
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """Errors of Pillow for files that are damaged, of an unknown kind, or too large by their own account."""
@@ -47,7 +48,7 @@ def reduce(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 def open_image(path: Path) -> Image.Image:
     """Read an image file completely. Raises UsageError when it is missing or cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(reachable(path)) as image:
             image.load()
             return image
     except UNREADABLE as error:

@@ -181,7 +181,8 @@ def fused_float_arithmetic(image: bytes, target: Target) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(image)
-        run = subprocess.run([knobs.nvidia.nvdisasm.path, "-c", str(path)], capture_output=True, text=True, check=False)
+        command = [knobs.nvidia.nvdisasm.path, "-c", str(path)]
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if run.returncode or ".text." not in run.stdout:
         raise KernelError(f"the disassembler failed: {run.stderr.strip()}")
     return fused_instructions(run.stdout)

@@ -23,6 +23,7 @@ from smalti.bundle.manifest import (
     own_resolution,
 )
 from smalti.errors import BundleError
+from smalti.platform import is_portable
 
 READABLE = (1, 2)
 """Versions that are read. Version 1 knew one size of pictures, and nothing of canvases or an encoder's halo."""
@@ -67,7 +68,7 @@ def _check(manifest: Manifest, where: str) -> None:
         if not is_plain(record.file):
             raise BundleError(
                 f"{where}: manifest.json names {record.file!r}, which is not a file inside the bundle, of letters, "
-                "digits and ._-"
+                "digits and ._-, with a name that every system takes"
             )
         if record.file.casefold() in seen:  # some file systems ignore case
             raise BundleError(f"{where}: manifest.json names {record.file!r} twice; every file is listed once")
@@ -159,11 +160,13 @@ def _check_certificate(manifest: Manifest, where: str) -> None:
 def is_plain(file: str) -> bool:
     """Whether a bundle may declare this file name: it means the same on every system and in every shell.
 
-    Parts between slashes consist of ASCII letters, digits and ``._-``, and begin with a letter, a digit or ``_``.
+    Parts between slashes consist of ASCII letters, digits and ``._-``, begin with a letter, a digit or ``_``, and do
+    not end with a dot. Windows has devices called ``nul`` and the like, so no part is called that.
     """
     return (
         len(file) <= 200
         and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", file) is not None
+        and all(map(is_portable, file.split("/")))
     )
 
 

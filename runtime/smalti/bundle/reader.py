@@ -17,6 +17,7 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant
 from smalti.bundle.manifest_file import decode, is_inside
 from smalti.errors import BundleError
+from smalti.platform import reachable
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars"
@@ -111,7 +112,7 @@ def _locate(source: str | Path | None) -> Path:
             )
     if isinstance(source, str) and source in embedded:
         return embedded[source]
-    path = Path(source)
+    path = reachable(Path(source))
     try:
         there = path.exists()
     except OSError as error:  # for example, the name is too long
@@ -136,6 +137,7 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, None]:
     """Open a file of the bundle; yield its handle and its size, before anything is read."""
+    path = reachable(path, len(name) + 1)
     if path.is_dir():
         file = path / name
         if not stat.S_ISREG(file.stat().st_mode):  # Reading a pipe could block forever.
@@ -196,17 +198,17 @@ def read_engines(path: Path) -> engine_records.Engines | None:
     return engine_records.decode(raw, str(path))
 
 
-def read_checked(path: Path, record: FileRecord) -> bytes:
-    """Return the bytes of a file in a folder or zip. Raises BundleError when missing or different from ``record``."""
-    return b"".join(_checked_parts(path, record, whole=True))
+def read_checked(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY) -> bytes:
+    """Return the bytes of a file in a folder or zip.
+
+    ``listed`` is the file that contains ``record``; ``remedy`` ends the error message. Raises BundleError when the file
+    is missing or different from ``record``.
+    """
+    return b"".join(_checked_parts(path, record, listed, remedy, whole=True))
 
 
 def check_file(path: Path, record: FileRecord, listed: str = MANIFEST, remedy: str = REMEDY) -> None:
-    """Check a file like :func:`read_checked`, but in chunks, so that a large file does not fill the memory.
-
-    ``listed`` is the file that contains ``record``; ``remedy`` ends the error message. Raises BundleError as
-    :func:`read_checked` does.
-    """
+    """Check a file like :func:`read_checked`, but in chunks, so that a large file does not fill the memory."""
     for _ in _checked_parts(path, record, listed, remedy, whole=False):
         pass
 

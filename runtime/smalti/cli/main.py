@@ -8,18 +8,21 @@ import signal
 import sys
 from typing import cast
 
-from smalti.cli.escape import printable_lines
-from smalti.cli.verbs import EXTRAS, LAZY
+from smalti.cli.escape import forgive, printable_lines
+from smalti.cli.verbs import EXTRAS, LAZY, lazy_verb
 from smalti.errors import MissingExtra, SmaltiError, exit_code
+from smalti.platform import ending_signals
 
 INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code (see :mod:`smalti.errors`)."""
+    forgive(sys.stdout, sys.stderr)
     with contextlib.suppress(ValueError):  # for which there must be the main thread
-        # Unwound like any other exit, so that no temporary folder stays behind.
-        signal.signal(signal.SIGTERM, _terminated)
+        for number in ending_signals():
+            # Unwound like any other exit, so that no temporary folder stays behind.
+            signal.signal(number, _terminated)
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -30,8 +33,8 @@ def _terminated(number: int, frame: object) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        if arguments and arguments[0] in LAZY:
-            return _call(_lazy_app(arguments[0]), arguments[1:], f"smalti {arguments[0]}")
+        if verb := lazy_verb(arguments):
+            return _call(_lazy_app(verb), arguments[len(verb.split()) :], f"smalti {verb}")
         try:
             from smalti.cli.commands import app
         except ImportError as error:

@@ -11,6 +11,7 @@ from PIL import Image
 from smalti.errors import UsageError
 from smalti.families.settings import DECLARED
 from smalti.images import UNREADABLE
+from smalti.platform import reachable
 
 PNG_KEY = "smalti"
 """The text chunk that holds a recipe."""
@@ -47,7 +48,7 @@ def encode_recipe(recipe: Recipe) -> str:
 def read_recipe(path: Path) -> Recipe:
     """Read the recipe inside a PNG. Fields of later versions are ignored. Raises UsageError when there is none."""
     try:
-        with Image.open(path) as image:
+        with Image.open(reachable(path)) as image:
             text: Any = image.info.get(PNG_KEY)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; name a PNG that smalti made") from None

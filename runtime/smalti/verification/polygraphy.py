@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from smalti.bundle.manifest import Measure
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, UsageError
-from smalti.files import whole_folder
+from smalti.files import move_folder, whole_folder
+from smalti.platform import reachable
 from smalti.verification.golden import Case, read_golden
 
 LOADER = '''"""Golden inputs of the {role}, for polygraphy --data-loader-script."""
@@ -79,13 +80,13 @@ def write_polygraphy(bundle: Bundle, output: Path) -> list[str]:
             (partial / file).parent.mkdir(parents=True, exist_ok=True)
             (partial / file).write_bytes(content)
         check_new(output)
-        partial.rename(output)
+        move_folder(partial, output)
     return commands
 
 
 def check_new(output: Path) -> None:
     """Raise UsageError when ``output`` already exists."""
-    if output.exists():
+    if reachable(output).exists():
         raise UsageError(f"{output} exists; name a folder that does not exist yet")
 
 

@@ -59,7 +59,7 @@ def read_config(given: str | None) -> dict[str, Any]:
     text = given
     try:
         if not given.lstrip().startswith("{"):
-            text = Path(given).read_text(encoding="utf-8")
+            text = Path(given).read_text(encoding="utf-8-sig")  # editors of Windows mark UTF-8
         found = json.loads(text)
     except OSError as error:
         raise UsageError(
@@ -78,7 +78,7 @@ def read_labels(given: str | None) -> tuple[str, ...]:
         return ()
     try:
         is_file = Path(given).is_file()
-        names = Path(given).read_text(encoding="utf-8").splitlines() if is_file else given.split(SEPARATED)
+        names = Path(given).read_text(encoding="utf-8-sig").splitlines() if is_file else given.split(SEPARATED)
     except (OSError, ValueError) as error:
         raise UsageError(f"labels {given!r:.200} cannot be read: {error}") from None
     names = tuple(name.strip() for name in names)

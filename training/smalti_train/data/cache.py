@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from smalti.errors import OutputError, UsageError
+from smalti.files import move_folder
 from smalti_train.data.progress import image_progress
 
 FORMAT = 1
@@ -225,7 +226,7 @@ def _finish(partial: Path, final: Path, shape: Sequence[int], meta: dict[str, An
             with FileIO(partial / name, "w") as file:
                 _write(file, memoryview(content))
                 os.fsync(file.fileno())
-        os.rename(partial, final)
+        move_folder(partial, final)
         (final / "journal.i32").unlink(missing_ok=True)
 
 

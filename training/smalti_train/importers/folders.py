@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.errors import UsageError
-from smalti.files import whole_folder
+from smalti.files import move_folder, whole_folder
 from smalti_train.data.config import DataConfig
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import ImportedModels
@@ -175,4 +175,4 @@ def _write(output: Path, codec: _Codec, prior: tuple[nn.Module, PriorRun] | None
             (below / "config.json").write_bytes(to_json(codec.run))
             tensors = {name: value.contiguous() for name, value in codec.model.state_dict().items()}
             save_file(tensors, below / "model.safetensors")
-        partial.rename(output)
+        move_folder(partial, output)

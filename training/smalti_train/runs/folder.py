@@ -10,8 +10,8 @@ whole. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
-from smalti.files import flush, replace_file
+from smalti.files import flush, move_folder, remove_folder, replace_file
 from smalti.images import save_png
 from smalti_train.runs.config import Run
 from smalti_train.runs.config_files import differences, read_run, to_json
@@ -53,7 +53,7 @@ class RunFolder:
             if (self.path / "config.json").exists():
                 self._check_same(config, read_run(self.path / "config.json"))
             for left_over in self.path.glob(".checkpoint-*"):
-                shutil.rmtree(left_over, ignore_errors=True)
+                remove_folder(left_over)
         except Timeout:
             raise UsageError(
                 f"another training is writing to {self.path}; wait for it or name another folder"
@@ -96,21 +96,22 @@ class RunFolder:
             partial.mkdir(exist_ok=True)
             for name, tensors in parts.items():
                 save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
-            (partial / "state.json").write_text(json.dumps({"step": step, **state}))
+            (partial / "state.json").write_bytes(json.dumps({"step": step, **state}).encode())
             for file in partial.iterdir():
                 flush(file)
-            if target.exists():
-                shutil.rmtree(target)
-            partial.rename(target)
+            remove_folder(target)
+            move_folder(partial, target)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
             kept = self.checkpoints()
             safe = f"{kept[-1].name} is untouched and training continues from there" if kept else "nothing was written"
             raise OutputError(
                 f"cannot write {target}: {error}. Free some space and run the command again; {safe}."
             ) from error
         for old in self.checkpoints()[:-KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Renamed first, so that none that is left is a part; Windows refuses while one of its files is open.
+            with contextlib.suppress(OSError):
+                remove_folder(old.rename(old.with_name(f".{old.name}")))
 
     def save_sheet(self, step: int, image: Image.Image) -> None:
         """Write a grid of images as ``sheets/STEP.png``. Raises OutputError when it cannot be written."""
@@ -131,7 +132,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     """Read what :meth:`RunFolder.save` wrote. Raises SmaltiError, naming the file, when it is damaged."""
     file = path / "state.json"
     try:
-        state = json.loads(file.read_text())
+        state = json.loads(file.read_bytes())
         parts: dict[str, dict[str, Tensor]] = {}
         for file in sorted(path.glob("*.safetensors")):
             parts[file.stem] = load_file(file)

@@ -220,6 +220,8 @@ class Trainer:
                     self.folder.save_sheet(self.step, sheet())
                 if last or self.step % loop.checkpoint_every == 0:
                     self._checkpoint(watch)
+            # One that left while another still evaluated was seen to abort at its end.
+            accelerator.wait_for_everyone()
         except KeyboardInterrupt:
             self._checkpoint(watch)
             raise

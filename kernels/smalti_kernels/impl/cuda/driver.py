@@ -25,7 +25,7 @@ from smalti_kernels.impl.cuda.driver_calls import (
     REMEDIES,
     SIGNATURES,
 )
-from smalti_kernels.platform import DRIVER_LIBRARIES
+from smalti_kernels.platform import DRIVER_LIBRARIES, load_library
 
 OLDEST_CUDA: Final = (12, 0)
 """Oldest CUDA version of a driver that can load the prebuilt kernels (driver 525 and newer)."""
@@ -300,7 +300,7 @@ def open_driver(*names: str) -> Driver:
     tried: list[str] = []
     for name in names or DRIVER_LIBRARIES:
         try:
-            library = ctypes.CDLL(name)
+            library = load_library(name)
         except OSError as error:
             tried.append(str(error))
             continue

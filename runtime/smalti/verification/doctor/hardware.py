@@ -39,7 +39,11 @@ def find_processor(cores: int) -> Processor:
     if sys.platform == "darwin":
         names = {"hw.optional.avx2_0": "AVX2", **_MAC_FEATURES}
         asked = subprocess.run(
-            ["/usr/sbin/sysctl", "-i", "machdep.cpu.brand_string", *names], capture_output=True, text=True, timeout=5
+            ["/usr/sbin/sysctl", "-i", "machdep.cpu.brand_string", *names],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=5,
         )
         told = dict(line.split(": ", 1) for line in asked.stdout.splitlines() if ": " in line)
         found = tuple(name for key, name in names.items() if told.get(key) == "1")
@@ -70,7 +74,9 @@ def read_pci(folder: Path) -> tuple[Adapter, ...]:
     found: list[Adapter] = []
     for device in sorted(folder.glob("*")):
         try:
-            kind, vendor, number = ((device / name).read_text().strip() for name in ("class", "vendor", "device"))
+            kind, vendor, number = (
+                (device / name).read_text("utf-8").strip() for name in ("class", "vendor", "device")
+            )
         except OSError:
             continue
         if kind.startswith("0x03") and vendor in VENDORS:

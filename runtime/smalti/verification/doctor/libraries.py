@@ -97,6 +97,8 @@ def _listed() -> dict[str, Path]:
     command = shutil.which("ldconfig") or "/sbin/ldconfig"
     if sys.platform != "linux" or not Path(command).exists():
         return {}
-    done = subprocess.run([command, "-p"], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run(
+        [command, "-p"], capture_output=True, encoding="utf-8", errors="replace", timeout=5, check=False
+    )
     rows = re.findall(r"^\s+(\S+) \(.*(?:64|AArch64).*\) => (.+)$", done.stdout, re.MULTILINE)
     return {name: Path(path) for name, path in reversed(rows)}
