@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 HOUSE = Path(__file__).parents[1]
 sys.path[:0] = [str(HOUSE / folder) for folder in ("runtime", "kernels", "training", "export")]
@@ -66,14 +66,16 @@ shutil.copytree(REPORTS, Path(__file__).with_name("results"))
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Every command of ``smalti`` by its whole name: those of the runtime, then those that other floors bring."""
+    """Every command of ``smalti`` by its whole name, with those that other floors bring in their places."""
     top: Any = typer.main.get_command(runtime_verbs)
+    for verb in LAZY:
+        *groups, name = verb.split()
+        group, app = top, _lazy_app(verb)
+        for one in groups:
+            group = group.commands[one]
+        group.commands[name] = typer.main.get_command(cast(Any, app))
     for name, command in top.commands.items():
-        if name not in LAZY:
-            yield f"smalti {name}", command
-    for name in LAZY:
-        app: Any = _lazy_app(name)
-        yield f"smalti {name}", typer.main.get_command(app)
+        yield f"smalti {name}", command
 
 
 def described(name: str, command: Any, level: int = 2) -> Iterator[str]:

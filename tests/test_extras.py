@@ -80,6 +80,18 @@ def test_no_extra_brings_two_packages_of_onnx_runtime() -> None:
         assert len(names & {"onnxruntime", "onnxruntime-gpu"}) <= 1, extra
 
 
+def test_running_engines_needs_no_onnx_and_building_them_does() -> None:
+    brings = {
+        extra: {Requirement(line).name: Requirement(line) for line in PROJECT["optional-dependencies"][extra]}
+        for extra in ("cli", "rtx", "engines", "trt")
+    }
+    assert brings["rtx"].keys() == {"filelock", "tensorrt-rtx"}
+    assert brings["engines"].keys() == {"smalti", "onnx"}
+    assert brings["engines"]["smalti"].extras == {"cli", "rtx"}
+    assert brings["trt"].keys() == {"smalti", "filelock", "onnx", "tensorrt"}
+    assert "filelock" in brings["cli"], "smalti engine prune locks the folders of engines"
+
+
 def versions(package: str, platform: str) -> list[Version]:
     """Versions that have a wheel, newest first. ``pip install --dry-run`` would download all of them: gigabytes."""
     tags = [word for tag in PLATFORMS[platform] for word in ("--platform", tag)]

@@ -29,7 +29,7 @@ def main() -> None:
         folder = arguments.output / "-".join(targets)
         for role in bundle.manifest.components:
             started, used = time.perf_counter(), time.process_time()
-            engines = build_engines(bundle, PortableToolkit(targets), folder, components=[role], say=print)
+            engines = build_engines(bundle, PortableToolkit(targets), folder, components=[role], force=True, say=print)
             (record,) = (record for record in engines.engines if record.component == role)
             rows.append(
                 {

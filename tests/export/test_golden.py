@@ -15,11 +15,13 @@ import smalti
 from helpers.golden_bundle import add_file
 from helpers.table_predictor import autoregressive_bundle
 from smalti import open_bundle
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.safetensors_reader import read_tensors
 from smalti.cli.main import _run
 from smalti.verification.comparison import Case
 from smalti.verification.golden import read_golden
-from smalti.verification.verify import remeasure, verify
+from smalti.verification.remeasure import remeasure
+from smalti.verification.verify import verify
 from smalti_export.parity.denoisers import DenoiserReference, Drawing
 from smalti_export.parity.golden import BATCHES, golden_file
 from smalti_export.parity.measure import Figures
@@ -35,7 +37,7 @@ def test_every_exported_bundle_is_sound_and_has_golden_inputs(tiny_bundle: Path)
 
 def test_the_certificate_is_measured_again_within_its_tolerances(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
-    measured = {(one.component, one.precision): one for one in remeasure(bundle, threads=1)}
+    measured = {(one.component, one.precision): one for one in remeasure(bundle, OnnxRuntimeCpu(1))}
     assert set(measured) == {(one.component, one.precision) for one in bundle.manifest.certificate}
     for one in measured.values():
         assert one.missed == ()
@@ -136,7 +138,7 @@ def test_a_predictors_cases_are_prefixes_of_many_lengths(tiny_bundle: Path, tmp_
     (tmp_path / "ar" / "manifest.json").write_text(json.dumps(content))
     bundle = open_bundle(tmp_path / "ar")
     assert verify(bundle).problems == ()
-    one = next(one for one in remeasure(bundle, threads=1) if one.component == "predictor")
+    one = next(one for one in remeasure(bundle, OnnxRuntimeCpu(1)) if one.component == "predictor")
     assert one.missed == ()
     assert one.figures["draws"] == 12 * 3 * 16
     assert one.figures["grid_agreement"] == 1
@@ -147,6 +149,6 @@ def test_an_embedding_that_is_another_one_fails_the_certificate(tiny_bundle: Pat
     tensors = load(bytes((path / "golden.safetensors").read_bytes()))
     tensors["encoder.0.out.embedding"] = np.ascontiguousarray(np.roll(tensors["encoder.0.out.embedding"], 1, axis=1))
     add_file(path, "golden", "golden.safetensors", save(tensors))
-    wrong = [one for one in remeasure(open_bundle(path), threads=1) if one.missed]
+    wrong = [one for one in remeasure(open_bundle(path), OnnxRuntimeCpu(1)) if one.missed]
     assert {one.component for one in wrong} == {"encoder"}
     assert all(line.startswith("cosine is") for one in wrong for line in one.missed)

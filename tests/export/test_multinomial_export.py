@@ -13,10 +13,11 @@ from PIL import Image
 import smalti
 from helpers.checkpoints import SMALL
 from helpers.torch_draws import draw_multinomial
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
 from smalti.verification.golden import read_golden
-from smalti.verification.verify import remeasure
+from smalti.verification.remeasure import remeasure
 from smalti_export.parity.measure import DRAWS
 from smalti_train.models.multinomial_unet import MultinomialUNet
 from smalti_train.models.vqgan import VQGAN
@@ -79,7 +80,7 @@ def test_its_certificate_is_measured_again_at_every_stored_time(exported: Path) 
     cases = golden.cases["denoiser"]
     assert all(set(case.inputs) == {"tokens", "labels", "times", "rows"} for case in cases)
     assert len({time for case in cases for time in case.inputs["times"]}) > 1
-    measured = [one for one in remeasure(bundle, threads=1) if one.component == "denoiser"]
+    measured = [one for one in remeasure(bundle, OnnxRuntimeCpu(1)) if one.component == "denoiser"]
     assert {one.precision for one in measured} >= {"fp32", "fp16"}
     assert [line for one in measured for line in one.missed] == []
 

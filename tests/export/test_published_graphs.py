@@ -105,7 +105,7 @@ def test_vqgans_compute_what_the_models_do(dialect: str) -> None:
 
 
 def test_the_encoder_of_nearest_codes_is_built_for_turing(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
     specs = graph_specs(2, ABSORBING)
     model = VQGAN(dataclasses.replace(SMALL, attention_levels=()))
     proto = trace("encoder", wrap("encoder", scattered(model, 0.1).half()), specs["encoder"])

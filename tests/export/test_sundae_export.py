@@ -13,9 +13,10 @@ from PIL import Image
 
 import smalti
 from helpers.torch_draws import draw_sundae
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.reader import open_bundle
 from smalti.cli.main import _run
-from smalti.verification.verify import remeasure
+from smalti.verification.remeasure import remeasure
 from smalti_export.parity.measure import DRAWS
 from smalti_train.data.config import DataConfig
 from smalti_train.models.pixels import PixelCodesConfig
@@ -130,7 +131,7 @@ def test_its_bundle_says_how_it_draws(tokenwise: Path) -> None:
 @pytest.mark.parametrize("kind", ["tokenwise", "pixelwise"])
 def test_its_certificate_is_measured_again(kind: str, request: pytest.FixtureRequest) -> None:
     bundle = open_bundle(request.getfixturevalue(kind) / "bundle")
-    measured = [one for one in remeasure(bundle, threads=1) if one.component == "denoiser"]
+    measured = [one for one in remeasure(bundle, OnnxRuntimeCpu(1)) if one.component == "denoiser"]
     assert {one.precision for one in measured} == set(bundle.precisions("denoiser"))
     assert [line for one in measured for line in one.missed] == []
 

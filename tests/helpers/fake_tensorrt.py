@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,8 @@ class FakeTensorRT:
 
     __name__ = "fake_tensorrt"
 
-    def __init__(self, version: str = "10.13.0", *, portable: bool = False, fail: str = "") -> None:
+    def __init__(self, version: str = "10.13.0", *, portable: bool = False, fail: str = "", pause: float = 0.0) -> None:
+        """``fail`` is device, parse or build, or build:decoder for one graph; each step takes ``pause`` seconds."""
         self.__version__ = version
         self.calls: list[tuple[Any, ...]] = []
         self.fail = fail
@@ -29,6 +33,10 @@ class FakeTensorRT:
             def __init__(self) -> None:
                 pass
 
+        class IProgressMonitor:
+            def __init__(self) -> None:
+                pass
+
         class OnnxParser:
             num_errors = 1
 
@@ -38,7 +46,7 @@ class FakeTensorRT:
             def parse_from_file(self, path: str) -> bool:
                 beside = sorted(file.name for file in Path(path).parent.iterdir())
                 fake.calls.append(("parse", Path(path).name, beside))
-                self.network.source = Path(path).read_bytes()
+                self.network.source, self.network.name = Path(path).read_bytes(), Path(path).name
                 return fake.fail != "parse"
 
             def get_error(self, index: int) -> Any:
@@ -70,10 +78,36 @@ class FakeTensorRT:
                 )
 
             def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-                if fake.fail == "build":
+                if not watched(getattr(config, "progress_monitor", None)):
+                    self.log.log(ILogger.ERROR, "Build canceled by user")
+                    return None
+                kind, _, only = fake.fail.partition(":")
+                if kind == "build" and network.name.startswith(only):
                     self.log.log(ILogger.INFO, "not this")
                     self.log.log(ILogger.ERROR, "Cannot compile operation")
                     return None
                 return b"vtrt" + hashlib.sha256(network.source + repr(fake.calls).encode()).digest()
 
+        def watched(monitor: Any) -> bool:
+            """Work in a phase of two steps with one of four in the second; return False once the monitor does."""
+
+            def steps(name: str, count: int, inner: Callable[[int], bool]) -> bool:
+                for step in range(count):
+                    time.sleep(pause)
+                    if not inner(step) or not (monitor is None or monitor.step_complete(name, step)):
+                        return False
+                return True
+
+            def phase(name: str, parent: str | None, count: int, inner: Callable[[int], bool]) -> bool:
+                if monitor is not None:
+                    monitor.phase_start(name, parent, count)
+                went_on = steps(name, count, inner)
+                if monitor is not None:
+                    monitor.phase_finish(name)
+                return went_on
+
+            timing = partial(phase, "Timing", "Building", 4, lambda step: True)
+            return phase("Building", None, 2, lambda step: step == 0 or timing())
+
         self.ILogger, self.OnnxParser, self.Builder = ILogger, OnnxParser, Builder
+        self.IProgressMonitor = IProgressMonitor

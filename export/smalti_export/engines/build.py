@@ -1,78 +1,128 @@
-"""Build a bundle's engines into a folder; the folder changes only after every engine is built."""
+"""Build a bundle's engines into a folder: one at a time, each kept as soon as it is built."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
+import msgspec
 
 from smalti.bundle import engines as engine_records
-from smalti.bundle.engines import ENGINES, EngineRecord, Engines
-from smalti.bundle.manifest import FileRecord, Precision, Role
+from smalti.bundle.engine_folder import KeptEngine, changing, engine_cache, engines_of, read_or_forget, write_folder
+from smalti.bundle.engines import EngineRecord, Engines
+from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle
-from smalti.errors import EngineError, OutputError, UsageError
-from smalti.files import check_folder, write_whole
-from smalti_export.engines.graphs import for_tensorrt
-from smalti_export.engines.profiles import make_profiles
+from smalti.errors import EngineError, UsageError
+from smalti.files import check_folder
+from smalti_export.engines.job import Job, prepare
 from smalti_export.engines.toolkit import Toolkit
+from smalti_export.engines.watching import Watch
 
-MAGIC = {"rtx": b"vtrt"}
-"""First bytes of an engine file, for runtimes where they are known."""
-Say = Callable[[str], None]
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the building of several engines is."""
+
+    component: Role
+    precision: Precision
+    number: int
+    """The engine's number, from 1."""
+    of: int
+    """Number of engines."""
+    phase: str
+    """What the builder does, in its own words."""
+    share: float
+    """Share of this engine's work that is done, 0 .. 1, as far as the builder tells."""
+
+
+def unheard(progress: Progress) -> None:
+    """Hear of progress, and do nothing."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Who hears of a build; see :func:`build_engines`."""
+
+    say: Say = lambda line: None
+    progress: Callable[[Progress], object] = unheard
+    go_on: Callable[[], bool] = lambda: True
 
 
 def build_engines(
     bundle: Bundle,
     toolkit: Toolkit,
-    output: Path,
+    output: Path | None = None,
     *,
     precision: Precision = "fp16",
     components: Sequence[Role] | None = None,
+    force: bool = False,
     say: Say = lambda line: None,
+    progress: Callable[[Progress], object] = unheard,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Engines:
     """Build engines of a bundle's components and write them, with ``engines.json``, to the folder ``output``.
 
-    ``components`` defaults to all that come in ``precision``. Other engines of the same bundle in the folder stay.
-    After an interrupt at any moment, the folder's list is the old one or the new one, and every file that it names is
-    there.
+    ``output`` defaults to the user's cache, where the runtime finds them; ``components`` to all that come in
+    ``precision``. ``say`` is called with lines for people. ``progress`` and ``go_on`` are called often, from other
+    threads too; once ``go_on`` returned False, the build ends.
+
+    One process at a time changes a folder, and others wait. An engine that is there, whole, and of the same graph,
+    sizes, version and GPUs is not built again unless ``force`` is set; one that the bundle or the cache has is copied.
+    A new engine replaces those of the same component, precision, runtime and device that are for no other GPU.
+
+    Each engine is written, and then listed, before the next one is built. So an interrupt at any moment loses at most
+    the one that is being built, and every file that the list names is there.
 
     Raises UsageError when a target cannot run the precision, when the bundle lacks a component, or when the folder
-    holds something else; BundleError when the bundle or the list is damaged; EngineError when a builder refuses a
-    graph; OutputError when writing fails.
+    holds something else; BundleError when the bundle is damaged, or a later smalti wrote the list; EngineError when a
+    builder refuses a graph (after all others were built, which are kept) or the build is cancelled; OutputError when
+    writing fails; MissingExtra without filelock.
+    """
+    folder = engine_cache(bundle) if output is None else output
+    heard = Heard(say, progress, go_on)
+    engines, failed = build_into(folder, bundle, toolkit, precision, components, heard, force=force)
+    if failed:
+        kept = f"; the others are in {folder}" if engines.engines else ""
+        raise EngineError(f"could not build {'; '.join(failed)}{kept}")
+    return engines
+
+
+def build_into(
+    folder: Path,
+    bundle: Bundle,
+    toolkit: Toolkit,
+    precision: Precision,
+    components: Sequence[Role] | None,
+    heard: Heard,
+    *,
+    force: bool = False,
+) -> tuple[Engines, list[str]]:
+    """Build as :func:`build_engines` does, but return the list and why components could not be built.
+
+    Raises the other errors of ``build_engines``, and EngineError when the build is cancelled.
     """
     check_precision(toolkit, precision)
-    there: list[Role] = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
-    roles: list[Role] = there if components is None else list(dict.fromkeys(components))
-    foreign = [role for role in roles if role not in there]
-    if not roles or foreign:
-        wanted = f"{foreign[0]} in {precision}" if roles else f"component in {precision}"
-        raise UsageError(f"{bundle.path} has no {wanted}; in {precision} there are: {', '.join(there) or 'none'}")
-    if (output / MANIFEST).exists():
-        raise UsageError(f"{output} is a bundle; name a folder of engines, such as {output / ENGINES_FOLDER}")
-    check_folder(output)
-    kept = _kept(bundle, output)
-    built: list[EngineRecord] = []
-    plans: dict[str, bytes] = {}
-    for role in roles:
-        say(f"{role} {precision}: building for {', '.join(toolkit.targets)} with {toolkit.runtime} {toolkit.version}")
-        record, plan = _build(bundle, toolkit, role, precision)
-        built.append(record)
-        plans[record.engine.file] = plan
-        say(f"{role} {precision}: {len(plan) / 1e6:.1f} MB")
-    replaced = {(record.component, record.precision, record.runtime) for record in built}
-    stay = [old for old in kept if (old.component, old.precision, old.runtime) not in replaced]
-    engines = Engines(
-        schema_version=engine_records.SCHEMA_VERSION,
-        bundle=bundle.manifest.name,
-        bundle_digest=bundle.digest,
-        engines=(*stay, *built),
-    )
-    write_engines(output, engines, plans)
-    return engines
+    roles = _roles(bundle, precision, components)
+    if (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} is a bundle; name a folder of engines, such as {folder / ENGINES_FOLDER}")
+    check_folder(folder)
+    jobs, failed = _prepared(bundle, toolkit, roles, precision)
+    with changing(folder, lambda: heard.say(f"waiting for another process that builds into {folder}")):
+        engines = _listed(bundle, folder, heard.say)
+        for number, job in enumerate(jobs, 1):
+            begun = Progress(job.role, precision, number, len(jobs), "", 0.0)
+            try:
+                engines = _add(job, folder, engines, heard, begun, force)
+            except EngineError as error:
+                if not heard.go_on():
+                    raise
+                failed.append(f"{job.role} {precision}: {error}")
+                heard.say(f"{job.role} {precision}: failed")
+    return engines, failed
 
 
 def check_precision(toolkit: Toolkit, precision: Precision) -> None:
@@ -86,76 +136,83 @@ def check_precision(toolkit: Toolkit, precision: Precision) -> None:
         )
 
 
-def _build(bundle: Bundle, toolkit: Toolkit, role: Role, precision: Precision) -> tuple[EngineRecord, bytes]:
-    variant = bundle.variant(role, precision)
-    manifest = bundle.manifest
-    profiles = make_profiles(role, manifest.components[role], manifest.latent, manifest.resolution_of(role))
-    # Write checked copies: the parser opens files by path, which does not work inside a zip.
-    with tempfile.TemporaryDirectory(prefix="smalti-engine-") as name:
-        folder = Path(name)
-        for file in variant.weights:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(bundle.read(file))
-        content = bundle.read(variant.graph.file)
+def _roles(bundle: Bundle, precision: Precision, components: Sequence[Role] | None) -> list[Role]:
+    there: list[Role] = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
+    roles: list[Role] = there if components is None else list(dict.fromkeys(components))
+    foreign = [role for role in roles if role not in there]
+    if not roles or foreign:
+        wanted = f"{foreign[0]} in {precision}" if roles else f"component in {precision}"
+        raise UsageError(f"{bundle.path} has no {wanted}; in {precision} there are: {', '.join(there) or 'none'}")
+    return roles
+
+
+def _prepared(
+    bundle: Bundle, toolkit: Toolkit, roles: Sequence[Role], precision: Precision
+) -> tuple[list[Job], list[str]]:
+    """Return what is to be built, and what is wrong with the rest; a damaged graph is found before the first build."""
+    jobs: list[Job] = []
+    failed: list[str] = []
+    for role in roles:
         try:
-            proto = for_tensorrt(onnx.ModelProto.FromString(content))
-        except Exception as error:  # protobuf's errors have no public base class
-            raise EngineError(f"{bundle.path}: {variant.graph.file} is not an ONNX graph: {error}") from error
-        bundle.forget()
-        graph = folder / f"{role}.{precision}.onnx"
-        graph.write_bytes(proto.SerializeToString(deterministic=True))
-        plan = toolkit.build(graph, profiles)
-    magic = MAGIC.get(toolkit.runtime, b"")
-    if not plan.startswith(magic) or not plan:
-        raise EngineError(f"{toolkit.runtime} {toolkit.version} made no engine of {variant.graph.file}; report it")
-    digest = hashlib.sha256(plan).hexdigest()
-    # The name contains the hash, so a new engine never overwrites a file that the list on disk names.
-    file = FileRecord(file=f"{role}.{precision}.{digest[:12]}.{toolkit.runtime}", sha256=digest, bytes=len(plan))
-    record = EngineRecord(
-        component=role,
-        precision=precision,
-        runtime=toolkit.runtime,
-        version=toolkit.version,
-        targets=toolkit.targets,
-        engine=file,
-        source_sha256=variant.graph.sha256,
-        profiles=profiles,
-    )
-    return record, plan
+            jobs.append(prepare(bundle, toolkit, role, precision))
+        except EngineError as error:
+            failed.append(f"{role} {precision}: {error}")
+    return jobs, failed
 
 
-def _kept(bundle: Bundle, output: Path) -> tuple[EngineRecord, ...]:
-    """Engines of this bundle that are already in the folder. Raises UsageError when they belong to another bundle."""
-    try:
-        engines = engine_records.decode((output / ENGINES).read_bytes(), str(output))
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    if engines.bundle_digest != bundle.digest:
+def _listed(bundle: Bundle, folder: Path, say: Say) -> Engines:
+    """Return the folder's list. Raises UsageError when its engines belong to another bundle."""
+    engines, wrong = read_or_forget(folder)
+    if wrong:
+        say(f"{wrong}: the list is made anew")
+    if engines is not None and engines.bundle_digest != bundle.digest:
         raise UsageError(
-            f"{output} holds engines of another bundle (or of this one before it was exported again): "
+            f"{folder} holds engines of another bundle (or of this one before it was exported again): "
             f"{engines.bundle}. Name another folder, or delete this one first"
         )
-    return engines.engines
+    return Engines(
+        schema_version=engine_records.SCHEMA_VERSION,
+        bundle=bundle.manifest.name,
+        bundle_digest=bundle.digest,
+        engines=engines.engines if engines else (),
+    )
 
 
-def write_engines(output: Path, engines: Engines, plans: dict[str, bytes]) -> None:
-    """Write new engines, then the list that names them, and then remove engines that it no longer names."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        before = _listed(output)
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    for file, plan in plans.items():
-        write_whole(output / file, plan)
-    write_whole(output / ENGINES, engine_records.encode(engines))
-    for file in before - {record.engine.file for record in engines.engines}:
-        with contextlib.suppress(OSError):
-            (output / file).unlink()
+def _add(job: Job, folder: Path, engines: Engines, heard: Heard, begun: Progress, force: bool) -> Engines:
+    """Write one engine to a folder, and return its new list; an engine that is there stays."""
+    title = f"{job.role} {job.precision}"
+    if not force:
+        here = [KeptEngine(record, folder, "") for record in engines.engines]
+        found, wrong = job.find(here)
+        for line in wrong:
+            heard.say(f"{title}: {line}")
+        if found is not None:
+            heard.say(f"{title}: is there already: {found.record.engine.file}")
+            return engines
+        found, _ = job.find(engines_of(job.bundle)[0])
+        if found is not None:
+            heard.say(f"{title}: taken from {found.path}")
+            return _write(job, folder, engines, found.record, found.read())
+    return _write(job, folder, engines, *_build(job, heard, begun))
 
 
-def _listed(output: Path) -> set[str]:
-    """Files that the folder's current list names."""
-    if not (output / ENGINES).is_file():
-        return set()
-    raw = (output / ENGINES).read_bytes()
-    return {record.engine.file for record in engine_records.decode(raw, str(output)).engines}
+def _write(job: Job, folder: Path, engines: Engines, record: EngineRecord, plan: bytes) -> Engines:
+    """Write one engine, and the list with it: by component, the newest of each first."""
+    stay = [old for old in engines.engines if not job.replaces(old)]
+    order = list(job.bundle.manifest.components)
+    listed = sorted((record, *stay), key=lambda one: order.index(one.component) if one.component in order else -1)
+    engines = msgspec.structs.replace(engines, engines=tuple(listed))
+    write_folder(folder, engines, {record.engine.file: plan})
+    return engines
+
+
+def _build(job: Job, heard: Heard, begun: Progress) -> tuple[EngineRecord, bytes]:
+    title, toolkit, start = f"{job.role} {job.precision}", job.toolkit, time.perf_counter()
+    heard.say(f"{title}: building for {', '.join(toolkit.targets)} with {toolkit.runtime} {toolkit.version}")
+
+    def tell(phase: str, share: float) -> None:
+        heard.progress(replace(begun, phase=phase, share=share))
+
+    record, plan = job.build(Watch(tell, heard.go_on))
+    heard.say(f"{title}: {len(plan) / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")
+    return record, plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from smalti.backends.device.ladder import rung
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, Role, TensorSpec
 from smalti.codec.batches import AT_ONCE
@@ -37,8 +38,8 @@ def _ranges(role: Role, latent: Latent, resolution: Resolution) -> list[dict[str
     """Ranges of the free sizes, by their names in the manifest, for each profile."""
     (height, width), batch = latent.grid, (1, 1, NETWORK_BATCH)
     length = height * width
-    if role == "denoiser":
-        return [{"n": batch, "r": (1, max(1, length // NETWORK_BATCH), length)}]
+    if role == "denoiser":  # the positions that are asked about are filled up to a rung
+        return [{"n": batch, "r": (1, max(1, length // NETWORK_BATCH), rung(length))}]
     if role == "predictor":
         return [{"n": batch, "k": (1, 1, length), "p": (0, length // 2, length)}]
     halo = {"preview": latent.preview_halo, "encoder": latent.encoder_halo}.get(role, resolution.halo)

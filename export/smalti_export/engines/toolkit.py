@@ -12,11 +12,16 @@ from typing import Any, Protocol
 
 from smalti.bundle.engines import Profile, Runtime
 from smalti.errors import EngineError, MissingExtra, UsageError
-from smalti_kernels.impl.cuda.driver import driver
+from smalti.platform import system_name
+from smalti_export.engines.watching import Monitor, Watch, watched
+from smalti_kernels.impl.cuda.driver import Device, driver
 
 PORTABLE = ("sm_75", "sm_86", "sm_89", "sm_120")
 """Default targets of a portable engine: GeForce RTX 20, 30, 40 and 50."""
 OLDEST_TENSORRT = 10
+EXTRA = {"rtx": "engines", "trt": "trt"}
+"""The extra that brings each builder."""
+UNWATCHED = Watch()
 
 
 class Toolkit(Protocol):
@@ -26,16 +31,25 @@ class Toolkit(Protocol):
     version: str
     targets: tuple[str, ...]
     """GPUs that the engines run on."""
+    device: str
+    """Name of the one GPU that they run on; empty where every GPU of the targets runs them."""
+    system: str
+    """Operating system and processor that they run on; empty where all do."""
 
-    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
-        """Build the engine of a graph whose weights lie beside it. Raises EngineError when the builder refuses it."""
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]], watch: Watch = UNWATCHED) -> bytes:
+        """Build the engine of a graph whose weights lie beside it.
+
+        Raises EngineError when the builder refuses the graph, or when ``watch`` cancels the build.
+        """
         ...
 
 
 class PortableToolkit:
-    """TensorRT-RTX: one engine for several GPU generations, built anywhere."""
+    """TensorRT-RTX: one engine for several GPU generations, built anywhere, for any operating system."""
 
     runtime: Runtime = "rtx"
+    device = ""
+    system = ""
 
     def __init__(self, targets: Sequence[str] = PORTABLE, module: Any = None) -> None:
         self._trt = module or _module("tensorrt_rtx", self.runtime)
@@ -48,7 +62,7 @@ class PortableToolkit:
             )
         self.targets = tuple(target for target in known if target in targets)
 
-    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]], watch: Watch = UNWATCHED) -> bytes:
         """Build for all targets; see :class:`Toolkit`."""
 
         def aim(config: Any) -> None:
@@ -56,24 +70,26 @@ class PortableToolkit:
             for index, target in enumerate(self.targets):
                 config.set_compute_capability(getattr(self._trt.ComputeCapability, _member(target)), index)
 
-        return _build(self._trt, graph, profiles, aim)
+        return _build(self._trt, graph, profiles, aim, watch)
 
 
 class DeviceToolkit:
-    """TensorRT: an engine for this machine's GPU and the installed version only."""
+    """TensorRT: an engine for this machine's GPU and system, and for the installed version only."""
 
     runtime: Runtime = "trt"
 
-    def __init__(self, module: Any = None, capability: int | None = None) -> None:
+    def __init__(self, module: Any = None, gpu: Device | None = None) -> None:
         self._trt = module or _module("tensorrt", self.runtime)
         self.version = str(self._trt.__version__)
         if int(self.version.split(".")[0]) < OLDEST_TENSORRT:
             raise EngineError(f'TensorRT {self.version} is too old; pip install --upgrade "smalti[trt]"')
-        self.targets = (f"sm_{driver().device(0).capability if capability is None else capability}",)
+        gpu = gpu or driver().device(0)
+        self.targets = (f"sm_{gpu.capability}",)
+        self.device, self.system = gpu.name, system_name()
 
-    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]]) -> bytes:
+    def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]], watch: Watch = UNWATCHED) -> bytes:
         """Build for this machine's GPU; see :class:`Toolkit`."""
-        return _build(self._trt, graph, profiles, lambda config: None)
+        return _build(self._trt, graph, profiles, lambda config: None, watch)
 
 
 def open_toolkit(runtime: str, targets: Sequence[str]) -> Toolkit:
@@ -91,12 +107,12 @@ def open_toolkit(runtime: str, targets: Sequence[str]) -> Toolkit:
     return DeviceToolkit()
 
 
-def _module(name: str, extra: str) -> Any:
+def _module(name: str, runtime: Runtime) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtra(
-            f'smalti engine build --runtime {extra} needs {name}; pip install "smalti[{extra}]"'
+            f'smalti engine build --runtime {runtime} needs {name}; pip install "smalti[{EXTRA[runtime]}]"'
         ) from error
 
 
@@ -110,8 +126,25 @@ def _known(trt: Any) -> list[str]:
     return [f"sm_{name[2:]}" for name in sorted(names, key=lambda name: int(name[2:]))]
 
 
-def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Callable[[Any], None]) -> bytes:
+def _build(
+    trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Callable[[Any], None], watch: Watch
+) -> bytes:
     """Build an engine; ``aim`` sets the targets, the only difference between the two runtimes."""
+
+    def work(monitor: Monitor) -> bytes:
+        try:
+            return _built(trt, graph, profiles, aim, monitor)
+        except EngineError as error:
+            if monitor.cancelled:
+                raise EngineError(f"the build of {graph.name} was cancelled; nothing of it is kept") from error
+            raise
+
+    return watched(watch, work)
+
+
+def _built(
+    trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim: Callable[[Any], None], monitor: Monitor
+) -> bytes:
     said: list[str] = []
 
     class Log(trt.ILogger):
@@ -137,6 +170,7 @@ def _build(trt: Any, graph: Path, profiles: Sequence[Mapping[str, Profile]], aim
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot read {graph.name}: {'; '.join(errors) or said}")
     config = builder.create_builder_config()
     aim(config)
+    monitor.attach(trt, config)
     if (rounded := getattr(trt.BuilderFlag, "TF32", None)) is not None:
         config.clear_flag(rounded)  # keep fp32 products in full fp32
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}

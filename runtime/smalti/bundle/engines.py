@@ -15,7 +15,9 @@ from smalti.bundle.manifest_file import is_plain
 from smalti.errors import BundleError
 
 ENGINES = "engines.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ = (1, SCHEMA_VERSION)
+"""Versions that are read. Version 1 had no ``device``, ``system`` and ``built_sha256``."""
 Runtime = Literal["rtx", "trt"]
 Target = Annotated[str, msgspec.Meta(pattern=r"^sm_[0-9]{2,3}$", max_length=8)]
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -40,9 +42,15 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Version of the runtime that built it; the engine runs only in that version."""
     targets: tuple[Target, ...]
     """Compute capabilities of the GPUs it runs on."""
+    device: str = ""
+    """Name of the one GPU it runs on; empty where every GPU of the targets runs it."""
+    system: str = ""
+    """Operating system and processor it runs on, such as linux-x86_64; empty where all do."""
     engine: FileRecord
     source_sha256: Sha256
-    """sha256 of the graph it was built from."""
+    """sha256 of the bundle's graph it was built from."""
+    built_sha256: Sha256 | None = None
+    """sha256 of that graph as the builder got it, changed for TensorRT; None in lists of version 1."""
     profiles: tuple[dict[str, Profile], ...]
     """Accepted sizes of the inputs, by input name, for each profile."""
 
@@ -67,13 +75,21 @@ def encode(engines: Engines) -> bytes:
     return msgspec.json.format(msgspec.json.encode(engines, order="deterministic"), indent=2) + b"\n"
 
 
+def is_newer(raw: bytes) -> bool:
+    """Whether a list comes from a later smalti, which can read it; this one must not write over it."""
+    try:
+        return msgspec.json.decode(raw, type=_Version).schema_version > SCHEMA_VERSION
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 def decode(raw: bytes, where: str) -> Engines:
     """Read and check the list. Raises BundleError with the reason and ``where``."""
     try:
         version = msgspec.json.decode(raw, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
+        if version not in READ:
             raise BundleError(
-                f"{where}: {ENGINES} has schema version {version}, and this smalti reads {SCHEMA_VERSION}. "
+                f"{where}: {ENGINES} has schema version {version}, and this smalti reads up to {SCHEMA_VERSION}. "
                 + ("Update smalti." if version > SCHEMA_VERSION else "Build the engines again.")
             )
         engines = msgspec.json.decode(raw, type=Engines)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from smalti import __version__
 from smalti.cli.bundle import app as bundle_app
 from smalti.cli.doctor import doctor
+from smalti.cli.engine import app as engine_app
 from smalti.cli.generate import generate
 from smalti.cli.options import (
     BundleOption,
@@ -28,8 +29,9 @@ from smalti.cli.repaint import inpaint, outpaint
 from smalti.cli.verbs import LAZY
 from smalti.errors import UsageError
 from smalti.files import check_writable, write_whole
-from smalti.generator import load
 from smalti.images import contact_sheet, open_image, save_png
+from smalti.loading.load import load
+from smalti.platform import reachable
 from smalti.verification.benchmark import measure
 
 ImagesArgument = Annotated[list[Path], typer.Argument(help="Image files; to be encoded, all of one size.")]
@@ -45,6 +47,10 @@ app = typer.Typer(
 )
 
 
+GROUPS = {"": app, "engine": engine_app}
+"""What verbs that are loaded when they are called are listed in, by the words before the last."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
@@ -56,6 +62,7 @@ app.command()(generate)
 app.command()(inpaint)
 app.command()(outpaint)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(engine_app, name="engine")
 app.command()(doctor)
 
 
@@ -118,7 +125,7 @@ def decode(
     """Turn tokens into images, of any size."""
     check_png(output)
     try:
-        grids = np.load(tokens, allow_pickle=False)
+        grids = np.load(reachable(tokens), allow_pickle=False)
     except FileNotFoundError:
         raise UsageError(f"{tokens} does not exist; name a .npy that 'smalti encode' made") from None
     except (OSError, ValueError, EOFError):
@@ -159,8 +166,9 @@ def bench(
 
 def _placeholder(verb: str, help_line: str) -> None:
     """List a verb in the help that is loaded when it is called; calls never come this far (see smalti.cli.main)."""
+    group, name = verb.rpartition(" ")[::2]
 
-    @app.command(verb, help=help_line, add_help_option=False)
+    @GROUPS[group].command(name, help=help_line, add_help_option=False)
     def _(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:  # pyright: ignore[reportUnusedFunction]
         del arguments
 

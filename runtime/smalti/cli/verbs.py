@@ -7,8 +7,13 @@ LAZY = {
     "import": ("smalti_train.cli.importing", "Read a published checkpoint as a run (needs the extra train)."),
     "evaluate": ("smalti_train.cli.evaluate", "Measure a bundle or a run (needs the extra evaluate)."),
     "export": ("smalti_export.cli", "Turn trained runs into a bundle (needs the extra export)."),
-    "engine": ("smalti_export.engines.cli", "Build TensorRT engines of a bundle (needs the extra rtx or trt)."),
+    "engine build": ("smalti_export.engines.cli", "Build engines of a bundle (needs the extra engines or trt)."),
 }
-"""Module and line of help of each verb. The module has a typer ``app``."""
-EXTRAS = {"import": "train", "engine": "rtx"}
+"""Module and line of help of each verb, of one word or two. The module has a typer ``app``."""
+EXTRAS = {"import": "train", "engine build": "engines"}
 """Extra of each verb whose extra has another name."""
+
+
+def lazy_verb(arguments: list[str]) -> str:
+    """Return the verb of :data:`LAZY` that a command line begins with; empty if there is none."""
+    return next((verb for verb in LAZY if arguments[: verb.count(" ") + 1] == verb.split()), "")

@@ -1,39 +1,33 @@
-"""Engines: TensorRT-RTX builds the embedded bundle's engines, and no interrupt leaves a folder half-written."""
+"""Engines: TensorRT-RTX builds the embedded bundle's, what is there is not built again, and a failure loses none."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.fake_tensorrt import FakeTensorRT
+from helpers.fixed_profiles import FixedProfiles
 from helpers.golden_bundle import plain_bundle
 from smalti import BundleError, EngineError, UsageError, open_bundle
 from smalti.bundle import engines as engine_records
-from smalti.bundle.engines import Profile
-from smalti.bundle.manifest import Component, Role
+from smalti.bundle.engine_folder import engine_cache, engines_of, read_folder, write_folder
 from smalti.cli.main import _run
 from smalti.codec.tiles import tile_of
+from smalti.errors import exit_code
+from smalti.platform import system_name
 from smalti.verification.verify import verify
-from smalti_export.engines import build as building
-from smalti_export.engines.build import build_engines, write_engines
-from smalti_export.engines.toolkit import PORTABLE, PortableToolkit
-
-
-class FixedProfiles:
-    """Build with arbitrary profiles: the table bundle's codec has sides that no profile covers."""
-
-    def __call__(self, role: Role, component: Component, *sizes: object) -> tuple[dict[str, Profile], ...]:
-        return ({spec.name: Profile(least=(1,), best=(1,), most=(1,)) for spec in component.inputs},)
+from smalti_export.engines import job
+from smalti_export.engines.build import Progress, build_engines
+from smalti_export.engines.toolkit import PORTABLE, DeviceToolkit, PortableToolkit
+from smalti_kernels.impl.cuda.driver import Device
 
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "make_profiles", FixedProfiles())
+    monkeypatch.setattr(job, "make_profiles", FixedProfiles())
     return open_bundle(plain_bundle(tmp_path / "bundle"))
 
 
@@ -64,12 +58,15 @@ def test_engines_are_listed_with_hash_size_source_and_version(bundle, tmp_path):
     assert len(contents(tmp_path / "out")) == 4
 
 
-def test_building_again_replaces_what_is_built_and_keeps_the_rest(bundle, tmp_path):
+def test_building_again_replaces_what_has_no_use_and_keeps_the_rest(bundle, tmp_path):
     first = build(bundle, tmp_path / "out")
-    second = build(bundle, tmp_path / "out", tools(["sm_89"]), components=["denoiser"])
+    second = build(bundle, tmp_path / "out", tools(["sm_86", "sm_89"]), components=["denoiser"])
     kept = [record for record in first.engines if record.component != "denoiser"]
-    assert list(second.engines[:-1]) == kept
-    assert second.engines[-1].targets == ("sm_89",)
+    assert [record for record in second.engines if record.component != "denoiser"] == kept
+    third = build(bundle, tmp_path / "out", tools(["sm_120"]), components=["denoiser"])
+    assert [one.component for one in third.engines] == ["decoder", "denoiser", "denoiser", "encoder"]
+    assert [one.targets for one in third.engines[1:3]] == [("sm_120",), ("sm_86", "sm_89")]  # the newest first
+    second = third
     files = {record.engine.file for record in second.engines}
     assert set(contents(tmp_path / "out")) == {*files, "engines.json"}
 
@@ -110,7 +107,7 @@ def test_engines_in_the_bundles_own_folder_belong_to_it_and_are_verified(bundle,
     listed = json.loads((folder / "engines.json").read_text())
     (folder / "engines.json").write_text(json.dumps(listed | {"bundle_digest": "0" * 64}))
     assert "lists engines of another bundle" in verify(bundle).problems[0]
-    for broken, says in (("{", "cannot be read"), (json.dumps(listed | {"schema_version": 2}), "Update smalti")):
+    for broken, says in (("{", "cannot be read"), (json.dumps(listed | {"schema_version": 3}), "Update smalti")):
         (folder / "engines.json").write_text(broken)
         assert says in verify(bundle).problems[0]
 
@@ -140,7 +137,7 @@ def test_a_build_that_fails_leaves_the_engines_that_were_there(fail, bundle, tmp
     build(bundle, tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(EngineError):
-        build(bundle, tmp_path / "out", tools(fail=fail))
+        build(bundle, tmp_path / "out", tools(fail=fail), force=True)
     assert contents(tmp_path / "out") == before
 
 
@@ -163,69 +160,126 @@ def test_what_cannot_be_built_is_refused_before_any_work(bundle, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-KILL = """
-import os, shutil, signal, sys
-from pathlib import Path
-import smalti.bundle.engines as records
-from smalti_export.engines import build
-
-old, new = Path(sys.argv[1]), records.decode((Path(sys.argv[2]) / "engines.json").read_bytes(), "new")
-plans = {record.engine.file: b"vtrt new" for record in new.engines}
-
-def write_and_die(folder, moment):
-    left = moment
-
-    def step(event, arguments):
-        # Before each step that changes a file or a folder.
-        nonlocal left
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in ("os.rename", "os.remove"):
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(step)
-    build.write_engines(folder, new, plans)
-    os._exit(0)
-
-for moment in range(40):
-    folder = Path(shutil.copytree(old, old.parent / f"killed-{moment:02}"))
-    child = os.fork()
-    if not child:
-        write_and_die(folder, moment)
-    if os.waitpid(child, 0)[1] == 0:
-        break
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL are POSIX")
-def test_killed_at_any_moment_the_list_and_its_files_are_the_old_ones_or_the_new(bundle, tmp_path):
-    build(bundle, tmp_path / "old", components=["denoiser", "decoder"])
-    new = build(bundle, tmp_path / "new", tools(["sm_120"]), components=["denoiser", "decoder"])
-    subprocess.run([sys.executable, "-c", KILL, tmp_path / "old", tmp_path / "new"], check=True, timeout=100)
-    before = contents(tmp_path / "old")
-    states: list[str] = []
-    killed = sorted(tmp_path.glob("killed-*"))
-    for folder in killed:
-        found = contents(folder)
-        listed = engine_records.decode(found["engines.json"], "killed")
-        assert all(record.engine.file in found for record in listed.engines)
-        states.append("new" if listed == new else "old")
-        assert listed == new or before.items() <= found.items()
-    assert 8 < len(killed) < 40
-    assert states == sorted(states, reverse=True)
-    assert {"old", "new"} == set(states)
-    # The last process ran to its end.
-    assert set(contents(killed[-1])) == {"engines.json", *(record.engine.file for record in new.engines)}
-
-
 def test_writing_that_fails_keeps_the_old_list(bundle, tmp_path, monkeypatch):
     engines = build(bundle, tmp_path / "out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(building.engine_records, "encode", lambda engines: 1 / 0)
+    monkeypatch.setattr(engine_records, "encode", lambda engines: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_engines(tmp_path / "out", engines, {"extra.rtx": b"x"})
+        write_folder(tmp_path / "out", engines, {"extra.rtx": b"x"})
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+
+
+def test_without_a_folder_engines_go_into_the_cache_of_the_bundle(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    engines = build_engines(bundle, tools(), precision="fp32")
+    folder = tmp_path / "cache" / "engines" / f"tiny-sundae-{bundle.digest[:16]}"
+    assert read_folder(folder) == engines
+    kept, wrong = engines_of(bundle)
+    assert [one.record for one in kept] == list(engines.engines)
+    assert wrong == []
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest | {"name": "../../../elsewhere"}))
+    assert engine_cache(open_bundle(bundle.path)).parent == folder.parent
+
+
+def test_an_engine_that_is_there_is_not_built_again(bundle, tmp_path):
+    said, toolkit = list[str](), tools()
+    first = build(bundle, tmp_path / "out", toolkit)
+    before = contents(tmp_path / "out")
+    assert build(bundle, tmp_path / "out", toolkit, say=said.append) == first
+    assert contents(tmp_path / "out") == before
+    assert said == [
+        f"{one.component} fp32: is there already: {one.engine.file}"
+        for role in bundle.manifest.components
+        for one in first.engines
+        if one.component == role
+    ]
+    again = build(bundle, tmp_path / "out", toolkit, force=True)
+    assert {one.engine.file for one in again.engines}.isdisjoint(one.engine.file for one in first.engines)
+    assert set(contents(tmp_path / "out")) == {"engines.json", *(one.engine.file for one in again.engines)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "10.12.0"},
+        {"built_sha256": "0" * 64},
+        {"built_sha256": None},
+        {"source_sha256": "0" * 64},
+        {"profiles": []},
+        {"system": "windows-x86_64"},
+    ],
+    ids=lambda change: "-".join(map(str, change)),
+)
+def test_an_engine_of_anything_else_is_built_again(change, bundle, tmp_path):
+    build(bundle, tmp_path / "out", components=["denoiser"])
+    listed = json.loads((tmp_path / "out" / "engines.json").read_text())
+    (record,) = listed["engines"]
+    listed["engines"] = [record | change]
+    (tmp_path / "out" / "engines.json").write_text(json.dumps(listed))
+    said = list[str]()
+    engines = build(bundle, tmp_path / "out", components=["denoiser"], say=said.append)
+    assert any("building for sm_86" in line for line in said)
+    assert len(engines.engines) == (2 if "system" in change else 1)
+    assert engines.engines[0].built_sha256 is not None
+
+
+def test_an_engine_that_the_bundle_or_the_cache_has_is_copied(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    cached = build_engines(bundle, tools(), precision="fp32")
+    said = list[str]()
+    assert build(bundle, tmp_path / "out", say=said.append) == cached
+    assert all(f": taken from {engine_cache(bundle)}" in line for line in said)
+    for record in cached.engines:
+        assert (tmp_path / "out" / record.engine.file).read_bytes().startswith(b"vtrt")
+
+
+def test_an_engine_for_one_gpu_stands_beside_that_for_another(bundle, tmp_path):
+    gpus = [Device(0, name, 86, 28) for name in ("NVIDIA GeForce RTX 3060", "NVIDIA GeForce RTX 3080")]
+    for gpu in (*gpus, gpus[0]):
+        engines = build(bundle, tmp_path / "out", DeviceToolkit(FakeTensorRT(), gpu), components=["decoder"])
+    assert {(one.device, one.system, one.targets) for one in engines.engines} == {
+        (gpu.name, system_name(), ("sm_86",)) for gpu in gpus
+    }
+
+
+@pytest.mark.parametrize("fail", ["build:denoiser", "build:decoder"])
+def test_one_that_fails_does_not_lose_the_others(fail, bundle, tmp_path):
+    _, _, name = fail.partition(":")
+    with pytest.raises(EngineError, match=rf"could not build {name} fp32: .*Cannot compile.*; the others are in .*out"):
+        build(bundle, tmp_path / "out", tools(fail=fail))
+    listed = read_folder(tmp_path / "out")
+    assert listed is not None
+    assert {one.component for one in listed.engines} == {"denoiser", "decoder", "encoder"} - {name}
+    assert len(contents(tmp_path / "out")) == 3
+    assert exit_code(EngineError()) == 5
+
+
+def test_a_list_of_a_later_smalti_is_not_written_over(bundle, tmp_path):
+    build(bundle, tmp_path / "out")
+    listed = json.loads((tmp_path / "out" / "engines.json").read_text())
+    (tmp_path / "out" / "engines.json").write_text(json.dumps(listed | {"schema_version": 99}))
+    before = contents(tmp_path / "out")
+    with pytest.raises(BundleError, match="Update smalti"):
+        build(bundle, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_progress_names_the_engine_and_a_cancelled_build_keeps_what_was_finished(bundle, tmp_path):
+    heard = list[Progress]()
+
+    def go_on() -> bool:
+        return not heard or heard[-1].number < 2
+
+    with pytest.raises(EngineError, match=r"the build of .* was cancelled"):
+        build(bundle, tmp_path / "out", progress=heard.append, go_on=go_on)
+    assert {(one.number, one.of) for one in heard} == {(1, 3), (2, 3)}
+    first = [one for one in heard if one.number == 1]
+    assert [one.phase for one in first[:4]] == ["Building", "Building", "Timing", "Timing"]
+    assert [one.share for one in first[:5]] == [0, 0.5, 0.5, 0.625, 0.75]
+    listed = read_folder(tmp_path / "out")
+    assert listed is not None
+    assert [one.component for one in listed.engines] == [first[0].component]
 
 
 def engine(*arguments: object) -> int:
@@ -234,14 +288,14 @@ def engine(*arguments: object) -> int:
 
 @pytest.mark.parametrize("targets", [["sm_75"], list(PORTABLE)], ids=["sm_75", "portable"])
 def test_tensorrt_rtx_builds_the_embedded_bundle_for_gpus_that_are_not_there(targets, tmp_path, capsys):
-    trt = pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    trt = pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
     options = [word for target in targets for word in ("--target", target)]
     parts = ["--component", "denoiser", "--component", "decoder"]
     assert engine("--runtime", "rtx", *options, *parts, "-o", tmp_path / "out", "--json") == 0
     content = json.loads(capsys.readouterr().out)
     bundle = open_bundle()
     assert content["bundle_digest"] == bundle.digest
-    assert [record["component"] for record in content["engines"]] == ["denoiser", "decoder"]
+    assert [record["component"] for record in content["engines"]] == ["decoder", "denoiser"]
     for record in content["engines"]:
         plan = (tmp_path / "out" / record["engine"]["file"]).read_bytes()
         assert plan[:4] == b"vtrt"
@@ -253,7 +307,7 @@ def test_tensorrt_rtx_builds_the_embedded_bundle_for_gpus_that_are_not_there(tar
 
 
 def test_tensorrt_rtx_builds_every_size_and_the_encoder_for_turing(sized_bundle, tmp_path, capsys):
-    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
     parts = [word for name in ("encoder", "decoder_256") for word in ("--component", name)]
     assert engine(sized_bundle, "--target", "sm_75", *parts, "-o", tmp_path / "out", "--json") == 0
     records = {one["component"]: one for one in json.loads(capsys.readouterr().out)["engines"]}
@@ -265,7 +319,7 @@ def test_tensorrt_rtx_builds_every_size_and_the_encoder_for_turing(sized_bundle,
 
 
 def test_tensorrt_rtx_is_not_asked_for_fp32_on_turing(tmp_path, capsys):
-    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[rtx]"')
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
     assert engine("--target", "sm_75", "--precision", "fp32", "-o", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "TensorRT-RTX has no fp32 matrix product for Turing" in error

@@ -15,11 +15,14 @@ from smalti import open_bundle
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, TensorSpec, own_resolution
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
+from smalti.platform import system_name
 from smalti_export.engines import toolkit
 from smalti_export.engines.graphs import bytes_last, for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import DeviceToolkit, PortableToolkit, open_toolkit
+from smalti_kernels.impl.cuda.driver import Device
 
+RTX_3060 = Device(0, "NVIDIA GeForce RTX 3060", 86, 28)
 SIZES = {"tokens": Profile(least=(1, 4), best=(1, 4), most=(16, 4)), "times": Profile(least=(1,), best=(1,), most=(2,))}
 
 
@@ -32,7 +35,7 @@ def graph(tmp_path):
 def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(graph):
     trt = FakeTensorRT(portable=True)
     tools = PortableToolkit(["sm_120", "sm_75", "sm_75"], trt)
-    assert tools.targets == ("sm_75", "sm_120")
+    assert (tools.targets, tools.device, tools.system) == (("sm_75", "sm_120"), "", "")
     assert tools.build(graph, [SIZES, SIZES]).startswith(b"vtrt")
     # Sizes of inputs that the graph does not have are ignored.
     profile = ("profile", {"tokens": ((1, 4), (1, 4), (16, 4))})
@@ -49,8 +52,9 @@ def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(grap
 
 def test_an_engine_for_the_gpu_at_hand_is_built_in_the_same_way(graph):
     trt = FakeTensorRT()
-    tools = DeviceToolkit(trt, capability=86)
+    tools = DeviceToolkit(trt, RTX_3060)
     assert (tools.runtime, tools.version, tools.targets) == ("trt", "10.13.0", ("sm_86",))
+    assert (tools.device, tools.system) == ("NVIDIA GeForce RTX 3060", system_name())
     tools.build(graph, [SIZES])
     assert [call[0] for call in trt.calls] == ["flags", "parse", "clear", "profile"]
 
@@ -65,7 +69,7 @@ def test_an_engine_for_the_gpu_at_hand_is_built_in_the_same_way(graph):
 )
 def test_what_a_builder_refuses_is_told(fail, says, graph):
     with pytest.raises(EngineError, match=says):
-        DeviceToolkit(FakeTensorRT(fail=fail), capability=75).build(graph, [SIZES])
+        DeviceToolkit(FakeTensorRT(fail=fail), RTX_3060).build(graph, [SIZES])
 
 
 def test_targets_and_runtimes_that_do_not_exist_are_refused():
@@ -76,7 +80,7 @@ def test_targets_and_runtimes_that_do_not_exist_are_refused():
     with pytest.raises(UsageError, match="leave --target out"):
         open_toolkit("trt", ["sm_75"])
     with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 is too old"):
-        DeviceToolkit(FakeTensorRT("8.6.1"), capability=75)
+        DeviceToolkit(FakeTensorRT("8.6.1"), RTX_3060)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
@@ -84,8 +88,8 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(toolkit.importlib, "import_module", missing)
-    for runtime, package in (("rtx", "tensorrt_rtx"), ("trt", "tensorrt")):
-        with pytest.raises(MissingExtra, match=rf'needs {package}; pip install "smalti\[{runtime}\]"'):
+    for runtime, package, extra in (("rtx", "tensorrt_rtx", "engines"), ("trt", "tensorrt", "trt")):
+        with pytest.raises(MissingExtra, match=rf'needs {package}; pip install "smalti\[{extra}\]"'):
             open_toolkit(runtime, [])
 
 

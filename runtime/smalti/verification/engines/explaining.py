@@ -1,0 +1,155 @@
+"""Which engine would run on a GPU, why each of the others would not, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from smalti.backends.tensorrt.choice import Host, fitting
+from smalti.bundle.engine_folder import KeptEngine, engines_of
+from smalti.bundle.engines import Runtime
+from smalti.bundle.manifest import Precision, Role
+from smalti.bundle.reader import Bundle
+from smalti.platform import quoted, system_name
+from smalti.verification.engines.hosts import GPUS, Support, check_target, engine_precisions, supports
+from smalti.verification.engines.listing import RUNTIMES, Installed
+from smalti_kernels.errors import KernelError
+from smalti_kernels.impl.cuda.driver import Device, driver
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp16", "fp32")
+"""Those that engines come in; int8 graphs are for CPUs."""
+WHEEL: Final = (
+    "smalti[rtx] brings TensorRT-RTX, which runs engines. The wheel of smalti carries graphs and no engines: "
+    "'smalti engine build' (smalti[engines]) makes them once, in seconds, and keeps them in the cache; a zip that "
+    "'smalti engine build -o FILE.zip' made carries them."
+)
+"""What the extra does where there are no engines."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that is asked about."""
+
+    target: str
+    """Its compute capability, such as sm_75; empty if there is none."""
+    name: str
+    """Its name, or why there is none."""
+    here: bool
+    """Whether it is in this machine."""
+    cuda: tuple[int, int] | None = None
+    """CUDA version of its driver; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a runtime does with a component in a precision."""
+
+    runtime: Runtime
+    precision: Precision
+    component: Role
+    engine: str
+    """Where the engine lies that runs; empty for none."""
+    version: str
+    """Version of the runtime that it needs."""
+    targets: tuple[str, ...]
+    """GPUs that it is for."""
+    reasons: tuple[str, ...]
+    """Why each of the others is not used."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do about components without an engine."""
+
+    runtime: Runtime
+    precision: Precision
+    line: str
+    """A command."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that was found out."""
+
+    bundle: str
+    path: str
+    gpu: Gpu
+    supports: tuple[Support, ...]
+    """What of smalti runs on the GPU; empty where there is none."""
+    installed: dict[Runtime, str]
+    """Version of each runtime that is installed; empty for none."""
+    outcomes: tuple[Outcome, ...]
+    remedies: tuple[Remedy, ...]
+    notes: tuple[str, ...]
+    """Lists of engines that cannot be used, and what an installation without engines means."""
+
+
+def find_gpu(asked: str | None) -> Gpu:
+    """Return the GPU of a target, or this machine's first one; its target is empty where there is none.
+
+    Raises UsageError for a target that is not known.
+    """
+    if asked is not None:
+        return Gpu(check_target(asked), f"{GPUS[asked]} and the like", here=False)
+    try:
+        found = driver()
+        device: Device = found.device(0)
+    except KernelError as error:
+        return Gpu("", error.reason.partition(" (")[0], here=False)
+    return Gpu(f"sm_{device.capability}", device.name, here=True, cuda=found.version)
+
+
+def explain(bundle: Bundle, gpu: Gpu, installed: Installed, word: str = "") -> Explanation:
+    """Explain which engines of a bundle run on a GPU. Files are checked, so that damage is told.
+
+    ``word`` is how the user named the bundle, for commands; empty for the default one.
+    """
+    kept, notes = engines_of(bundle)
+    outcomes: list[Outcome] = []
+    remedies: list[Remedy] = []
+    for runtime in RUNTIMES:
+        allowed = engine_precisions(runtime, gpu.target) if gpu.target else PRECISIONS
+        host = Host(runtime, installed.get(runtime, ""), gpu.target)
+        if gpu.here and runtime == "trt":
+            host = Host(runtime, host.version, gpu.target, gpu.name, system_name())
+        for precision in allowed:
+            roles = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
+            found = [_outcome(kept, bundle, host, role, precision) for role in roles]
+            outcomes += found
+            missing = [one.component for one in found if not one.engine]
+            if missing and gpu.target:
+                some = missing if len(missing) < len(found) else []
+                remedies.append(Remedy(runtime, precision, _command(word, host, precision, some)))
+    told = supports(gpu.target, gpu.cuda) if gpu.target else []
+    none = not any(one.engine and one.runtime == "rtx" for one in outcomes)
+    if none and all(one.works for one in told if one.name == "rtx"):
+        notes = [*notes, WHEEL]
+    versions: dict[Runtime, str] = {runtime: installed.get(runtime, "") for runtime in RUNTIMES}
+    return Explanation(
+        bundle.manifest.name,
+        str(bundle.path),
+        gpu,
+        tuple(told),
+        versions,
+        tuple(outcomes),
+        tuple(remedies),
+        tuple(notes),
+    )
+
+
+def _outcome(kept: list[KeptEngine], bundle: Bundle, host: Host, role: Role, precision: Precision) -> Outcome:
+    asked = (host.runtime, role, precision)
+    own = [one for one in kept if (one.record.runtime, one.record.component, one.record.precision) == asked]
+    engine, reasons = fitting(own, bundle, host, role, precision, check=True)
+    if engine is None:
+        return Outcome(host.runtime, precision, role, "", "", (), tuple(reasons))
+    reasons += [f"{one.path}: another one comes first" for one in own[own.index(engine) + 1 :]]
+    record = engine.record
+    return Outcome(host.runtime, precision, role, engine.path, record.version, record.targets, tuple(reasons))
+
+
+def _command(word: str, host: Host, precision: Precision, components: list[Role]) -> str:
+    words = ["smalti engine build", *([quoted(word)] if word else []), "--runtime", host.runtime]
+    words += ["--target", host.target] if host.runtime == "rtx" else []  # TensorRT builds for the GPU at hand
+    words += ["--precision", precision] if precision != PRECISIONS[0] else []
+    return " ".join([*words, *(f"--component {role}" for role in components)])

@@ -1,0 +1,179 @@
+"""``smalti engine prune``: what nothing can use goes, under the lock of its folder, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.golden_bundle import plain_bundle
+from helpers.kept_engines import INSTALLED, keep
+from smalti import open_bundle
+from smalti.bundle.engine_folder import changing, engine_cache, read_folder
+from smalti.bundle.reader import Bundle
+from smalti.cli import engine as command_line
+from smalti.cli.main import _run
+from smalti.verification.engines.pruning import Rule, prune
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Bundle:
+    return open_bundle(plain_bundle(tmp_path / "bundle"))
+
+
+@pytest.fixture
+def cache(bundle, tmp_path, monkeypatch) -> Path:
+    """The bundle's folder in a cache of its own; it does not exist yet."""
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    return engine_cache(bundle)
+
+
+@pytest.fixture
+def engine(monkeypatch, capsys):
+    """Run a command of ``smalti engine`` where the versions of INSTALLED are; (exit code, stdout, stderr)."""
+    monkeypatch.setattr(command_line, "installed_versions", lambda: dict(INSTALLED))
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = _run(["engine", *map(str, words)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_prune_removes_what_nothing_can_use_and_says_how_much(bundle, cache, engine):
+    good, trt = (
+        keep(cache, bundle),
+        keep(cache, bundle, runtime="trt", device="a GPU of another machine", system="plan9"),
+    )
+    old = keep(cache, bundle, "decoder", version="1.6.0")
+    damaged, missing = keep(cache, bundle, "encoder"), keep(cache, bundle, "encoder", targets=("sm_89",))
+    (cache / damaged.engine.file).write_bytes(b"?")
+    (cache / missing.engine.file).unlink()
+    (cache / ".denoiser.rtx.99.partial").write_bytes(bytes(1000))
+    for name in ("broken", "list alone", "empty", "files alone"):
+        cache.with_name(name).mkdir()
+    (cache.with_name("broken") / "engines.json").write_text("{")
+    (cache.with_name("broken") / "an.rtx").write_bytes(bytes(2000))
+    (cache.with_name("files alone") / "an.rtx").write_bytes(bytes(3000))
+    shutil.copy(cache / "engines.json", cache.with_name("list alone"))
+    own = keep(bundle.path / "engines", bundle, version="1.6.0")
+    before = {path: path.stat().st_mtime_ns for path in cache.parent.rglob("*")}
+    code, said, _ = engine("prune", "--dry-run", "--json")
+    assert code == 0
+    planned = json.loads(said)
+    assert planned["dry_run"]
+    assert {path: path.stat().st_mtime_ns for path in cache.parent.rglob("*")} == before
+    code, said, _ = engine("prune", "--json")
+    assert code == 0
+    content = json.loads(said)
+    assert content["removed"] == planned["removed"]
+    assert content["problems"] == []
+    assert files(cache) == {"engines.json", good.engine.file, trt.engine.file}
+    assert {path.name for path in cache.parent.iterdir()} == {cache.name}
+    listed = read_folder(cache)
+    assert listed is not None
+    assert listed.engines == (trt, good)
+    assert content["kept"] == good.engine.bytes + trt.engine.bytes
+    assert content["bytes"] == sum(one["bytes"] for one in content["removed"]) > 6000
+    reasons = {Path(one["path"]).name: one["why"] for one in content["removed"] if Path(one["path"]).parent == cache}
+    assert reasons[old.engine.file] == "built with TensorRT-RTX 1.6.0, and 1.7.1 is installed"
+    assert "is damaged" in reasons[damaged.engine.file]
+    assert "is missing" in reasons[missing.engine.file]
+    assert reasons[".denoiser.rtx.99.partial"] == "no list names it"
+    assert (bundle.path / "engines" / own.engine.file).exists()
+    code, said, _ = engine("prune")
+    assert said == f"removed 0 files, 0.0 MB; engines of {content['kept'] / 1e6:.1f} MB stay in {cache.parent}\n"
+
+
+def test_engines_of_a_runtime_that_is_not_installed_stay_without_an_option(bundle, cache):
+    keep(cache, bundle)
+    assert prune({"rtx": "", "trt": ""}, Rule()).removed == []
+    assert len(prune({"rtx": "", "trt": ""}, Rule(everything=True)).removed) == 2
+    assert not cache.exists()
+
+
+def test_prune_by_age_and_by_size_removes_the_oldest(bundle, cache, engine):
+    records = [keep(cache, bundle, role) for role in ("decoder", "denoiser", "encoder")]
+    for days, record in zip((30, 20, 10), records):
+        os.utime(cache / record.engine.file, (time.time() - days * 86400,) * 2)
+    assert engine("prune", "--older-than", 25)[0] == 0
+    assert files(cache) == {"engines.json", *(one.engine.file for one in records[1:])}
+    megabytes = records[2].engine.bytes / 1e6
+    assert engine("prune", "--keep-mb", megabytes)[0] == 0
+    assert files(cache) == {"engines.json", records[2].engine.file}
+    assert engine("prune", "--keep-mb", 0)[0] == 0
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "line", [["--all", "--older-than", 1], ["--keep-mb", 1, "--older-than", 1], ["--keep-mb", -1], ["--older-than", -1]]
+)
+def test_rules_of_pruning_that_make_no_sense_are_refused(line, bundle, cache, engine):
+    keep(cache, bundle)
+    code, _, error = engine("prune", *line)
+    assert code == 2
+    assert "--older-than" in error
+    assert len(files(cache)) == 2
+
+
+def test_a_list_of_a_later_smalti_stays_with_its_engines_unless_all_go(bundle, cache, engine):
+    keep(cache, bundle)
+    listed = json.loads((cache / "engines.json").read_text())
+    (cache / "engines.json").write_text(json.dumps(listed | {"schema_version": 99, "new": "field"}))
+    (cache / ".a.partial").touch()
+    before = files(cache)
+    code, said, _ = engine("prune")
+    assert code == 0
+    assert f"! what is in {cache} stays: " in said
+    assert "Update smalti" in said
+    assert files(cache) == before
+    assert engine("prune", "--all")[0] == 0
+    assert not cache.exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from smalti.bundle.engine_folder import changing
+with changing(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(0.5)
+    (Path(sys.argv[1]) / "engines.json").unlink()
+"""
+
+
+def test_prune_waits_for_the_lock_of_a_folder(bundle, cache):
+    keep(cache, bundle)
+    said = list[str]()
+    line = [sys.executable, "-c", HOLD, str(cache)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        pruned = prune(INSTALLED, Rule(), say=said.append)
+    assert said == [f"waiting for another process that builds into {cache}"]
+    assert [one.why for one in pruned.removed] == ["no list names it"]  # what it saw is what the other one left
+    with changing(cache):
+        pass
+
+
+def test_all_includes_what_is_made_again_where_it_is_missing(bundle, cache, engine, tmp_path):
+    keep(cache, bundle)
+    for name in ("compiled/a.cache", "trials/b.json", "datasets/faces.npy"):
+        (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / name).write_bytes(b"1234")
+    assert engine("prune")[0] == 0
+    assert engine("prune", "--all", "--dry-run")[0] == 0
+    assert (tmp_path / "cache/compiled/a.cache").exists()
+    assert engine("prune", "--all")[0] == 0
+    left = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert left == {"faces.npy"}
