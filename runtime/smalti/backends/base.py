@@ -77,11 +77,15 @@ class Backend(ABC):
     certified: Precision = "int8"
     """The precision that ``auto`` takes where a bundle has it. Every variant of a bundle met its tolerance."""
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    """Those that it runs; :func:`smalti.verification.verify.remeasure` measures no others."""
+    """Those that it runs."""
 
     @abstractmethod
     def open(self, bundle: Bundle, role: Role, precision: Precision) -> Session:
         """Load a component and return it ready to run. Raises BundleError for a graph that cannot be run."""
+
+    def has(self, bundle: Bundle, role: Role, precision: Precision) -> bool:
+        """Return whether it can open a component in a precision."""
+        return precision in self.precisions and precision in bundle.precisions(role)
 
     def sample(self, *arguments: Any, **named: Any) -> Draw:
         """Draw tokens from logits, bit for bit as :func:`smalti_kernels.sample` does."""

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from smalti.backends.base import Backend
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from smalti.backends.onnxruntime_webgpu import OnnxRuntimeWebGpu
-from smalti.errors import ProviderUnavailable, UsageError
+from smalti.backends.tensorrt.backend import open_engines
+from smalti.errors import UsageError
 from smalti_kernels.platform import usable_cores
 
-LATER = ("tensorrt", "rtx")
+AUTO: Final = "auto"
+PROVIDERS: Final = ("cpu", "cuda", "rtx", "trt", "webgpu")
 
 
-def resolve_provider(requested: str, threads: int | None = None) -> tuple[Backend, str]:
-    """Return the backend for a request, with ``threads`` cores (all by default), and the reason.
+def check_provider(requested: str) -> None:
+    """Raise UsageError for a name that is no provider's."""
+    if requested not in (AUTO, *PROVIDERS):
+        raise UsageError(f"provider {requested!r}: allowed are {AUTO}, {', '.join(PROVIDERS[:-1])} and {PROVIDERS[-1]}")
 
-    Raises UsageError when the name is unknown, ProviderUnavailable when the provider cannot run.
+
+def open_backend(provider: str, threads: int | None = None) -> Backend:
+    """Return the backend of a provider, with ``threads`` cores (all by default).
+
+    Raises UsageError when the name is not in :data:`PROVIDERS`, ProviderUnavailable when it cannot run here.
     """
-    if requested not in ("auto", "cpu", "cuda", "webgpu", *LATER):
-        raise UsageError(f"provider {requested!r}: allowed are auto, cpu, cuda and webgpu")
-    if requested in LATER:
-        raise ProviderUnavailable(
-            f"provider {requested} is not in this version of smalti; use cpu, cuda, webgpu or auto"
-        )
-    if requested == "cuda":
-        return OnnxRuntimeCuda(), "cuda was asked for"
-    if requested == "webgpu":
-        return OnnxRuntimeWebGpu(threads or 1), "webgpu was asked for"
-    backend = OnnxRuntimeCpu(threads or usable_cores())
-    if requested == "cpu":
-        return backend, "cpu was asked for"
-    return backend, "this version takes a GPU only where it is asked for"
+    check_provider(provider)
+    if provider == "cuda":
+        return OnnxRuntimeCuda()
+    if provider == "rtx" or provider == "trt":
+        return open_engines(provider)
+    if provider == "webgpu":
+        return OnnxRuntimeWebGpu(threads or 1)
+    return OnnxRuntimeCpu(threads or usable_cores())

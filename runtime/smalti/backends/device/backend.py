@@ -18,7 +18,7 @@ from smalti.backends.device.shapes import Sides, shape_of, sides_of
 from smalti.backends.device.tensors import DeviceSession
 from smalti.bundle.manifest import Component, Precision, Role, kind_of
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError
+from smalti.errors import BundleError, ProviderUnavailable
 
 
 class DeviceBackend(Backend):
@@ -42,12 +42,17 @@ class DeviceBackend(Backend):
     def guarded(self, session: Session, bundle: Bundle, role: Role, precision: Precision) -> tuple[Session, str | None]:
         """Return ``session`` or, for a decoder that overflows in fp16 on this device, one in fp32, and why.
 
-        Raises BundleError as :meth:`open` does.
+        Raises BundleError and ProviderUnavailable as :meth:`open` does.
         """
         if precision != "fp16" or kind_of(role) != "decoder":
             return session, None
         wrong = decodes_wrongly(session, bundle, role)
-        return (session, None) if wrong is None else (self.open(bundle, role, "fp32"), wrong)
+        if wrong is None:
+            return session, None
+        try:
+            return self.open(bundle, role, "fp32"), wrong
+        except ProviderUnavailable as error:
+            raise ProviderUnavailable(f"{role}: {wrong}; and in fp32 it cannot be run: {error}") from error
 
     def bound(self, session: Session) -> DeviceSession:
         """Return the session of addresses behind one that :meth:`open` gave."""
