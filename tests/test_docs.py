@@ -23,11 +23,13 @@ BUILDERS = ("sphinx", "furo", "myst_parser")
 
 EXPORTED = [
     "Backend",
+    "BuildProgress",
     "Bundle",
     "BundleError",
     "DamagedKernel",
     "DriverError",
     "DriverUnavailable",
+    "EngineBuild",
     "EngineError",
     "Generator",
     "KernelError",
@@ -46,6 +48,7 @@ EXPORTED = [
     "Step",
     "Timings",
     "TrainingError",
+    "Upgrade",
     "UsageError",
     "__version__",
     "embedded_bundles",

@@ -25,6 +25,7 @@ ROOMS = {
         "result",
         "generator",
         "verification",
+        "loading",
         "cli",
     ),
     "smalti_train": (

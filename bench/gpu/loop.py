@@ -123,7 +123,7 @@ def on_provider(report: Report, machine: Machine, bundle: Bundle, cpu: smalti.Ge
     assert isinstance(gen.backend, DeviceBackend)
     what = f"cuda {precision}" if machine.kind == "gpu" else f"stub {precision}"
     report.found[what] = gen.report.to_dict()
-    network = gen.backend.bound(gen._session("denoiser"))
+    network = gen.backend.bound(gen.session("denoiser"))
     exact(report, machine, gen, gen.backend.place, network, what)
     attempt(report, f"{what}: one step", one_step, report, machine, gen, cpu, what)
     attempt(report, f"{what}: nodes", nodes_of, report, network, what)

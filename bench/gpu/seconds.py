@@ -69,7 +69,7 @@ def without_network(report: Report, machine: Machine, gen: smalti.Generator, nam
     """The loop with a network that costs nothing: tables, moves, draws and notes, from the first upload to tokens."""
     assert isinstance(gen.backend, DeviceBackend)
     program, device = program_of(gen, machine), gen.backend.place
-    network = gen.backend.bound(gen._session("denoiser"))
+    network = gen.backend.bound(gen.session("denoiser"))
     ladder = Ladder(program.steps, known=True, window=program.start.shape[1])
     most = max(call.rows.size for step in program.steps for call in ladder.fitted(step).calls)
     logits = (np.random.default_rng(0).standard_normal((most, program.codes), np.float32) * 3).astype(np.float32)

@@ -30,17 +30,22 @@ from smalti.errors import (
     UsageError,
 )
 from smalti.families.base import Settings
-from smalti.generator import Generator, load
+from smalti.generator import Generator
+from smalti.loading.building import BuildProgress, EngineBuild
+from smalti.loading.load import load
+from smalti.loading.upgrade import Upgrade
 from smalti.result import Result, Step, Timings
 from smalti.version import __version__
 
 __all__ = [
     "Backend",
+    "BuildProgress",
     "Bundle",
     "BundleError",
     "DamagedKernel",
     "DriverError",
     "DriverUnavailable",
+    "EngineBuild",
     "EngineError",
     "Generator",
     "KernelError",
@@ -59,6 +64,7 @@ __all__ = [
     "Step",
     "Timings",
     "TrainingError",
+    "Upgrade",
     "UsageError",
     "__version__",
     "embedded_bundles",

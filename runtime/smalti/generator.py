@@ -1,4 +1,4 @@
-"""The public face of a bundle: load it, then generate, stream, inpaint, encode, decode or embed."""
+"""The public face of a loaded bundle: generate, stream, inpaint, encode, decode or embed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -17,10 +16,9 @@ from PIL import Image
 from smalti.backends.base import Backend, ProviderReport, Session
 from smalti.backends.device.backend import DeviceBackend
 from smalti.backends.device.plan import Program
-from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.manifest import PRIOR_ROLES, Resolution, Role
-from smalti.bundle.reader import Bundle, open_bundle
+from smalti.bundle.reader import Bundle
 from smalti.codec import grey
 from smalti.codec.batches import check_tokens, decode_images, encode_images
 from smalti.codec.embedding import embed_images
@@ -40,59 +38,38 @@ from smalti.result import Result, Step, Timings
 Int32 = NDArray[np.int32]
 EMBEDDING = "embedding"
 """An encoder's second output."""
+GIVEN = "the backend was given"
+"""Why a generator has its backend, where nobody says more."""
 NETWORK_BATCH = 16
 """Grids sent through the prior at once, which bounds its memory whatever the count."""
-
-
-def load(
-    bundle: str | Path | Bundle | None = None,
-    provider: str = "auto",
-    precision: str = "auto",
-    threads: int | None = None,
-    *,
-    backend: Backend | None = None,
-) -> Generator:
-    """Open a bundle and get it ready to run.
-
-    Args:
-        bundle: a path (folder or ``.zip``), the name of an embedded bundle, or an open bundle. None takes the embedded
-            default.
-        provider: ``auto``, or one by name such as ``cpu``; see :mod:`smalti.backends.registry`.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``int8``. ``auto`` takes the precision that the backend prefers.
-        threads: cores to use, at least 1; None uses all.
-        backend: runs the graphs in place of a provider, such as :class:`smalti.NullBackend` in tests of your program.
-
-    Raises:
-        BundleError: the bundle is missing or damaged.
-        ProviderUnavailable: the provider cannot run here.
-        UsageError: an argument has another value.
-    """
-    if not isinstance(bundle, str | Path | Bundle | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"bundle {bundle!r}: a path or a name is needed")
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    return Generator(opened, provider, precision, threads, backend)
 
 
 class Generator:
     """A loaded bundle. Prior and decoder are ready; other components load when first used.
 
-    Several threads may call its methods.
+    :func:`smalti.load` makes one. Several threads may call its methods.
     """
 
     def __init__(
-        self, bundle: Bundle, provider: str, precision: str, threads: int | None, backend: Backend | None = None
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        precision: str = "auto",
+        *,
+        requested: str = "auto",
+        why: str = GIVEN,
     ) -> None:
-        if threads is not None and not (isinstance(threads, int) and threads >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"threads {threads!r}: a whole number, at least 1, is needed")
+        """Open prior and decoder on a backend; ``requested`` is the provider that was asked for, for the report.
+
+        Raises BundleError, ProviderUnavailable and UsageError as :func:`smalti.load` does.
+        """
         check_defaults(bundle.manifest, str(bundle.path))
-        if backend is not None and (provider != "auto" or threads is not None):
-            raise UsageError("a backend brings its own provider and threads: leave those out")
-        self.backend, why = (backend, "the backend was given") if backend else resolve_provider(provider, threads)
+        self.backend = backend
         chosen, why_precision = self.backend.resolve_precision(bundle, precision)
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.report = ProviderReport(
-            requested=provider,
+            requested=requested,
             actual=self.backend.name,
             device=self.backend.device,
             requested_precision=precision,
@@ -103,7 +80,7 @@ class Generator:
         )
         self._sessions: dict[Role, Session] = {}
         self._lock = threading.Lock()
-        self._session(PRIOR_ROLES[self.manifest.family])
+        self.session(PRIOR_ROLES[self.manifest.family])
         self._decoder(self.manifest.resolution())
 
     @property
@@ -111,7 +88,11 @@ class Generator:
         """Names of the labels that this bundle knows."""
         return self.manifest.classes
 
-    def _session(self, role: Role) -> Session:
+    def session(self, role: Role) -> Session:
+        """Return a component, ready to run; it is opened when it is first asked for.
+
+        Raises BundleError when its graph is damaged, ProviderUnavailable when the provider cannot run it.
+        """
         with self._lock:
             if role not in self._sessions:
                 precision = self.report.precision[role]
@@ -237,7 +218,7 @@ class Generator:
 
         Raises UsageError for no images, BundleError for a bundle whose encoder gives no features.
         """
-        session = self._session("encoder") if "encoder" in self.manifest.components else None
+        session = self.session("encoder") if "encoder" in self.manifest.components else None
         names = [output.name for output in session.outputs] if session else []
         if session is None or EMBEDDING not in names:
             raise BundleError(
@@ -276,7 +257,7 @@ class Generator:
         if (time is not None or steps) and not (time is not None and 0 <= time < steps):
             allowed = f"0 .. {steps - 1}" if steps else "none, as its prior knows no times"
             raise UsageError(f"time {time}: bundle {self.manifest.name} takes {allowed}")
-        denoiser = self._session("denoiser")
+        denoiser = self.session("denoiser")
         inputs = {"tokens": tokens, "labels": labels, "rows": rows}
         inputs["times"] = np.full(len(tokens), time or 0, np.int32)  # left out where the graph does not take them
         parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
@@ -294,7 +275,7 @@ class Generator:
         if self.manifest.family != "autoregressive":
             raise UsageError(f"bundle {self.manifest.name} predicts many tokens at once: use logits")
         shape = past_shape(self.manifest.components["predictor"], str(self.bundle.path))
-        return next_logits(self._session("predictor"), self.manifest.latent.codes, shape, NETWORK_BATCH)
+        return next_logits(self.session("predictor"), self.manifest.latent.codes, shape, NETWORK_BATCH)
 
     def _masked(self, settings: Settings) -> Int32:
         latent, (width, height) = self.manifest.latent, settings.size
@@ -320,7 +301,7 @@ class Generator:
     ) -> tuple[Int32, list[Image.Image]]:
         """Draw and decode on the device; return tokens and images."""
         started = time.perf_counter()
-        latent, prior = self.manifest.latent, self._session(PRIOR_ROLES[self.manifest.family])
+        latent, prior = self.manifest.latent, self.session(PRIOR_ROLES[self.manifest.family])
         with backend.run(program, prior, latent.grid) as run:
             timings.calls = sum(1 for _ in run.steps())
             tokens = run.result()
@@ -328,7 +309,7 @@ class Generator:
             wanted = self.manifest.resolution(settings.resolution)
             if latent.pixels or not tokens.size:
                 return tokens, self._decode(tokens, timings, settings.resolution)
-            images = run_decoded(run, backend.bound(self._session(wanted.decoder)), wanted)
+            images = run_decoded(run, backend.bound(self.session(wanted.decoder)), wanted)
             timings.decoder = time.perf_counter() - started - timings.network
         return tokens, images
 
@@ -337,7 +318,7 @@ class Generator:
         if not (isinstance(self.backend, DeviceBackend) and run.program):
             yield from run.draw(self, timings.timed, self.backend.sample)
             return
-        prior = self._session(PRIOR_ROLES[self.manifest.family])
+        prior = self.session(PRIOR_ROLES[self.manifest.family])
         with self.backend.run(run.program(), prior, self.manifest.latent.grid) as drawn:
             for _ in drawn.steps():
                 timings.calls += 1
@@ -370,21 +351,21 @@ class Generator:
             return partial(grey.to_tokens, codes=self.manifest.latent.codes)
         if "encoder" not in self.manifest.components:
             raise BundleError(f"{self.bundle.path} has no encoder")
-        session = self._session("encoder")
+        session = self.session("encoder")
         return lambda pixels: session({"images": pixels})[0]
 
     def _decoder(self, resolution: Resolution) -> Decode:
         """What turns tokens (int32 [N, h, w]) into pixels (uint8 [N, H, W, 3])."""
         if self.manifest.latent.pixels:
             return partial(grey.to_pixels, codes=self.manifest.latent.codes)
-        session = self._session(resolution.decoder)
+        session = self.session(resolution.decoder)
         return lambda tokens: session({"tokens": tokens})[0]
 
     def _preview(self, tokens: Int32) -> list[Image.Image]:
         """Rough images of tokens int32 [N, h, w] of 0 .. K, at the first resolution."""
         if "preview" not in self.manifest.components:
             return self._decode(fill_masked(tokens, self.manifest.latent.codes), Timings(), None)
-        session, latent = self._session("preview"), self.manifest.latent
+        session, latent = self.session("preview"), self.manifest.latent
         return decode_images(lambda part: session({"tokens": part})[0], tokens, latent.factor, latent.preview_halo)
 
     def _decode(self, tokens: Int32, timings: Timings, resolution: int | None) -> list[Image.Image]:

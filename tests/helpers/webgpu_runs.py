@@ -19,7 +19,7 @@ import smalti
 from smalti import SmaltiError
 from smalti.backends.onnxruntime_webgpu import OnnxRuntimeWebGpu, WebGpuSession, assignment
 from smalti.bundle.reader import open_bundle
-from smalti.verification.verify import remeasure
+from smalti.verification.remeasure import remeasure
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "absorbing": {"count": 2, "seed": 11, "steps": 2, "label": "lorelei"},
@@ -41,7 +41,7 @@ def refused(act: Any) -> str:
 def golden(path: str) -> dict[str, list[str]]:
     """Figures out of tolerance of the fp32 components of a bundle, by component."""
     bundle = open_bundle(path)
-    measured = remeasure(bundle, "webgpu")
+    measured = remeasure(bundle, OnnxRuntimeWebGpu())
     return {one.component: list(one.missed) for one in measured}
 
 

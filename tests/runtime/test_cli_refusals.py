@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from smalti import DamagedKernel, DriverError, DriverUnavailable, KernelError, NoMatchingKernel
+from smalti.loading.machine import nvidia
 
 
 def names(folder: Path) -> list[str]:
@@ -45,10 +46,9 @@ def names(folder: Path) -> list[str]:
         (["--top-p", "0"], 2, "top_p 0"),
         (["--precision", "fp4"], 2, "allowed are auto, fp32, fp16, int8"),
         (["--threads", "0"], 2, "threads 0"),
-        (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto, cpu, cuda and webgpu"),
+        (["--provider", "nonsense"], 2, "provider 'nonsense': allowed are auto, cpu, cuda, rtx, trt and webgpu"),
         (["--unheard-of"], 2, "--unheard-of"),
         (["--bundle", "nonesuch"], 3, "no bundle at nonesuch"),
-        (["--provider", "rtx"], 4, "provider rtx is not in this version"),
     ],
 )
 @pytest.mark.parametrize("target", ["a.png", "new/"])
@@ -99,6 +99,18 @@ def test_a_kernel_that_cannot_run_is_a_provider_that_cannot(kind, run, out, monk
     got, said, error = run("generate", "-o", f"{out}/a.png")
     assert (got, said) == (4, "")
     assert error.strip().splitlines()[-1] == "smalti: what was wrong; what to do about it"
+    assert names(out) == []
+
+
+@pytest.mark.skipif(nvidia()[0] is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize("provider", ["cuda", "rtx", "trt"])
+def test_a_gpu_that_is_not_there_is_told_at_once(provider, command, tiny_bundle, out):
+    started = time.monotonic()
+    done = command("generate", "-o", out / "a.png", "--bundle", tiny_bundle, "--provider", provider)
+    assert done.returncode == 4
+    assert time.monotonic() - started < 10  # 2 s are promised, of a machine that does nothing else
+    assert f"smalti: provider {provider} cannot run here: there is no NVIDIA driver" in done.stderr
+    assert "use provider cpu" in done.stderr
     assert names(out) == []
 
 

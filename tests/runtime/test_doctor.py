@@ -28,7 +28,7 @@ from helpers.machines import (
     with_driver,
 )
 from smalti.cli.main import _run
-from smalti.verification.doctor.facts import Driver, Engine, Folder, Machine, OnnxRuntime, Vulkan, VulkanDevice
+from smalti.verification.doctor.facts import Driver, Folder, Machine, OnnxRuntime, Vulkan, VulkanDevice
 from smalti.verification.doctor.finding import Finding
 from smalti.verification.doctor.findings import conclude, draws_with
 from smalti.verification.doctor.install import WANTED, WHEELS, choose, runs, shell_line
@@ -74,7 +74,7 @@ def test_whatever_the_machine_there_is_a_line_for_all_and_a_remedy_where_somethi
 def test_no_facts_are_too_odd_for_it(found: Machine) -> None:
     findings = conclude(found)
     assert all((one.verdict == "ok") == (one.remedy == "") for one in findings)
-    assert set(draws_with(found, findings)) <= {"cuda", "webgpu", "cpu"}
+    assert set(draws_with(found, findings)) <= {"cuda", "rtx", "trt", "webgpu", "cpu"}
     assert choose(found).line
 
 
@@ -352,15 +352,6 @@ def test_odd_pythons_and_systems_are_told() -> None:
     assert told(replace(found, problems=("x: y",)), "doctor").verdict == "warn"
     caches = (Folder("/c/smalti", 2_000_000_000), Folder("/c/smalti/engines", 150_000_000, whole=False))
     assert told(replace(found, caches=caches), "caches").text == "/c/smalti: 2.0 GB (engines more than 150.0 MB)"
-
-
-def test_engines_are_matched_with_gpus_and_versions() -> None:
-    engine = Engine("avatars", "denoiser", "fp16", "rtx", "1.7.1", ("sm_75", "sm_86"))
-    found = replace(with_driver(machine(), RTX_3060), engines=(engine,))
-    assert told(found, "engines").text == "bundle avatars has 1 for sm_75, sm_86; 1 match a GPU here"
-    newer = replace(found, packages=(*found.packages, ("tensorrt-rtx", "1.8.0")))
-    assert "they need tensorrt-rtx 1.7.1, not 1.8.0" in told(newer, "engines").text
-    assert "none is for a GPU here" in told(replace(found, driver=Driver()), "engines").text
 
 
 def test_wheels_run_on_the_generations_that_they_were_measured_to_have_code_for() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from smalti.platform import cache_folder
 from smalti.verification.doctor import children, probe
 from smalti.verification.doctor.children import Child
 from smalti.verification.doctor.facts import Machine
 from smalti.verification.doctor.finding import Finding
 from smalti.verification.doctor.findings import conclude, draws_with
-from smalti.verification.doctor.gather import cache_folder, gather
+from smalti.verification.doctor.gather import gather
 from smalti.verification.doctor.hardware import read_cpuinfo, read_pci, vendor_in
 from smalti_kernels.impl.cuda.driver_calls import CAPABILITY_MAJOR, CAPABILITY_MINOR
 

@@ -81,7 +81,7 @@ def test_settings_of_one_family_do_not_lay_out_a_run_of_the_other(gen):
 def test_logits_that_are_nan_are_told_with_their_place(tmp_path):
     broken = TableDenoiser(GRID, CODES, len(LABELS))
     broken.own[:] = np.nan
-    generator = smalti.load(broken.bundle(tmp_path / "broken"))
+    generator = smalti.load(broken.bundle(tmp_path / "broken"), "cpu")
     with pytest.raises(smalti.SamplingError, match=r"sample 0, position \d+, step 0.*NaN"):
         generator.generate()
 

@@ -14,12 +14,13 @@ import pytest
 
 from helpers.golden_bundle import golden_bundle, plain_bundle
 from smalti import BundleError, UsageError, load, open_bundle
-from smalti.backends.onnxruntime_cpu import OnnxSession
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu, OnnxSession
 from smalti.bundle.manifest import FileRecord
 from smalti.bundle.reader import check_file
 from smalti.cli.main import _run
 from smalti.verification.comparison import likeness
-from smalti.verification.verify import remeasure, verify
+from smalti.verification.remeasure import remeasure
+from smalti.verification.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_golden_inputs_of_some_components_are_not_enough(tmp_path):
 
     bundle = open_bundle(golden_bundle(tmp_path / "table", spoil))
     with pytest.raises(BundleError, match=r"the golden inputs have none of the decoder\. Get the bundle again"):
-        remeasure(bundle)
+        remeasure(bundle, OnnxRuntimeCpu(2))
 
 
 def edit(path: Path, change) -> None:
@@ -132,7 +133,7 @@ def test_files_that_belong_to_nothing_are_told_and_do_no_harm(bundle):
 
 
 def test_the_figures_are_measured_again(bundle):
-    measured = {one.component: one for one in remeasure(open_bundle(bundle))}
+    measured = {one.component: one for one in remeasure(open_bundle(bundle), OnnxRuntimeCpu(2))}
     assert set(measured) == {"denoiser", "decoder", "encoder"}
     assert all(one.missed == () and one.provider == "cpu" for one in measured.values())
     figures = measured["denoiser"].figures
@@ -157,7 +158,7 @@ def other_answers(tensors) -> None:
 def test_a_machine_that_computes_otherwise_misses_its_tolerances(tmp_path, capsys):
     path = golden_bundle(tmp_path / "table", other_answers)
     assert verify(open_bundle(path)).problems == ()
-    measured = {one.component: one for one in remeasure(open_bundle(path))}
+    measured = {one.component: one for one in remeasure(open_bundle(path), OnnxRuntimeCpu(2))}
     error, agreement = measured["denoiser"].missed
     assert error.startswith("logit_error is 0.")
     assert agreement.startswith("draw_agreement is 0.")
@@ -180,7 +181,7 @@ def test_golden_answers_that_no_graph_gives_are_misses_and_no_crash(tmp_path, mo
         return [np.full_like(value, np.nan) if value.dtype == np.float32 else value for value in outputs]
 
     monkeypatch.setattr(OnnxSession, "__call__", overflow)
-    (one,) = (one for one in remeasure(open_bundle(path)) if one.component == "denoiser")
+    (one,) = (one for one in remeasure(open_bundle(path), OnnxRuntimeCpu(2)) if one.component == "denoiser")
     assert len(one.missed) == 2
     assert one.figures["draw_agreement"] == one.figures["grid_agreement"] == 0
     assert np.isfinite(list(one.figures.values())).all()  # as JSON knows no others
@@ -239,7 +240,7 @@ def test_a_bundle_without_golden_inputs_is_verified_and_says_so(tmp_path, capsys
     assert _run(["bundle", "verify", str(path)]) == 0
     assert "it has no golden inputs: its certificate cannot be measured again" in capsys.readouterr().out
     with pytest.raises(UsageError, match="has no golden inputs to measure with"):
-        remeasure(open_bundle(path))
+        remeasure(open_bundle(path), OnnxRuntimeCpu(2))
     assert _run(["bundle", "verify", str(path), "--run"]) == 2
 
 

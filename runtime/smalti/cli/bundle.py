@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,15 +10,19 @@ from typing import Annotated
 
 import typer
 
-from smalti.backends.registry import resolve_provider
+from smalti.backends.base import Backend
+from smalti.backends.registry import AUTO, check_provider, open_backend
 from smalti.bundle.manifest import allowed
-from smalti.bundle.reader import open_bundle
+from smalti.bundle.reader import Bundle, open_bundle
 from smalti.cli.card import card, card_lines, figure
-from smalti.cli.escape import printable
+from smalti.cli.escape import in_place, printable
 from smalti.cli.options import JsonOption, ProviderOption, ThreadsOption
-from smalti.errors import BundleError, ParityError
+from smalti.errors import BundleError, ParityError, ProviderUnavailable
+from smalti.loading.load import load
+from smalti.platform import quoted
 from smalti.verification.polygraphy import check_new, write_polygraphy
-from smalti.verification.verify import Remeasured, Verification, remeasure
+from smalti.verification.remeasure import Remeasured, remeasure
+from smalti.verification.verify import Verification
 from smalti.verification.verify import verify as verify_bundle
 
 app = typer.Typer(
@@ -54,13 +57,13 @@ def verify(
     Exits with 3 when a file is damaged, and with 6 when a figure measured by --run is out of its tolerance.
     """
     opened = open_bundle(bundle)
-    resolve_provider(provider)
+    check_provider(provider)
     if polygraphy:
         check_new(polygraphy)
     found = verify_bundle(opened, _progress)
     measured: list[Remeasured] = []
     if run and not found.problems:
-        measured = remeasure(opened, provider, threads, _progress)
+        measured = remeasure(opened, _backend(opened, provider, threads), _progress)
     commands = write_polygraphy(opened, polygraphy) if polygraphy and not found.problems else []
     _progress("")
     if as_json:
@@ -73,12 +76,22 @@ def verify(
     if not as_json:
         typer.echo("\n".join(map(printable, (*_summary(opened.manifest.name, found), *_table(measured)))))
         if commands:
-            typer.echo("\n".join(["", f"cd {shlex.quote(str(polygraphy))}", *commands]))
+            typer.echo("\n".join(["", f"cd {quoted(str(polygraphy))}", *commands]))
     if wrong := [f"{one.component} {one.precision}: {'; '.join(one.missed)}" for one in measured if one.missed]:
         raise ParityError(
             f"{opened.path} does not compute here what it was certified to: {' | '.join(wrong)}. Choose another "
             "precision, or report it with the output of --json"
         )
+
+
+def _backend(bundle: Bundle, provider: str, threads: int | None) -> Backend:
+    """Return what auto takes, or the CPU where it takes nothing, since the figures then say why."""
+    if provider != AUTO:
+        return open_backend(provider, threads)
+    try:
+        return load(bundle, threads=threads).backend
+    except ProviderUnavailable:
+        return open_backend("cpu", threads)
 
 
 def _summary(name: str, found: Verification) -> list[str]:
@@ -108,4 +121,4 @@ def _table(measured: list[Remeasured]) -> list[str]:
 def _progress(line: str) -> None:
     """Show on a terminal the file that is checked now, in one line that the next one overwrites."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        print(in_place(line, sys.stderr), end="", file=sys.stderr, flush=True)

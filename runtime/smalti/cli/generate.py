@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from smalti.backends.base import Backend, RequestedPrecision
-from smalti.backends.registry import resolve_provider
-from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
+from smalti.bundle.reader import embedded_bundles, open_bundle
 from smalti.cli.options import (
     BundleOption,
     JsonOption,
@@ -23,8 +20,10 @@ from smalti.cli.options import (
 from smalti.errors import BundleError, OutputError, UsageError
 from smalti.families.recipe import Recipe, read_recipe
 from smalti.families.settings import chosen_options, unsuited
-from smalti.files import check_folder, check_writable
-from smalti.generator import Generator, load
+from smalti.files import check_folder, check_writable, portable_name
+from smalti.generator import Generator
+from smalti.loading.load import load
+from smalti.platform import reachable
 from smalti.result import Result, save_picture
 
 
@@ -47,7 +46,7 @@ def generate(
 ) -> None:
     """Draw images and write them as PNG. What is not given is the bundle's own default."""
     target = Path(output)
-    folder = target.is_dir() or output.endswith(("/", "\\"))
+    folder = reachable(target).is_dir() or output.endswith(("/", "\\"))
     if not folder and target.suffix.lower() != ".png":
         raise UsageError(f"output {output}: name a file that ends in .png, or a folder (with a slash at its end)")
     if columns is not None and columns < 1:
@@ -87,20 +86,17 @@ def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | No
             f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
             f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
         )
-    backend, _ = resolve_provider(provider, threads)
-    generator = load(opened, provider, _precision(recipe, opened, backend), threads)
+    # By the coarsest, since a component that does not come in it runs in fp32.
+    requested = next(one for one in ("int8", "fp16", "fp32") if one in recipe.precision.values())
+    generator = load(opened, provider, requested, threads)
+    if generator.report.precision != recipe.precision:
+        raise BundleError(
+            f"the picture was made in {recipe.precision}, and provider {generator.report.actual} would draw it in "
+            f"{generator.report.precision}; name another provider"
+        )
     options: dict[str, Any] = recipe.options
     result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
     return generator, result, recipe.columns
-
-
-def _precision(recipe: Recipe, bundle: Bundle, backend: Backend) -> str:
-    """Return the precision to request, so that every component runs in the one that made the picture."""
-    for requested in get_args(RequestedPrecision):
-        with contextlib.suppress(UsageError):  # a precision that the bundle does not come in
-            if backend.resolve_precision(bundle, requested)[0] == recipe.precision:
-                return requested
-    raise BundleError(f"the picture was made in {recipe.precision}, which this version of smalti does not choose")
 
 
 def _write(generator: Generator, result: Result, output: Path, folder: bool, columns: int) -> list[Path]:
@@ -108,10 +104,11 @@ def _write(generator: Generator, result: Result, output: Path, folder: bool, col
         result.save(output, columns)
         return [output]
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        reachable(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
-    paths = [output / f"{generator.manifest.name}-{seed}.png" for seed in result.settings.seeds]
+    name = portable_name(generator.manifest.name)
+    paths = [output / f"{name}-{seed}.png" for seed in result.settings.seeds]
     for index, (path, image) in enumerate(zip(paths, result.images)):
         save_picture(image, path, result.recipe(slice(index, index + 1), 1))
     return paths

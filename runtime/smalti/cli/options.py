@@ -17,7 +17,7 @@ from smalti.files import check_writable
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle; the embedded one by default.")]
-ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto, cpu, cuda or webgpu.")]
+ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto, cpu, cuda, rtx, trt or webgpu.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
 ResolutionOption = Annotated[

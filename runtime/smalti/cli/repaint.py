@@ -16,8 +16,8 @@ from smalti.cli.options import (
     sampling_options,
     takes_sampling,
 )
-from smalti.generator import load
 from smalti.images import open_image
+from smalti.loading.load import load
 from smalti.result import Result
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A .png; several images become a sheet.")]

@@ -1,27 +1,20 @@
-"""Verify a bundle: its files, its graphs' signatures and, on request, the figures of its certificate."""
+"""Verify a bundle: its files, and its graphs' signatures; :mod:`smalti.verification.remeasure` runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from smalti.backends.base import Backend
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from smalti.backends.registry import resolve_provider
 from smalti.backends.signatures import mismatches
 from smalti.bundle.engines import ENGINES
-from smalti.bundle.manifest import AGAIN, PRIOR_ROLES, ROUNDED, Measure, Precision, Role, missed
+from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle, check_file, listing, read_engines
-from smalti.errors import BundleError, SamplingError, UsageError
+from smalti.errors import BundleError
 from smalti.families.settings import check_defaults
-from smalti.generator import load
-from smalti.verification.comparison import compare_runs, run_labels
-from smalti.verification.golden import Golden, compare_golden, read_golden
+from smalti.verification.golden import read_golden
 
 Say = Callable[[str], None]
 
@@ -126,81 +119,3 @@ def _engines(bundle: Bundle, say: Say) -> tuple[int, set[str], list[str]]:
                 "build it again"
             )
     return len(engines.engines), belong, problems
-
-
-@dataclass(frozen=True)
-class Remeasured:
-    """Figures of one variant on this machine, with those of its certificate."""
-
-    component: Role
-    precision: Precision
-    provider: str
-    figures: dict[str, float]
-    certified: dict[str, float]
-    tolerances: dict[str, float]
-    missed: tuple[str, ...]
-    """Figures out of tolerance, as text; empty when all are within."""
-
-
-def remeasure(
-    bundle: Bundle, provider: str = "auto", threads: int | None = None, say: Say = lambda line: None
-) -> list[Remeasured]:
-    """Measure the certificate's figures again on this machine, with the bundle's golden inputs.
-
-    Raises UsageError when the bundle has none, ProviderUnavailable when the provider cannot run here, BundleError when
-    a file is damaged or does not fit.
-    """
-    golden = read_golden(bundle)
-    if golden is None:
-        raise UsageError(
-            f"{bundle.path} has no golden inputs to measure with: export it again, or verify "
-            "its files and graphs alone, without --run"
-        )
-    if missing := sorted(set(bundle.manifest.components) - set(golden.cases)):
-        raise BundleError(f"{bundle.path}: the golden inputs have none of the {missing[0]}. {AGAIN}")
-    backend, _ = resolve_provider(provider, threads)
-    found: list[Remeasured] = []
-    for measure in bundle.manifest.certificate:
-        if measure.precision not in set(bundle.precisions(measure.component)) & set(backend.precisions):
-            continue
-        say(f"{measure.component} {measure.precision}")
-        figures = _figures(bundle, measure, golden, backend)
-        again = {name for name in measure.tolerances if not name.startswith(ROUNDED)}
-        if lacking := sorted(again - figures.keys()):
-            raise BundleError(
-                f"{bundle.path}: the golden inputs of the {measure.component} do not tell its {', '.join(lacking)}, "
-                f"for which there is a bound. {AGAIN}"
-            )
-        wrong = tuple(missed(figures, measure.tolerances))
-        found.append(
-            Remeasured(
-                measure.component, measure.precision, backend.name, figures, measure.figures, measure.tolerances, wrong
-            )
-        )
-    return found
-
-
-def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend) -> dict[str, float]:
-    role, precision = measure.component, measure.precision
-    session = backend.open(bundle, role, precision)
-    if wrong := mismatches(bundle, role, precision, session.inputs, session.outputs):
-        raise BundleError("; ".join(wrong))
-
-    def graph(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        try:
-            return session(inputs)
-        except BundleError as error:
-            raise BundleError(f"the golden inputs of the {role} do not fit its graph: {error}") from error
-
-    figures = compare_golden(bundle, role, golden.cases[role], graph)
-    if golden.runs is not None and role == PRIOR_ROLES[bundle.manifest.family]:
-        count = len(golden.runs)
-        generator = load(bundle, precision=precision, backend=backend)
-        labels = run_labels(bundle.manifest.classes, count)
-        try:
-            *_, last = generator.stream(seeds=range(count), label=labels)
-            tokens = last.tokens
-        except SamplingError:  # invalid logits, such as NaN
-            tokens = np.full_like(golden.runs, -1)
-        figures |= compare_runs(tokens, golden.runs)
-    return figures

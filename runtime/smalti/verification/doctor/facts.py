@@ -156,7 +156,7 @@ class Vulkan:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that an embedded bundle has."""
+    """An engine of an embedded bundle."""
 
     bundle: str
     component: str
@@ -166,6 +166,11 @@ class Engine:
     version: str
     """Version of that runtime that it runs in."""
     targets: tuple[str, ...]
+    device: str = ""
+    """Name of the one GPU that it runs on; empty if every GPU of the targets runs it."""
+    cached: bool = False
+    """Whether it was built on this machine, and lies in the cache."""
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

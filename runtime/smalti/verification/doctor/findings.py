@@ -54,6 +54,8 @@ def draws_with(machine: Machine, findings: list[Finding]) -> list[str]:
     complete = [gpu for gpu in gpu_findings.complete_gpus(machine) if "cuDNN" not in bad or gpu.capability >= 75]
     fine = {
         "cuda": bool(complete) and "CUDA libraries" not in bad,
+        "rtx": gpu_findings.runs_engines(machine, "rtx"),
+        "trt": gpu_findings.runs_engines(machine, "trt"),
         "webgpu": gpu_findings.reaches_webgpu(machine) and not bad & {"WebGPU", "Vulkan"},
         "cpu": CPU in machine.onnxruntime.providers,
     }

@@ -18,7 +18,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from smalti.backends.onnxruntime_options import LIBRARY
-from smalti.bundle.reader import embedded_bundles, read_engines
+from smalti.bundle.engine_folder import engines_of
+from smalti.bundle.reader import embedded_bundles, open_bundle
+from smalti.errors import BundleError
+from smalti.platform import cache_folder
 from smalti.verification.doctor.children import Child
 from smalti.verification.doctor.facts import (
     Driver,
@@ -85,7 +88,7 @@ def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VUL
         adapters=asker.read("graphics cards", find_adapters, ()),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         kernels=asker.read("prebuilt kernels", _kernels, ()),
-        packages=asker.read("installed packages", _packages, ()),
+        packages=asker.read("installed packages", installed_packages, ()),
         cuda_libraries=asker.read("CUDA libraries", find_cuda_libraries, ()),
         bundles=tuple(bundles),
         engines=tuple(
@@ -145,18 +148,6 @@ def _source(origin: dict[str, Any]) -> str:
     return url2pathname(urlsplit(url).path)
 
 
-def cache_folder() -> Path:
-    """Return the folder of smalti's caches: ``$SMALTI_CACHE_DIR``, or one in the user's own cache."""
-    if named := os.environ.get("SMALTI_CACHE_DIR"):
-        return Path(named)
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        return Path(local, "smalti", "smalti", "Cache")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "smalti"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smalti")
-
-
 def _caches() -> tuple[Folder, ...]:
     root = cache_folder()
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -180,7 +171,8 @@ def _kernels() -> tuple[str, ...]:
     return tuple(sorted({target for target, _ in read_manifest().entries}))
 
 
-def _packages() -> tuple[tuple[str, str], ...]:
+def installed_packages() -> tuple[tuple[str, str], ...]:
+    """Return name and version of the installed packages that bring ONNX Runtime, CUDA and TensorRT."""
     found: dict[str, str] = {}
     for one in metadata.distributions():
         # Reading the metadata of all packages takes long, and the name of their folder has the name too.
@@ -194,8 +186,20 @@ def _packages() -> tuple[tuple[str, str], ...]:
 
 
 def _engines(path: Path) -> tuple[Engine, ...]:
-    listed = read_engines(path)
+    kept, wrong = engines_of(open_bundle(path))
+    if wrong:
+        raise BundleError("; ".join(wrong))
     return tuple(
-        Engine(path.name, one.component, one.precision, one.runtime, one.version, one.targets)
-        for one in (listed.engines if listed else ())
+        Engine(
+            bundle=path.name,
+            component=one.record.component,
+            precision=one.record.precision,
+            runtime=one.record.runtime,
+            version=one.record.version,
+            targets=one.record.targets,
+            device=one.record.device,
+            cached=one.root != path,
+            bytes=one.record.engine.bytes,
+        )
+        for one in kept
     )

@@ -9,7 +9,7 @@ from typing import Final
 from smalti.backends.onnxruntime_places import CUDA
 from smalti.backends.webgpu_plugin import OLDEST as OLDEST_FOR_PLUGIN
 from smalti.backends.webgpu_plugin import PLUGIN
-from smalti.verification.doctor.facts import Gpu, Machine
+from smalti.verification.doctor.facts import Engine, Gpu, Machine
 from smalti.verification.doctor.finding import Finding, missing, ok, warn
 from smalti.verification.doctor.install import (
     DRIVER_FOR,
@@ -31,6 +31,8 @@ LAST_CUDNN: Final = (9, 10)
 TENSORRT: Final = re.compile(r"tensorrt(-rtx)?")
 RTX: Final = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT-RTX runs on."""
+PACKAGES: Final = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}
+"""Packages of the runtimes of engines."""
 _UPDATE: Final = f"install NVIDIA driver {DRIVER_FOR[13]} or newer ({DRIVER_FOR[12]} is the oldest that smalti can use)"
 
 
@@ -208,31 +210,56 @@ def tensorrt(machine: Machine) -> Iterator[Finding]:
 
 
 def engines(machine: Machine) -> Iterator[Finding]:
-    """Engines inside embedded bundles, and whether a GPU here runs them."""
-    installed = dict(machine.packages)
+    """Engines of embedded bundles, their sizes, and whether a GPU here runs them."""
     for bundle in machine.bundles:
         own = [one for one in machine.engines if one.bundle == bundle]
-        here = {f"sm_{gpu.capability}" for gpu in machine.driver.gpus}
-        matching = [one for one in own if here & {*one.targets}]
         if not own:
             yield ok("engines", f"bundle {bundle} has none, and draws without")
             continue
         targets = ", ".join(sorted({target for one in own for target in one.targets}))
-        text = f"bundle {bundle} has {len(own)} for {targets}"
-        versions = {one.version for one in matching if one.runtime == "rtx"}
-        current = installed.get("tensorrt-rtx")
+        text = f"bundle {bundle} has {len(own)} for {targets} ({sum(one.bytes for one in own) / 1e6:.1f} MB)"
+        matching = [one for one in own if any(_is_for(one, gpu) for gpu in machine.driver.gpus)]
+        fitting = [one for one in matching if one.version == _version(machine, one.runtime)]
+        old = [one for one in matching if one not in fitting and _version(machine, one.runtime)]
         if not matching:
             yield ok("engines", f"{text}; none is for a GPU here")
-        elif current is not None and versions and current not in versions:
-            remedy = "build them again with 'smalti engine build'"
+        elif old and not fitting:
+            package, needed = PACKAGES[old[0].runtime], ", ".join(sorted({one.version for one in old}))
             yield warn(
-                "engines", f"{text}; they need tensorrt-rtx {', '.join(sorted(versions))}, not {current}", remedy
+                "engines",
+                f"{text}; they need {package} {needed}, not {_version(machine, old[0].runtime)}",
+                "build them again with 'smalti engine build'",
             )
         else:
             yield ok("engines", f"{text}; {len(matching)} match a GPU here")
     if not machine.bundles:
         again = f"{choose(machine).line} --force-reinstall --no-deps"
         yield missing("engines", "the embedded bundle is missing from this installation", again)
+
+
+def runs_engines(machine: Machine, runtime: str) -> bool:
+    """Whether an embedded bundle has all that draws, as engines that the first GPU runs in the installed version."""
+    if not usable_gpus(machine) or not (installed := _version(machine, runtime)):
+        return False
+    first = machine.driver.gpus[0]
+    for bundle in machine.bundles:
+        found = {
+            one.component
+            for one in machine.engines
+            if (one.bundle, one.runtime, one.version) == (bundle, runtime, installed) and _is_for(one, first)
+        }
+        if "decoder" in found and found & {"denoiser", "predictor"}:
+            return True
+    return False
+
+
+def _is_for(engine: Engine, gpu: Gpu) -> bool:
+    return f"sm_{gpu.capability}" in engine.targets and engine.device in ("", gpu.name)
+
+
+def _version(machine: Machine, runtime: str) -> str:
+    """Return the installed version of an engine's runtime; empty if it is not installed."""
+    return dict(machine.packages).get(PACKAGES.get(runtime, ""), "")
 
 
 def complete_gpus(machine: Machine) -> list[Gpu]:

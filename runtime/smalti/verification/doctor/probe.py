@@ -32,7 +32,7 @@ def driver(*names: str) -> dict[str, Any]:
     started = library.cuInit(0)
     if library.cuDriverGetVersion(byref(number)) == 0 and number.value:
         found["cuda"] = (number.value // 1000, number.value % 1000 // 10)
-    found["version"] = _driver_version()
+    found["version"] = driver_version()
     failed = started or library.cuDeviceGetCount(byref(count))
     if failed:
         return found | {"problem": _error(library, failed)}
@@ -61,7 +61,7 @@ def _error(library: Any, code: int) -> str:
     return f"{text.value.decode() if known and text.value else 'an unknown error'} ({code})"
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
     """Return the version that users know, from the kernel's module or from NVIDIA's management library."""
     try:
         words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()

@@ -1,0 +1,58 @@
+"""What a verdict about a provider depends on: everything installed, and every processor and driver that is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from smalti.platform import system_name
+from smalti.verification.doctor.gather import installed_packages
+from smalti.verification.doctor.hardware import find_adapters, find_processor
+from smalti.verification.doctor.probe import driver_version
+from smalti.version import __version__
+from smalti_kernels import KernelError
+from smalti_kernels.impl.cuda.driver import Driver, driver
+from smalti_kernels.platform import usable_cores
+
+VARIABLES: Final = (
+    "CUDA_VISIBLE_DEVICES",
+    "VK_ICD_FILENAMES",
+    "VK_DRIVER_FILES",
+    "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER",
+)
+"""Variables of the environment that choose a device or a driver."""
+
+
+def nvidia() -> tuple[Driver | None, str]:
+    """Return NVIDIA's driver, or None and why there is none."""
+    try:
+        return driver(), ""
+    except KernelError as error:
+        return None, error.reason.partition(" (")[0]
+
+
+def fingerprint() -> str:
+    """Return a hash of all that decides whether a provider works here, and how fast."""
+    found, _ = nvidia()
+    facts: dict[str, Any] = {
+        "smalti": __version__,
+        "system": system_name(),
+        "packages": _told(installed_packages),
+        "processor": _told(lambda: str(find_processor(usable_cores()))),
+        "adapters": _told(lambda: str(find_adapters())),
+        "cuda": found.version if found else None,
+        "driver": _told(driver_version),
+        "devices": [str(found.device(ordinal)) for ordinal in range(found.device_count)] if found else [],
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _told(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # a fact that cannot be read is a fact: see smalti.verification.doctor.gather
+        return f"{type(error).__name__}: {error}"

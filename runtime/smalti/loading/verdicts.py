@@ -1,0 +1,61 @@
+"""Trials that are kept in the user's cache, so that each is made once. Where there is no cache, each is made again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+
+from smalti.files import write_whole
+from smalti.loading.trial import Trial
+from smalti.platform import cache_folder
+
+HOUR = 3600.0
+WAIT = 600.0
+"""Seconds to wait for another process that makes a trial."""
+
+
+def kept(key: str) -> Trial | None:
+    """Return a trial of this key that is still believed; None if there is none."""
+    try:
+        found = msgspec.json.decode(_file(key).read_bytes(), type=Trial)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if 0 <= time.time() - found.made < found.hours * HOUR else None
+
+
+def keep(key: str, trial: Trial) -> None:
+    """Keep a trial."""
+    with contextlib.suppress(OSError):
+        file = _file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, msgspec.json.encode(trial))
+
+
+def key_of(*parts: object) -> str:
+    """Return the key of what a trial depends on."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()
+
+
+@contextlib.contextmanager
+def alone() -> Generator[None, None, None]:
+    """Let one process at a time make trials: two would try the same, and slow each other down.
+
+    Without filelock, or where no lock can be made, all go at once.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):  # filelock's Timeout is an OSError
+            import filelock
+
+            file = cache_folder() / "locks/trials.lock"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(file, timeout=WAIT))
+        yield
+
+
+def _file(key: str) -> Path:
+    return cache_folder() / "trials" / f"{key[:32]}.json"

@@ -1,0 +1,203 @@
+"""Engines that a program has built for it: by a real process, watched and cancelled, while another provider draws.
+
+The process runs the real command with a stand-in for TensorRT and the stub driver in place of a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import smalti
+from helpers import fake_tensorrt
+from helpers.device_cases import same
+from helpers.fake_tensorrt_runtime import FakeRuntime
+from helpers.stub_device import StubDevice
+from helpers.table_denoiser import TableDenoiser
+from smalti import EngineBuild, EngineError, ProviderUnavailable, UsageError
+from smalti.backends.tensorrt.backend import TensorRt
+from smalti.backends.tensorrt.bindings import Bindings
+from smalti.backends.tensorrt.choice import Host
+from smalti.bundle.engine_folder import engine_cache, engines_of, read_folder
+from smalti.loading import building, load, upgrade
+from smalti.loading.building import build_missing
+from smalti.platform import system_name
+
+TESTS = Path(fake_tensorrt.__file__).parents[1]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, stub_library):
+    """A user's cache of its own; a process finds a stand-in for TensorRT, and the stub as NVIDIA's driver."""
+    (tmp_path / "driver").mkdir()
+    shutil.copy(stub_library.path, tmp_path / "driver/libcuda.so.1")
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "driver"))
+    path = [str(TESTS), str(TESTS / "helpers/packages"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    return monkeypatch
+
+
+@pytest.fixture
+def bundle(tiny_bundle):
+    return smalti.open_bundle(tiny_bundle)
+
+
+def backend(stub_library, fake: FakeRuntime) -> TensorRt:
+    device = StubDevice(stub_library)
+    found = stub_library.driver().device(0)
+    return TensorRt(device.kernels(), Bindings("trt", fake), Host("trt", "10.13.3", "sm_80", found.name, system_name()))
+
+
+def test_what_is_missing_is_built_told_and_then_run(bundle, machine, stub_library):
+    machine.setenv("FAKE_TENSORRT_PAUSE", "0.05")
+    fake = FakeRuntime("10.13.3", portable=False)
+    trt, told = backend(stub_library, fake), []
+    (roles,) = trt.missing(bundle, "auto").values()
+    assert {"denoiser", "decoder"} <= {*roles}
+    build_missing(trt, bundle, "auto", told.append)
+    assert trt.missing(bundle, "auto") == {}
+    assert {one.component for one in told} == {*roles}
+    assert all(0 <= one.share <= 1 and one.phase for one in told)
+    assert told[-1].share > told[0].share
+    listed = read_folder(engine_cache(bundle))
+    assert listed is not None
+    assert {(one.device, one.system, one.targets) for one in listed.engines} == {
+        (trt.host.device, system_name(), ("sm_80",))
+    }
+    fake.knows(bundle, listed.engines)
+    expected = smalti.load(bundle, "cpu", "fp16", 1).generate(2, 5)
+    same(smalti.load(bundle, backend=trt).generate(2, 5), expected)
+    built = {one.engine.sha256 for one in listed.engines}
+    build_missing(trt, bundle, "auto")
+    assert {one.record.engine.sha256 for one in engines_of(bundle)[0]} == built
+
+
+def test_a_build_that_is_cancelled_keeps_what_is_finished(bundle, machine):
+    machine.setenv("FAKE_TENSORRT_PAUSE", "0.2")
+    first, cancel = threading.Event(), threading.Event()
+    build = EngineBuild(bundle, "trt", on_progress=lambda told: first.set() if told.component != "encoder" else None)
+    assert not build.done
+    assert first.wait(60)
+    cancel.set()
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=r"was cancelled; those that were finished are kept"):
+        build.wait(cancel)
+    assert time.monotonic() - started < 15
+    assert build.done
+    listed = read_folder(engine_cache(bundle))
+    for one in listed.engines if listed else ():
+        assert (engine_cache(bundle) / one.engine.file).stat().st_size == one.engine.bytes
+    machine.setenv("FAKE_TENSORRT_PAUSE", "0")
+    EngineBuild(bundle, "trt").wait()
+    assert len(engines_of(bundle)[0]) == sum("fp16" in bundle.precisions(role) for role in bundle.manifest.components)
+
+
+def test_a_build_that_fails_says_what_the_builder_said(bundle, machine):
+    machine.setenv("FAKE_TENSORRT_FAIL", "build:decoder")
+    with pytest.raises(EngineError, match=r"engines cannot be built: .*decoder.*Cannot compile operation"):
+        EngineBuild(bundle, "trt").wait()
+    kept = {one.record.component for one in engines_of(bundle)[0]}
+    assert "denoiser" in kept
+    assert "decoder" not in kept
+
+
+def test_an_error_of_who_is_told_ends_the_build_and_is_raised(bundle, machine):
+    machine.setenv("FAKE_TENSORRT_PAUSE", "0.1")
+
+    def told(progress: smalti.BuildProgress) -> None:
+        raise ZeroDivisionError("of the caller")
+
+    build = EngineBuild(bundle, "trt", on_progress=told)
+    with pytest.raises(ZeroDivisionError, match="of the caller"):
+        build.wait()
+    assert build.done
+
+
+def test_what_comes_in_fp32_alone_is_built_in_fp32(tmp_path, machine, stub_library):
+    plain = smalti.open_bundle(TableDenoiser((3, 4), 6, 2).bundle(tmp_path / "plain"))
+    assert backend(stub_library, FakeRuntime("10.13.3", portable=False)).missing(plain, "auto") == {
+        "fp32": [*plain.manifest.components]
+    }
+
+
+def test_without_a_gpu_a_build_says_so(bundle, machine, tmp_path):
+    machine.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="there is no NVIDIA driver"):
+        EngineBuild(bundle, "trt").wait()
+
+
+def test_a_frozen_program_builds_nothing(bundle, monkeypatch):
+    monkeypatch.setattr(building.sys, "frozen", True, raising=False)
+    with pytest.raises(EngineError, match="before it is frozen"):
+        EngineBuild(bundle, "trt")
+
+
+@pytest.fixture
+def opened(bundle, stub_library, monkeypatch):
+    """Provider trt on the stub device; the engines that a build made can be run."""
+    fake = FakeRuntime("10.13.3", portable=False)
+    honest = load.open_backend
+
+    def open_backend(provider: str, threads: int | None = None):
+        if provider != "trt":
+            return honest(provider, threads)
+        made = backend(stub_library, fake)
+        plain = made.find
+
+        def find(asked, role, precision):
+            fake.knows(asked, [one.record for one in engines_of(asked)[0]])
+            return plain(asked, role, precision)
+
+        made.find = find
+        return made
+
+    monkeypatch.setattr(load, "open_backend", open_backend)
+
+
+def test_another_provider_draws_until_engines_are_built(bundle, machine, opened):
+    machine.setenv("FAKE_TENSORRT_PAUSE", "0.1")
+    told: list[smalti.BuildProgress] = []
+    ours = smalti.Upgrade(bundle, "trt", "cpu", on_build=told.append)
+    expected = smalti.load(bundle, "cpu", "fp16", 1).generate(seed=3)
+    first = ours.generator
+    assert first.report.actual == "cpu"
+    assert not ours.ready
+    first.generate(seed=3)
+    assert ours.wait(120), ours.problem
+    assert ours.generator.report.actual == "trt"
+    assert ours.progress is not None
+    assert ours.progress in told
+    same(ours.generator.generate(seed=3), expected)
+    assert first.generate(seed=3).report.actual == "cpu"  # who kept it draws on as before
+
+
+def test_an_upgrade_that_fails_leaves_the_first_provider_and_says_why(bundle, machine, opened):
+    machine.setenv("FAKE_TENSORRT_FAIL", "parse")
+    ours = smalti.Upgrade(bundle, "trt", "cpu")
+    assert not ours.wait(120)
+    assert isinstance(ours.problem, EngineError)
+    assert ours.generator.report.actual == "cpu"
+
+
+def test_an_upgrade_can_be_given_up(bundle, machine, opened):
+    machine.setenv("FAKE_TENSORRT_PAUSE", "1")
+    ours = smalti.Upgrade(bundle, "trt", "cpu")
+    ours.cancel()
+    assert not ours.wait(60)
+    assert "cancelled" in str(ours.problem)
+
+
+def test_what_is_wrong_with_the_first_provider_is_raised_at_once(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(upgrade, "load", smalti.load)
+    with pytest.raises(UsageError, match="provider 'nonsense'"):
+        smalti.Upgrade(bundle, "trt", "nonsense")
+    plain = TableDenoiser((3, 4), 6, 2).bundle(tmp_path / "plain")
+    ours = smalti.Upgrade(plain, "trt", "cpu")
+    assert not ours.wait(60)
+    assert isinstance(ours.problem, ProviderUnavailable)
