@@ -117,7 +117,9 @@ def test_a_good_claim_raises_a_cell() -> None:
     )
     assert how_of(file(claim("emulated"), claim("built")), file(claim("no", reason="it is"))) == "emulated"
     assert how_of(file(claim(target="cpu", backend="cpu"), machine=CPU), row="CPU", backend="cpu") == "ran"
-    assert how_of(file(claim("emulated", "vulkan", "webgpu"), machine=CPU), backend="webgpu") == "emulated"
+    vulkan = file(claim("emulated", "vulkan", "webgpu"), machine=CPU)
+    assert how_of(vulkan, row="any GPU, behind Vulkan", backend="webgpu") == "emulated"
+    assert how_of(vulkan, backend="webgpu") is None  # nobody has played this GPU
 
 
 @pytest.mark.parametrize(
