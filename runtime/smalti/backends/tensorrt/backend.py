@@ -79,9 +79,10 @@ class EngineBackend(DeviceBackend):
         chosen, why = super().resolve_precision(bundle, requested)
         if requested != "auto":
             return chosen, why
+        kept, _ = engines_of(bundle)  # once, since each call reads the lists of the bundle and of the cache
         without: list[str] = []
         for role in bundle.manifest.components:
-            there: list[Precision] = [one for one in PREFERRED if self.has(bundle, role, one)]
+            there: list[Precision] = [one for one in PREFERRED if fitting(kept, bundle, self.host, role, one)[0]]
             if there:
                 chosen[role] = there[0]
             else:
