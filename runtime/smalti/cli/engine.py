@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from smalti.backends.tensorrt.choice import NAMES
+from smalti.backends.tensorrt.choice import NAMES, PACKAGES
 from smalti.bundle.engine_folder import engine_caches
 from smalti.bundle.engines import Runtime
 from smalti.bundle.reader import open_bundle
@@ -22,8 +22,6 @@ from smalti.verification.engines.explaining import Explanation, explain, find_gp
 from smalti.verification.engines.hosts import GPUS
 from smalti.verification.engines.listing import Listed, engines_here, engines_of_bundle, installed_versions
 from smalti.verification.engines.pruning import Pruned, Rule, prune
-
-PACKAGES: Final[dict[Runtime, str]] = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help="Engines of a bundle for GPUs."

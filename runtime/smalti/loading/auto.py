@@ -27,9 +27,9 @@ from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process
 from smalti.loading.verdicts import alone, keep, kept, key_of
 from smalti.platform import system_name
+from smalti.verification.doctor.install import GPU_WHEEL
 from smalti_kernels import KernelError
 
-GPU_WHEEL: Final = "onnxruntime-gpu"
 _log = logging.getLogger(__name__)
 
 Present = Callable[[Bundle, str], str]

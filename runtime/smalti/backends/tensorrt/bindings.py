@@ -8,7 +8,7 @@ from collections import deque
 from importlib import metadata, util
 from typing import Any, Final
 
-from smalti.backends.tensorrt.choice import NAMES
+from smalti.backends.tensorrt.choice import NAMES, PACKAGES
 from smalti.bundle.engines import Runtime
 from smalti.errors import ProviderUnavailable
 
@@ -26,7 +26,7 @@ def installed(runtime: Runtime) -> bool:
 
 def installed_version(runtime: Runtime) -> str:
     """Return the version of a runtime's package, without loading it; empty if it is not installed."""
-    name = MODULES[runtime].replace("_", "-")
+    name = PACKAGES[runtime]
     for package in (name, f"{name}-cu13", f"{name}-cu12"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(package)

@@ -13,6 +13,8 @@ from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError
 
 NAMES: Final[dict[Runtime, str]] = {"rtx": "TensorRT-RTX", "trt": "TensorRT"}
+PACKAGES: Final[dict[Runtime, str]] = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}
+"""Packages that bring the runtimes."""
 
 
 @dataclass(frozen=True)

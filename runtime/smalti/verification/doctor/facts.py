@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from smalti.bundle.engines import Runtime
+
 Shell = Literal["posix", "cmd", "powershell"]
 
 
@@ -161,8 +163,7 @@ class Engine:
     bundle: str
     component: str
     precision: str
-    runtime: str
-    """rtx or trt."""
+    runtime: Runtime
     version: str
     """Version of that runtime that it runs in."""
     targets: tuple[str, ...]

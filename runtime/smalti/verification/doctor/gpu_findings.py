@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from smalti.backends.onnxruntime_places import CUDA
+from smalti.backends.tensorrt.choice import PACKAGES
 from smalti.backends.webgpu_plugin import OLDEST as OLDEST_FOR_PLUGIN
 from smalti.backends.webgpu_plugin import PLUGIN
+from smalti.bundle.engines import Runtime
 from smalti.verification.doctor.facts import Engine, Gpu, Machine
 from smalti.verification.doctor.finding import Finding, missing, ok, warn
 from smalti.verification.doctor.install import (
@@ -31,8 +33,6 @@ LAST_CUDNN: Final = (9, 10)
 TENSORRT: Final = re.compile(r"tensorrt(-rtx)?")
 RTX: Final = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT-RTX runs on."""
-PACKAGES: Final = {"rtx": "tensorrt-rtx", "trt": "tensorrt"}
-"""Packages of the runtimes of engines."""
 _UPDATE: Final = f"install NVIDIA driver {DRIVER_FOR[13]} or newer ({DRIVER_FOR[12]} is the oldest that smalti can use)"
 
 
@@ -237,7 +237,7 @@ def engines(machine: Machine) -> Iterator[Finding]:
         yield missing("engines", "the embedded bundle is missing from this installation", again)
 
 
-def runs_engines(machine: Machine, runtime: str) -> bool:
+def runs_engines(machine: Machine, runtime: Runtime) -> bool:
     """Whether an embedded bundle has all that draws, as engines that the first GPU runs in the installed version."""
     if not usable_gpus(machine) or not (installed := _version(machine, runtime)):
         return False
@@ -257,9 +257,9 @@ def _is_for(engine: Engine, gpu: Gpu) -> bool:
     return f"sm_{gpu.capability}" in engine.targets and engine.device in ("", gpu.name)
 
 
-def _version(machine: Machine, runtime: str) -> str:
+def _version(machine: Machine, runtime: Runtime) -> str:
     """Return the installed version of an engine's runtime; empty if it is not installed."""
-    return dict(machine.packages).get(PACKAGES.get(runtime, ""), "")
+    return dict(machine.packages).get(PACKAGES[runtime], "")
 
 
 def complete_gpus(machine: Machine) -> list[Gpu]:

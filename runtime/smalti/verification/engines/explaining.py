@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from smalti.backends.tensorrt.backend import PREFERRED
 from smalti.backends.tensorrt.choice import Host, fitting
 from smalti.bundle.engine_folder import KeptEngine, engines_of
 from smalti.bundle.engines import Runtime
@@ -16,8 +17,6 @@ from smalti.verification.engines.listing import RUNTIMES, Installed
 from smalti_kernels.errors import KernelError
 from smalti_kernels.impl.cuda.driver import Device, driver
 
-PRECISIONS: Final[tuple[Precision, ...]] = ("fp16", "fp32")
-"""Those that engines come in; int8 graphs are for CPUs."""
 WHEEL: Final = (
     "smalti[rtx] brings TensorRT-RTX, which runs engines. The wheel of smalti carries graphs and no engines: "
     "'smalti engine build' (smalti[engines]) makes them once, in seconds, and keeps them in the cache; a zip that "
@@ -108,7 +107,7 @@ def explain(bundle: Bundle, gpu: Gpu, installed: Installed, word: str = "") -> E
     outcomes: list[Outcome] = []
     remedies: list[Remedy] = []
     for runtime in RUNTIMES:
-        allowed = engine_precisions(runtime, gpu.target) if gpu.target else PRECISIONS
+        allowed = engine_precisions(runtime, gpu.target) if gpu.target else PREFERRED
         host = Host(runtime, installed.get(runtime, ""), gpu.target)
         if gpu.here and runtime == "trt":
             host = Host(runtime, host.version, gpu.target, gpu.name, system_name())
@@ -151,5 +150,5 @@ def _outcome(kept: list[KeptEngine], bundle: Bundle, host: Host, role: Role, pre
 def _command(word: str, host: Host, precision: Precision, components: list[Role]) -> str:
     words = ["smalti engine build", *([quoted(word)] if word else []), "--runtime", host.runtime]
     words += ["--target", host.target] if host.runtime == "rtx" else []  # TensorRT builds for the GPU at hand
-    words += ["--precision", precision] if precision != PRECISIONS[0] else []
+    words += ["--precision", precision] if precision != PREFERRED[0] else []
     return " ".join([*words, *(f"--component {role}" for role in components)])
