@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from helpers.kept_engines import keep
 from helpers.machines import RTX_3060, machine, with_driver
-from smalti.verification.doctor.facts import Driver, Engine, Machine
+from smalti import open_bundle
+from smalti.bundle.engine_folder import engine_cache
+from smalti.verification.doctor.facts import Driver, Engine, Machine, OnnxRuntime
 from smalti.verification.doctor.findings import conclude, draws_with
+from smalti.verification.doctor.gather import gather
 
 
 def said(found: Machine) -> str:
@@ -31,6 +35,68 @@ def test_engines_are_matched_with_gpus_and_versions() -> None:
     assert "they need tensorrt-rtx 1.7.1, not 1.8.0" in said(newer)
     assert "rtx" not in providers(newer)
     assert "none is for a GPU here" in said(replace(found, driver=Driver()))
+
+
+ENGINE = Engine("avatars", "denoiser", "fp16", "rtx", "1.7.1", ("sm_86",), bytes=20_000_000)
+
+
+def worries(found: Machine, topic: str = "engines") -> list[str]:
+    return [one.text for one in conclude(found) if one.topic == topic and one.verdict != "ok"]
+
+
+def test_engines_that_cannot_be_used_are_no_ok() -> None:
+    damaged = replace(ENGINE, state="damaged", note="/c: a.rtx is damaged: 1 byte; build it again")
+    foreign = replace(damaged, bundle="mine (0123)", state="other graph", note="it was built from another graph")
+    found = replace(with_driver(machine(), RTX_3060), engines=(damaged, foreign))
+    assert worries(found) == [
+        "bundle avatars has 1 engine that is damaged: /c: a.rtx is damaged: 1 byte",
+        "bundle mine (0123) has 1 engine that is of another graph: it was built from another graph",
+    ]
+    ready = replace(found, packages=(*found.packages, ("tensorrt-rtx", "1.7.1")))
+    assert "rtx" not in providers(replace(ready, engines=(damaged, replace(damaged, component="decoder"))))
+    (line,) = worries(replace(machine(), broken_lists=("/c: engines.json cannot be read",)))
+    assert line == "a list of engines cannot be used: /c: engines.json cannot be read"
+
+
+def test_engines_of_another_version_are_told_without_a_gpu_too() -> None:
+    found = replace(machine(), engines=(ENGINE,), packages=(("tensorrt-rtx", "1.8.0"),))
+    (one,) = [one for one in conclude(found) if one.topic == "engines"]
+    assert one.verdict == "warn"
+    assert "they need tensorrt-rtx 1.7.1, not 1.8.0" in one.text
+    assert "tensorrt-rtx==1.7.1" in one.remedy
+    assert "smalti engine build" in one.remedy
+
+
+def test_a_cache_that_cannot_be_written_is_no_ok() -> None:
+    (one,) = [one for one in conclude(replace(machine(), unwritable="cannot write /c")) if one.topic == "caches"]
+    assert (one.verdict, one.text) == ("warn", "cannot write /c")
+    assert "SMALTI_CACHE_DIR" in one.remedy
+
+
+def test_without_onnx_runtime_there_is_none_that_needs_no_libraries() -> None:
+    (one,) = [one for one in conclude(replace(machine(), onnxruntime=OnnxRuntime())) if one.topic == "CUDA libraries"]
+    assert "installed ONNX Runtime" not in one.text
+
+
+def test_the_facts_have_the_states_of_engines_and_of_the_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = open_bundle()
+    whole, bad = keep(engine_cache(bundle), bundle, "decoder"), keep(engine_cache(bundle), bundle)
+    (engine_cache(bundle) / bad.engine.file).write_bytes(b"")
+    other = engine_cache(bundle).with_name("other")
+    other.mkdir()
+    (other / "engines.json").write_text("{")
+    found = gather(driver=(), vulkan=())
+    states = {one.component: (one.bundle, one.cached, one.state) for one in found.engines}
+    assert states["denoiser"] == ("avatars", True, "damaged")
+    assert states["decoder"][2] != "damaged"
+    assert whole.component == "decoder"
+    assert len(found.broken_lists) == 1
+    assert found.unwritable == ""
+    assert found.problems == ()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in gather(driver=(), vulkan=()).unwritable
 
 
 def test_engines_that_another_gpu_built_do_not_run_here() -> None:

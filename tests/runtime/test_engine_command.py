@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from helpers.golden_bundle import plain_bundle
+from helpers.hints import installs
 from helpers.kept_engines import INSTALLED, keep
 from smalti import DriverUnavailable, UsageError, embedded_bundles, open_bundle
 from smalti.bundle.engine_folder import engine_cache
 from smalti.bundle.reader import Bundle
 from smalti.cli import engine as command_line
 from smalti.cli.main import _run
-from smalti.platform import system_name
+from smalti.platform import install_hint, system_name
 from smalti.verification.engines import explaining
+from smalti.verification.engines.cards import GPUS, target_named
 from smalti.verification.engines.explaining import Gpu, explain, find_gpu
-from smalti.verification.engines.hosts import GPUS, supports
+from smalti.verification.engines.hosts import supports
 from smalti.verification.engines.listing import engines_of_bundle
 from smalti_kernels.impl.cuda.driver import Device
 
@@ -79,7 +81,20 @@ assert not {"torch", "onnx", "tensorrt", "tensorrt_rtx", "onnxruntime"} & set(sy
 def test_build_without_onnx_names_its_extra(python):
     done = python("from smalti.cli.main import main\nmain(['engine', 'build'])", blocked=("onnx",))
     assert done.returncode == 1
-    assert 'smalti engine build needs onnx; pip install "smalti[engines]"' in done.stderr
+    assert f"smalti engine build needs onnx; {installs('engines')}" in done.stderr
+    line = "['engine', 'build', '--runtime', 'trt']"
+    code = f"""
+import sys, types
+from types import SimpleNamespace
+sys.modules["tensorrt"] = SimpleNamespace(__version__="10.13.0")
+import smalti_export.engines.toolkit as toolkit
+toolkit.driver = lambda: SimpleNamespace(device=lambda number: SimpleNamespace(capability=86, name="a GPU"))
+from smalti.cli.main import main
+main({line})
+"""
+    done = python(code, blocked=("onnx",))
+    assert done.returncode == 1
+    assert f"smalti engine build needs onnx; {installs('trt')}" in done.stderr
 
 
 def test_every_state_of_an_engine_is_told(bundle, cache):
@@ -95,7 +110,8 @@ def test_every_state_of_an_engine_is_told(bundle, cache):
     assert found[ok.engine.file] == ("ok", "")
     assert found[other_version.engine.file] == (
         "other version",
-        "built with TensorRT-RTX 1.7.0, and 1.7.1 is installed",
+        "built with TensorRT-RTX 1.7.0, and 1.7.1 is installed; pip install tensorrt-rtx==1.7.0, or build it again "
+        "with smalti engine build",
     )
     assert found[other_graph.engine.file][0] == "other graph"
     assert found[trt.engine.file] == ("not installed", "TensorRT is not installed")
@@ -260,7 +276,64 @@ def test_a_gpu_that_nobody_knows_is_refused(engine):
     assert code == 2
     assert "--for 'sm_99': allowed are sm_61 (GeForce GTX 10), " in error
     with pytest.raises(UsageError):
-        find_gpu("86")
+        find_gpu("GTX 980")
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("GTX 1080 Ti", "sm_61"),
+        ("1080", "sm_61"),
+        ("geforce rtx 2070 super", "sm_75"),
+        ("NVIDIA A100-SXM4-80GB", "sm_80"),
+        ("RTX3060", "sm_86"),
+        ("RTX 4090", "sm_89"),
+        ("NVIDIA H100 80GB HBM3", "sm_90"),
+        ("RTX 5090 Laptop GPU", "sm_120"),
+        ("SM_86", "sm_86"),
+        ("sm61", "sm_61"),
+        ("8.6", "sm_86"),
+        ("120", "sm_120"),
+        ("980", ""),
+        ("10", ""),
+        ("foo", ""),
+        ("", ""),
+    ],
+)
+def test_gpus_go_by_their_names_too(text, target):
+    assert target_named(text) == target
+    if target:
+        assert find_gpu(text).target == target
+
+
+def test_every_gpu_is_known_by_the_name_that_messages_give_it():
+    assert {name: target_named(name) for name in GPUS.values()} == {name: target for target, name in GPUS.items()}
+
+
+def test_check_exits_with_3_for_damage_and_broken_lists(bundle, cache, engine):
+    record = keep(cache, bundle)
+    keep(cache, bundle, version="1.6.0")
+    assert engine("list", bundle.path, "--check")[0] == 0
+    (cache / record.engine.file).write_bytes(b"")
+    assert engine("list", bundle.path)[0] == 0
+    code, said, error = engine("list", "--check")
+    assert code == 3
+    assert "damaged" in said
+    assert f"{record.engine.file} is damaged" in error
+    (cache / "engines.json").write_text("{")
+    code, said, error = engine("list", "--check", "--json")
+    assert code == 3
+    assert len(json.loads(said)["problems"]) == 1
+    assert "engines.json cannot be read" in error
+
+
+def test_the_list_tells_the_bundles_engines_from_the_caches_and_what_runs_them(bundle, cache, engine):
+    keep(bundle.path / "engines", bundle, "decoder")
+    keep(cache, bundle)
+    lines = engine("list", bundle.path)[1].splitlines()
+    assert f"  in the bundle: {bundle.path}" in lines
+    assert f"  in the cache: {cache}" in lines
+    assert lines.count('    runs with: pip install "smalti[cli,rtx]" tensorrt-rtx==1.7.1') == 2
 
 
 def test_without_a_gpu_engines_are_told_with_their_targets(bundle, cache, engine, monkeypatch):
@@ -301,6 +374,5 @@ def test_explain_says_what_the_extra_does_where_there_are_no_engines(bundle, cac
     monkeypatch.setattr(command_line, "installed_versions", lambda: {"rtx": "", "trt": ""})
     said = engine("explain", bundle.path, "--for", "sm_86")[1]
     assert "The wheel" not in said
-    assert (
-        'TensorRT-RTX is not installed; engines here need 1.7.1; pip install "smalti[rtx]" tensorrt-rtx==1.7.1' in said
-    )
+    line = f"TensorRT-RTX is not installed; engines here need 1.7.1; {install_hint('rtx')} tensorrt-rtx==1.7.1"
+    assert line in said

@@ -20,6 +20,7 @@ from smalti.bundle.reader import Bundle
 from smalti.cli import engine as command_line
 from smalti.cli.main import _run
 from smalti.verification.engines.pruning import Rule, prune
+from smalti.verification.engines.scratch import scratch_folder, scratches, sweep
 
 
 @pytest.fixture
@@ -139,6 +140,59 @@ def test_a_list_of_a_later_smalti_stays_with_its_engines_unless_all_go(bundle, c
     assert files(cache) == before
     assert engine("prune", "--all")[0] == 0
     assert not cache.exists()
+
+
+def test_one_broken_list_is_one_line_and_paths_are_told_once(bundle, cache, engine):
+    records = [keep(cache, bundle, role) for role in ("decoder", "denoiser")]
+    (cache / records[0].engine.file).write_bytes(b"?")
+    said = engine("prune")[1].splitlines()
+    assert [line.count(records[0].engine.file) for line in said] == [1, 0]
+    assert said[1].startswith("removed 1 file, ")
+    (cache / "engines.json").write_text("{")
+    (cache / "another.rtx").touch()
+    said = engine("prune")[1].splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"{cache}: 3 files, ")
+    assert said[0].count(str(cache)) == 1
+    assert "engines.json cannot be read" in said[0]
+
+
+WORK = """
+import sys, time
+from smalti.verification.engines.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "weights").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_build_leaves_goes_and_what_one_works_in_stays(cache, engine):
+    with subprocess.Popen([sys.executable, "-c", WORK], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        folder = Path(worker.stdout.readline().strip())
+        assert folder.parent == scratches()
+        assert json.loads(engine("prune", "--json")[1])["removed"] == []
+        sweep()
+        assert (folder / "weights").exists()
+        worker.kill()
+    assert [one["bytes"] for one in json.loads(engine("prune", "--dry-run", "--json")[1])["removed"]] == [1000]
+    assert folder.exists()
+    assert f"{folder}: 0.0 MB: a build that was killed left it" in engine("prune")[1]
+    assert not folder.exists()
+    assert list((cache.parents[1] / "locks").glob("scratch-*")) == []
+
+
+def test_work_leaves_nothing_and_needs_no_cache(cache, tmp_path, monkeypatch):
+    with scratch_folder() as folder:
+        assert folder.parent == scratches()
+    assert not folder.exists()
+    assert list((cache.parents[1] / "locks").iterdir()) == []
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "file"))
+    with scratch_folder() as folder:
+        (folder / "weights").touch()
+    assert not folder.exists()
 
 
 HOLD = """

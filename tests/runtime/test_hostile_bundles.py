@@ -52,11 +52,14 @@ def outside(path: Path) -> Path:
 
 
 def link(path: Path) -> None:
-    (path / GRAPH).symlink_to(outside(path))
+    """Links may lead anywhere, but what they lead to is checked."""
+    target = outside(path)
+    (path / GRAPH).symlink_to(target)
+    target.write_bytes(target.read_bytes()[::-1])
 
 
 def linked_folder(path: Path) -> None:
-    outside(path)
+    outside(path).write_bytes(b"another file")
     (path / "inner").symlink_to(path.parent, target_is_directory=True)
     edit(path, lambda content: graph_of(content).update(file=f"inner/{GRAPH}"))
 

@@ -294,3 +294,20 @@ def test_a_large_file_is_not_kept_while_it_is_checked(bundle):
         assert tracemalloc.get_traced_memory()[1] < size / 4
     finally:
         tracemalloc.stop()
+
+
+def test_without_onnx_runtime_all_but_the_graphs_is_checked(bundle, python):
+    code = """
+from smalti.cli.main import _run
+for line in ([], ["--json"], ["--run"]):
+    print("exit", _run(["bundle", "verify", *sys.argv[1:], *line]), flush=True)
+"""
+    done = python(code, bundle, blocked=("onnxruntime",))
+    assert done.stdout.splitlines()[1] == "graphs were not read: ONNX Runtime is not installed", done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("exit")] == ["exit 0", "exit 0", "exit 4"]
+    assert '"graphs": 0' in done.stdout
+    name = open_bundle(bundle).manifest.files()[0].file
+    (bundle / name).write_bytes(b"?")
+    done = python(code, bundle, blocked=("onnxruntime",))
+    assert "exit 3" in done.stdout
+    assert f"{name} is damaged" in done.stderr

@@ -6,21 +6,33 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from smalti.bundle import engines as engine_records
-from smalti.bundle.engine_folder import KeptEngine, changing, engine_cache, engines_of, read_or_forget, write_folder
+from smalti.bundle.engine_folder import (
+    OTHER_CACHE,
+    KeptEngine,
+    changing,
+    engine_cache,
+    engine_caches,
+    engines_of,
+    read_or_forget,
+    write_folder,
+)
 from smalti.bundle.engines import EngineRecord, Engines
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle
-from smalti.errors import EngineError, UsageError
+from smalti.errors import BundleError, EngineError, OutputError, UsageError
 from smalti.files import check_folder
+from smalti.verification.engines.scratch import sweep
 from smalti_export.engines.job import Job, prepare
 from smalti_export.engines.toolkit import Toolkit
 from smalti_export.engines.watching import Watch
 
 Say = Callable[[str], object]
+One = TypeVar("One")
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Progress:
     """What the builder does, in its own words."""
     share: float
     """Share of this engine's work that is done, 0 .. 1, as far as the builder tells."""
+    done: bool = False
+    """Whether the engine is there now; the share is then 1."""
 
 
 def unheard(progress: Progress) -> None:
@@ -105,24 +119,71 @@ def build_into(
 
     Raises the other errors of ``build_engines``, and EngineError when the build is cancelled.
     """
-    check_precision(toolkit, precision)
-    roles = _roles(bundle, precision, components)
     if (folder / MANIFEST).exists():
         raise UsageError(f"{folder} is a bundle; name a folder of engines, such as {folder / ENGINES_FOLDER}")
-    check_folder(folder)
-    jobs, failed = _prepared(bundle, toolkit, roles, precision)
-    with changing(folder, lambda: heard.say(f"waiting for another process that builds into {folder}")):
-        engines = _listed(bundle, folder, heard.say)
-        for number, job in enumerate(jobs, 1):
-            begun = Progress(job.role, precision, number, len(jobs), "", 0.0)
-            try:
-                engines = _add(job, folder, engines, heard, begun, force)
-            except EngineError as error:
-                if not heard.go_on():
-                    raise
-                failed.append(f"{job.role} {precision}: {error}")
-                heard.say(f"{job.role} {precision}: failed")
+    jobs, failed = planned(bundle, toolkit, precision, components)
+    engines, more = run_jobs(folder, bundle, jobs, heard, force=force)
+    return engines, [*failed, *more]
+
+
+def run_jobs(
+    folder: Path, bundle: Bundle, jobs: Sequence[Job], heard: Heard, *, force: bool = False
+) -> tuple[Engines, list[str]]:
+    """Do jobs, and return the folder's list and why some of them failed; nothing is written where all is there.
+
+    Raises the errors of ``build_engines``.
+    """
+    if not force and (there := _complete(folder, bundle, jobs, heard)) is not None:
+        return there, []
+    failed: list[str] = []
+    sweep()
+    try:
+        check_folder(folder)
+        with changing(folder, lambda: heard.say(f"waiting for another process that builds into {folder}")):
+            engines = _listed(bundle, folder, heard.say)
+            for number, job in enumerate(jobs, 1):
+                begun = Progress(job.role, job.precision, number, len(jobs), "", 0.0)
+                try:
+                    engines = _add(job, folder, engines, heard, begun, force)
+                except EngineError as error:
+                    if not heard.go_on():
+                        raise
+                    failed.append(f"{job.role} {job.precision}: {error}")
+                    heard.say(f"{job.role} {job.precision}: failed")
+                else:
+                    heard.progress(replace(begun, phase="done", share=1.0, done=True))
+    except OutputError as error:
+        if folder.parent != engine_caches() or OTHER_CACHE in str(error):
+            raise
+        raise OutputError(f"{error}. {OTHER_CACHE}") from error
     return engines, failed
+
+
+def _complete(folder: Path, bundle: Bundle, jobs: Sequence[Job], heard: Heard) -> Engines | None:
+    """Return a folder's list if it has the engines of all jobs, whole. None otherwise; nobody hears of it then."""
+    try:
+        listed, wrong = read_or_forget(folder)
+    except BundleError:
+        return None
+    if listed is None or wrong or listed.bundle_digest != bundle.digest or not jobs:
+        return None
+    here = [KeptEngine(record, folder, "") for record in listed.engines]
+    found = [job.find(here)[0] for job in jobs]
+    if None in found:
+        return None
+    for number, (job, one) in enumerate(zip(jobs, found), 1):
+        assert one is not None
+        heard.say(f"{job.role} {job.precision}: is there already: {one.record.engine.file}")
+        heard.progress(Progress(job.role, job.precision, number, len(jobs), "done", 1.0, done=True))
+    return listed
+
+
+def planned(
+    bundle: Bundle, toolkit: Toolkit, precision: Precision, components: Sequence[Role] | None
+) -> tuple[list[Job], list[str]]:
+    """Return what is to be built, and what is wrong with the rest. Raises the errors of ``build_engines``."""
+    check_precision(toolkit, precision)
+    return _prepared(bundle, toolkit, _roles(bundle, precision, components), precision)
 
 
 def check_precision(toolkit: Toolkit, precision: Precision) -> None:
@@ -199,11 +260,16 @@ def _add(job: Job, folder: Path, engines: Engines, heard: Heard, begun: Progress
 def _write(job: Job, folder: Path, engines: Engines, record: EngineRecord, plan: bytes) -> Engines:
     """Write one engine, and the list with it: by component, the newest of each first."""
     stay = [old for old in engines.engines if not job.replaces(old)]
-    order = list(job.bundle.manifest.components)
-    listed = sorted((record, *stay), key=lambda one: order.index(one.component) if one.component in order else -1)
+    listed = by_component(job.bundle, [record, *stay], lambda one: one)
     engines = msgspec.structs.replace(engines, engines=tuple(listed))
     write_folder(folder, engines, {record.engine.file: plan})
     return engines
+
+
+def by_component(bundle: Bundle, engines: Sequence[One], record: Callable[[One], EngineRecord]) -> list[One]:
+    """Sort engines as the manifest lists components; those of one stay in their order."""
+    order = list(bundle.manifest.components)
+    return sorted(engines, key=lambda one: order.index(name) if (name := record(one).component) in order else -1)
 
 
 def _build(job: Job, heard: Heard, begun: Progress) -> tuple[EngineRecord, bytes]:

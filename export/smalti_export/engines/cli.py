@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -10,46 +11,65 @@ import msgspec
 import typer
 
 from smalti.bundle.engine_folder import engine_cache
-from smalti.bundle.engines import Engines
+from smalti.bundle.engines import Engines, Runtime
 from smalti.bundle.manifest import Precision
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle, open_bundle
 from smalti.cli.escape import printable
 from smalti.cli.options import JsonOption
-from smalti.errors import UsageError
-from smalti_export.engines.build import build_engines
+from smalti.cli.plain import App
+from smalti.errors import MissingExtra, UsageError
+from smalti.platform import install_hint
+from smalti.verification.engines.listing import installs
 from smalti_export.engines.progress import KINDS, Shown, libraries_silent
-from smalti_export.engines.shipping import SUFFIX, build_zip
-from smalti_export.engines.toolkit import PORTABLE, open_toolkit
+from smalti_export.engines.toolkit import EXTRA, PORTABLE, open_toolkit
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+SUFFIX = ".zip"
+
+app = App()
 
 
 @app.command()
 def build(
     bundle: Annotated[
-        str | None, typer.Argument(metavar="[BUNDLE]", help="Path or name of a bundle; the embedded one by default.")
+        str | None, typer.Argument(metavar="BUNDLE", help="Path or name of a bundle; the embedded one by default.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
+            metavar="FILE.zip|FOLDER",
             help="A .zip for the bundle with its engines, or a folder for engines alone; BUNDLE/engines ships them. "
             "[default: the user's cache, where the runtime finds them]",
         ),
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="rtx (TensorRT-RTX, no GPU needed) or trt (TensorRT, this GPU).")
+        str,
+        typer.Option(metavar="NAME", help="rtx (TensorRT-RTX, no GPU needed) or trt (TensorRT, this GPU)."),
     ] = "rtx",
     target: Annotated[
-        list[str] | None, typer.Option(help=f"GPU generation; give several for one engine. [default: {PORTABLE}]")
+        list[str] | None,
+        typer.Option(
+            metavar="GPU",
+            help='GPU, such as sm_86, 8.6 or "RTX 3060"; for one engine that serves several: --target sm_86 --target '
+            "sm_89. [default: " + ", ".join(PORTABLE) + "]",
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
-    component: Annotated[list[str] | None, typer.Option(help="Component; give several. [default: all]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build engines again that are there already.")] = False,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="fp16 or fp32.")] = "fp16",
+    component: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Component; give several. [default: all]")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Build engines again that are there already, and replace a FILE.zip that is no bundle."
+        ),
+    ] = False,
     progress: Annotated[
         str,
-        typer.Option(help="On stderr: auto (a line on a terminal, else text), json (an object per line), or off."),
+        typer.Option(
+            metavar="WAY", help="On stderr: auto (a line on a terminal, else text), json (an object per line), or off."
+        ),
     ] = KINDS[0],
     as_json: JsonOption = False,
 ) -> None:
@@ -63,6 +83,7 @@ def build(
     roles = [_one_of("component", name, tuple(opened.manifest.components)) for name in component or ()]
     chosen = cast(Precision, _one_of("precision", precision, get_args(Precision)))
     toolkit = open_toolkit(runtime, target or ())
+    build_engines, build_zip = _builders(toolkit.runtime)
     zipped = output is not None and output.suffix.lower() == SUFFIX
     folder = output or engine_cache(opened)
     make = build_zip if zipped else build_engines
@@ -100,9 +121,22 @@ def _lines(bundle: Bundle, engines: Engines, path: Path, zipped: bool) -> list[s
         of_engines = sum(record.engine.bytes for record in engines.engines)
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB: bundle {bundle.manifest.name} ({of_bundle / 1e6:.1f} MB) and "
-            f"{len(engines.engines)} engines ({of_engines / 1e6:.1f} MB)"
+            f"{len(engines.engines)} engine{'s' if len(engines.engines) != 1 else ''} ({of_engines / 1e6:.1f} MB)"
         )
+        lines += [f"who gets it needs: {line}" for line in installs(engines.engines)]
     return lines
+
+
+def _builders(runtime: Runtime) -> tuple[Callable[..., Engines], Callable[..., Engines]]:
+    """Import what reads graphs when it is needed. Raises MissingExtra, with the runtime's own extra."""
+    try:
+        from smalti_export.engines.build import build_engines
+        from smalti_export.engines.shipping import build_zip
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise MissingExtra(f"smalti engine build needs onnx; {install_hint(EXTRA[runtime])}") from error
+    return build_engines, build_zip
 
 
 def _one_of(what: str, name: str, allowed: tuple[str, ...]) -> str:

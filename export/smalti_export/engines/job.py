@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
@@ -15,6 +13,7 @@ from smalti.bundle.engines import EngineRecord, Profile
 from smalti.bundle.manifest import FileRecord, Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, EngineError
+from smalti.verification.engines.scratch import scratch_folder
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.profiles import make_profiles
 from smalti_export.engines.toolkit import Toolkit
@@ -62,7 +61,7 @@ class Job:
         for one in engines:
             if one.record == self.record(one.record.engine):
                 try:
-                    one.check()
+                    one.check("it is not used")
                 except BundleError as error:
                     wrong.append(str(error))
                 else:
@@ -82,8 +81,7 @@ class Job:
         """
         variant = self.bundle.variant(self.role, self.precision)
         # Write checked copies: the parser opens files by path, which does not work inside a zip.
-        with tempfile.TemporaryDirectory(prefix="smalti-engine-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             for file in variant.weights:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes(self.bundle.read(file))

@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Generator
 from dataclasses import asdict
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from smalti.cli.escape import printable
 from smalti.errors import UsageError
-from smalti_export.engines.build import Progress
+
+if TYPE_CHECKING:  # what it comes from needs onnx
+    from smalti_export.engines.build import Progress
 
 KINDS = ("auto", "json", "off")
 """On a terminal a line that is overwritten, and text elsewhere; JSON; nothing."""
@@ -47,8 +49,8 @@ def libraries_silent() -> Generator[None, None, None]:
 class Shown:
     """Shows a build. It may be called from several threads.
 
-    In JSON every line is an object with at least ``component``, ``phase`` and ``share``. The component is empty where a
-    line is not about one.
+    In JSON every line is an object with ``event``, ``component``, ``phase`` and ``share``. The event is ``say`` for a
+    line for people, whose component is empty; ``progress`` for a step of a component; ``done`` for its end.
     """
 
     def __init__(self, kind: str = KINDS[0], stream: TextIO | None = None) -> None:
@@ -67,7 +69,7 @@ class Shown:
             self._pending = None
             self._clear()
             if self._kind == "json":
-                self._write(json.dumps({"component": "", "phase": line, "share": 0.0}) + "\n")
+                self._write(json.dumps({"event": "say", "component": "", "phase": line, "share": 0.0}) + "\n")
             elif self._kind == "auto":
                 self._write(printable(line) + "\n")
 
@@ -78,7 +80,9 @@ class Shown:
         """
         with self._lock:
             self._pending = progress
-            if self._timer is None:
+            if progress.done:  # nothing may come in its place
+                self._show()
+            elif self._timer is None:
                 self._show()
                 self._timer = threading.Timer(PAUSE, self._later)
                 self._timer.daemon = True
@@ -100,7 +104,9 @@ class Shown:
         if progress is None:
             return
         if self._kind == "json":
-            self._write(json.dumps(asdict(progress)) + "\n")
+            told = asdict(progress)
+            event = "done" if told.pop("done") else "progress"
+            self._write(json.dumps({"event": event, **told}) + "\n")
         elif self._kind == "auto" and self._stream.isatty():
             self._clear()
             title = f"{progress.component} {progress.precision} ({progress.number} of {progress.of})"

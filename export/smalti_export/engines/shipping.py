@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smalti.bundle.engine_folder import KeptEngine, changing, engines_of, write_folder
+from smalti.bundle import engines as engine_records
+from smalti.bundle.engine_folder import OTHER_CACHE, KeptEngine, changing, engine_cache, engines_of
 from smalti.bundle.engines import ENGINES, SCHEMA_VERSION, Engines
 from smalti.bundle.manifest import Precision, Role
-from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, REMEDY, Bundle
-from smalti.errors import BundleError, EngineError
-from smalti.files import check_writable, flush, remove_folder, whole_folder
+from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, REMEDY, Bundle, open_bundle
+from smalti.errors import BundleError, EngineError, OutputError, UsageError
+from smalti.files import check_folder, check_writable, flush, remove_folder, whole_folder
 from smalti.platform import patiently, reachable
-from smalti_export.engines.build import Heard, Progress, Say, build_into, unheard
+from smalti_export.engines.build import Heard, Progress, Say, by_component, planned, run_jobs, unheard
+from smalti_export.engines.job import Job
 from smalti_export.engines.toolkit import Toolkit
 
-SUFFIX = ".zip"
 # The earliest date that a zip can hold, so that equal files give equal bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -39,63 +39,95 @@ def build_zip(
     """Build engines as :func:`smalti_export.engines.build.build_engines` does, and zip the bundle with them.
 
     The zip has the files that the manifest declares, and ``engines/`` with what the bundle carried already and what was
-    built; engines that are in the cache are taken from there. Nothing is compressed, so that the zip is read as fast as
-    a folder. Order and dates are always the same.
+    built. What is built goes into the user's cache first, so that an interrupt loses none that was finished; where the
+    cache cannot be written, into a temporary folder. Nothing is compressed, so that the zip is read as fast as a
+    folder. Order and dates are always the same.
 
-    Raises the errors of ``build_engines``; EngineError when any engine could not be built. A zip that was there is then
-    untouched.
+    Raises the errors of ``build_engines``; UsageError when ``output`` is a file that is no bundle, unless ``force`` is
+    set; EngineError when any engine could not be built. A zip that was there is then untouched.
     """
     check_writable(output)
+    if not force:
+        check_replaceable(output)
+    heard = Heard(say, progress, go_on)
+    jobs, failed = planned(bundle, toolkit, precision, components)
     with changing(output, lambda: say(f"waiting for another process that writes {output}")):
         _sweep(output)
+        own = _carried(bundle, say)
+        missing = [job for job in jobs if force or job.find(own)[0] is None]
         with whole_folder(output) as partial:
-            folder = partial / ENGINES_FOLDER
-            _carry(bundle, folder, say)
-            heard = Heard(say, progress, go_on)
-            engines, failed = build_into(folder, bundle, toolkit, precision, components, heard, force=force)
-            if failed:
+            folder = _place(bundle, missing, partial, heard, force)
+            listed, more = run_jobs(folder, bundle, missing, heard, force=force) if missing else (None, [])
+            if failed := [*failed, *more]:
+                kept = f" Those that were built are in {folder}." if folder == engine_cache(bundle) else ""
                 raise EngineError(
                     f"could not build {'; '.join(failed)}. {output} was not written: name those that can be built with "
-                    "--component"
+                    f"--component.{kept}"
                 )
+            built = [KeptEngine(record, folder, "") for record in listed.engines] if listed else []
+            made = [one for one in (job.find(built)[0] for job in missing) if one is not None]
+            stay = [one for one in own if not any(job.replaces(one.record) for job in missing)]
+            chosen = by_component(bundle, [*made, *stay], lambda one: one.record)
+            engines = Engines(
+                schema_version=SCHEMA_VERSION,
+                bundle=bundle.manifest.name,
+                bundle_digest=bundle.digest,
+                engines=tuple(one.record for one in chosen),
+            )
             finished = partial / output.name
-            _write(bundle, folder, engines, finished)
+            _write(bundle, engines, chosen, finished)
             flush(finished)
             patiently(lambda: finished.replace(reachable(output)))
     return engines
 
 
-def _carry(bundle: Bundle, folder: Path, say: Say) -> None:
-    """Copy the engines that the bundle carries; a damaged one is left out."""
-    own = [one for one in engines_of(bundle)[0] if one.root == bundle.path]
+def check_replaceable(output: Path) -> None:
+    """Raise UsageError when ``output`` is a file that is no bundle."""
+    if not reachable(output).exists():
+        return
+    try:
+        open_bundle(reachable(output))
+    except BundleError:
+        raise UsageError(
+            f"{output} is there, and is no bundle of smalti. Name another file, or replace it with --force"
+        ) from None
+
+
+def _place(bundle: Bundle, jobs: Sequence[Job], partial: Path, heard: Heard, force: bool) -> Path:
+    """Return the folder to build into: the cache, or a temporary one where that cannot be written and must be."""
+    cache = engine_cache(bundle)
+    try:
+        check_folder(cache)
+    except OutputError as error:
+        there = engines_of(bundle)[0]
+        if force or any(job.find(there)[0] is None for job in jobs):
+            heard.say(
+                f"{error}: engines are built in a temporary folder, and an interrupt loses all of them. {OTHER_CACHE}"
+            )
+        return partial / ENGINES_FOLDER
+    return cache
+
+
+def _carried(bundle: Bundle, say: Say) -> list[KeptEngine]:
+    """Return the engines that the bundle carries; a damaged one is left out."""
     kept: list[KeptEngine] = []
-    folder.mkdir()
-    for one in own:
+    for one in (one for one in engines_of(bundle)[0] if one.root == bundle.path):
         try:
-            (folder / one.record.engine.file).write_bytes(one.read())
+            one.check("it is left out")
         except BundleError as error:
-            say(f"{error}: it is left out")
+            say(str(error))
         else:
             kept.append(one)
-    if kept:
-        listed = Engines(
-            schema_version=SCHEMA_VERSION,
-            bundle=bundle.manifest.name,
-            bundle_digest=bundle.digest,
-            engines=tuple(one.record for one in kept),
-        )
-        write_folder(folder, listed, {})
+    return kept
 
 
-def _write(bundle: Bundle, folder: Path, engines: Engines, output: Path) -> None:
+def _write(bundle: Bundle, engines: Engines, chosen: Sequence[KeptEngine], output: Path) -> None:
     with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
         for name, content in _contents(bundle):
             archive.writestr(_entry(name), content)
-        for name in (ENGINES, *sorted(record.engine.file for record in engines.engines)):
-            entry = _entry(f"{ENGINES_FOLDER}/{name}")
-            entry.file_size = (folder / name).stat().st_size
-            with (folder / name).open("rb") as source, archive.open(entry, "w") as target:
-                shutil.copyfileobj(source, target, 2**24)
+        archive.writestr(_entry(f"{ENGINES_FOLDER}/{ENGINES}"), engine_records.encode(engines))
+        for one in sorted(chosen, key=lambda one: one.record.engine.file):
+            archive.writestr(_entry(f"{ENGINES_FOLDER}/{one.record.engine.file}"), one.read())
 
 
 def _contents(bundle: Bundle) -> Iterator[tuple[str, bytes]]:

@@ -6,13 +6,16 @@ Networks are strongly typed: the graph sets the precision of each tensor, and th
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from smalti.bundle.engines import Profile, Runtime
 from smalti.errors import EngineError, MissingExtra, UsageError
-from smalti.platform import system_name
+from smalti.platform import install_hint, system_name
+from smalti.verification.engines.cards import GPUS, target_named
+from smalti.verification.engines.hosts import OLDEST_TRT
 from smalti_export.engines.watching import Monitor, Watch, watched
 from smalti_kernels.impl.cuda.driver import Device, driver
 
@@ -55,12 +58,8 @@ class PortableToolkit:
         self._trt = module or _module("tensorrt_rtx", self.runtime)
         self.version = str(self._trt.__version__)
         known = _known(self._trt)
-        if unknown := [target for target in targets if target not in known]:
-            raise UsageError(
-                f"target {unknown[0]}: TensorRT-RTX {self.version} builds for {', '.join(known)}. For other GPUs "
-                "there are the bundle's graphs themselves, which ONNX Runtime runs"
-            )
-        self.targets = tuple(target for target in known if target in targets)
+        asked = [_target(word, known, self.version) for word in targets]
+        self.targets = tuple(target for target in known if target in asked)
 
     def build(self, graph: Path, profiles: Sequence[Mapping[str, Profile]], watch: Watch = UNWATCHED) -> bytes:
         """Build for all targets; see :class:`Toolkit`."""
@@ -82,7 +81,7 @@ class DeviceToolkit:
         self._trt = module or _module("tensorrt", self.runtime)
         self.version = str(self._trt.__version__)
         if int(self.version.split(".")[0]) < OLDEST_TENSORRT:
-            raise EngineError(f'TensorRT {self.version} is too old; pip install --upgrade "smalti[trt]"')
+            raise EngineError(f"TensorRT {self.version} is too old; {install_hint('trt', '--upgrade')}")
         gpu = gpu or driver().device(0)
         self.targets = (f"sm_{gpu.capability}",)
         self.device, self.system = gpu.name, system_name()
@@ -112,12 +111,38 @@ def _module(name: str, runtime: Runtime) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtra(
-            f'smalti engine build --runtime {runtime} needs {name}; pip install "smalti[{EXTRA[runtime]}]"'
+            f"smalti engine build --runtime {runtime} needs {name}; {install_hint(EXTRA[runtime])}"
         ) from error
 
 
 def _member(target: str) -> str:
     return target.replace("sm_", "SM")
+
+
+def _target(word: str, known: Sequence[str], version: str) -> str:
+    """Return the target that a user means. Raises UsageError when there is none, and says which way there is."""
+    if (target := target_named(word)) in known:
+        return target
+    allowed = f"TensorRT-RTX {version} builds for {', '.join(known)}, as in {_several(known[:2])}"
+    parts = [target_named(part) for part in re.split(r"[,;]", word)]
+    if len(parts) > 1 and all(parts):
+        raise UsageError(f"target {word!r} names several GPUs; give each its own: {_several(parts)}")
+    if not target:
+        raise UsageError(f"target {word!r} is no GPU that smalti knows. {allowed}")
+    named = f"target {target} ({GPUS[target]})" if target in GPUS else f"target {target}"
+    if int(target.removeprefix("sm_")) >= OLDEST_TRT:
+        raise UsageError(
+            f"{named}: {allowed}. For this GPU, TensorRT builds: run smalti engine build --runtime trt, without "
+            "--target, on the machine that has it"
+        )
+    raise UsageError(
+        f"{named}: {allowed}; TensorRT builds for sm_{OLDEST_TRT} and newer. That GPU runs the bundle's graphs without "
+        f"engines: smalti engine explain --for {target} says how"
+    )
+
+
+def _several(targets: Sequence[str]) -> str:
+    return " ".join(f"--target {target}" for target in targets)
 
 
 def _known(trt: Any) -> list[str]:

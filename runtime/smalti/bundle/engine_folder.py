@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,9 +21,10 @@ from smalti.bundle.engines import ENGINES, EngineRecord, Engines
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle, check_file, read_checked, read_engines
 from smalti.errors import BundleError, MissingExtra, OutputError
 from smalti.files import portable_name, write_whole
-from smalti.platform import cache_folder, reachable
+from smalti.platform import cache_folder, install_hint, reachable
 
 REBUILD = "build it again with smalti engine build"
+OTHER_CACHE = "Set SMALTI_CACHE_DIR to a folder that can be written"
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,12 @@ class KeptEngine:
         """Return its bytes. Raises BundleError when the file is missing or damaged."""
         return read_checked(self.root, self._file(), ENGINES, REBUILD)
 
-    def check(self) -> None:
-        """Check its size and hash in little memory. Raises BundleError when the file is missing or damaged."""
-        check_file(self.root, self._file(), ENGINES, REBUILD)
+    def check(self, remedy: str = REBUILD) -> None:
+        """Check its size and hash in little memory. Raises BundleError when the file is missing or damaged.
+
+        The message ends with ``remedy``.
+        """
+        check_file(self.root, self._file(), ENGINES, remedy)
 
     def _file(self) -> engine_records.FileRecord:
         file = self.record.engine.file
@@ -162,28 +167,38 @@ def strays(folder: Path, listed: Engines | None) -> list[Path]:
 
 @contextlib.contextmanager
 def changing(folder: Path, waiting: Callable[..., object] = lambda: None) -> Generator[None, None, None]:
-    """Hold a folder's lock, so that one process at a time changes it; ``waiting`` is called where another holds it.
+    """Hold the lock of a folder, or of a file, so that one process at a time changes it.
 
-    The lock ends with its process. Raises MissingExtra without filelock, OutputError when no lock can be made.
+    ``waiting`` is called where another one holds it. The lock lies in the cache, or beside the folder where the cache
+    cannot be written, and ends with its process. Raises MissingExtra without filelock, OutputError when there can be no
+    lock.
     """
-    try:
-        import filelock
-    except ImportError as error:
-        raise MissingExtra('engines need filelock; pip install "smalti[cli]"') from error
     where = os.path.normcase(folder.resolve())
     name = hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:16]
-    file = cache_folder() / "locks" / f"engines-{name}.lock"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            waiting()
-            lock.acquire()
+        lock = _locked(cache_folder() / "locks" / f"engines-{name}.lock", waiting)
     except OSError as error:
-        raise OutputError(f"cannot lock {file}: {error.strerror or error}. Set SMALTI_CACHE_DIR") from error
+        try:
+            lock = _locked(reachable(folder).with_name(f".smalti-{name}.lock"), waiting)
+        except OSError:
+            raise OutputError(f"cannot lock {folder}: {error.strerror or error}. {OTHER_CACHE}") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _locked(file: Path, waiting: Callable[..., object]) -> Any:
+    """Return a lock that is held. Raises OSError when the file cannot be made."""
+    try:
+        import filelock
+    except ImportError as error:
+        raise MissingExtra(f"engines need filelock; {install_hint('cli')}") from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        waiting()
+        lock.acquire()
+    return lock

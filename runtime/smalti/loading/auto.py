@@ -74,11 +74,13 @@ def load_best(
         why += f"; {report.why.removeprefix(f'{GIVEN}; ')}"
         generator.report = replace(report, requested=AUTO, requested_precision=precision, why=why)
         return generator
-    told = "; ".join(f"{name}: {problem}" for name, problem in refused.items())
-    raise ProviderUnavailable(
-        f"no provider here computes what {bundle.path} was certified to: {told}. Name a provider and a precision to "
-        "use it all the same, or see smalti bundle verify --run"
-    )
+    told = "; ".join(f"{name}: {problem}" for name, problem in (*refused.items(), *_grouped(absent)))
+    if any(trial.judged for trial in trials.values()):
+        raise ProviderUnavailable(
+            f"no provider here computes what {bundle.path} was certified to: {told}. Name a provider and a precision "
+            "to use it all the same, or see smalti bundle verify --run"
+        )
+    raise ProviderUnavailable(f"no provider can run here: {told}. smalti doctor says what to install")
 
 
 def _gpu_trial(
@@ -126,12 +128,17 @@ def _words(name: str, left: Mapping[str, Trial], refused: Mapping[str, str], abs
     slower = [f"{other} {trial.seconds:.3g} s" for other, trial in others.items() if trial.seconds]
     told += [f"slower: {', '.join(slower)}"] if slower else []
     told += [f"{other} was refused: {problem}" for other, problem in refused.items()]
-    grouped: dict[str, list[str]] = defaultdict(list)
-    for other, why in absent.items():
-        if why:
-            grouped[why].append(other)
-    told += [f"{' and '.join(others)}: {why}" for why, others in grouped.items()]
+    told += [f"{others}: {why}" for others, why in _grouped(absent)]
     return "; ".join(told)
+
+
+def _grouped(absent: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return providers that need not be tried, those of one reason together, and the reason."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for name, why in absent.items():
+        if why:
+            grouped[why].append(name)
+    return [(" and ".join(names), why) for why, names in grouped.items()]
 
 
 def _without_driver(precision: str) -> str:

@@ -9,13 +9,16 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from smalti.backends.tensorrt.backend import TensorRt
+from smalti.backends.tensorrt.backend import PREFERRED, TensorRt
+from smalti.backends.tensorrt.choice import NAMES
 from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import Precision, Role
-from smalti.bundle.reader import Bundle
-from smalti.errors import EngineError
+from smalti.bundle.reader import Bundle, open_bundle
+from smalti.errors import EngineError, UsageError
+from smalti.families.checks import shown
 from smalti.loading.trial_process import environment, python_module
 from smalti.platform import end_gently, own_group
 
@@ -52,22 +55,25 @@ class EngineBuild:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: str | Path | Bundle | None = None,
         runtime: Runtime = "trt",
         precision: Precision = "fp16",
         components: Sequence[Role] = (),
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Start building ``components``, by default all that come in ``precision``.
+        """Start building ``components``, by default all that come in ``precision``, of a bundle as in ``smalti.load``.
 
-        ``on_progress`` is called in another thread. Raises EngineError when no process can be started, as in a program
-        that is frozen into one file: build the engines there before it is frozen.
+        ``on_progress`` is called in another thread. Raises UsageError for a runtime, precision or component that there
+        is not, BundleError when the bundle is missing or damaged; EngineError when no process can be started, as in a
+        program that is frozen into one file: build the engines there before it is frozen.
         """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        _check(opened, runtime, precision, components, on_progress)
         self.progress: BuildProgress | None = None
         """The newest; None before the first."""
         if getattr(sys, "frozen", False):
             raise EngineError("a frozen program cannot build engines; run smalti engine build before it is frozen")
-        words = ["engine", "build", str(bundle.path.absolute()), "--runtime", runtime, "--precision", precision]
+        words = ["engine", "build", str(opened.path.absolute()), "--runtime", runtime, "--precision", precision]
         words += [word for role in components for word in ("--component", role)]
         try:
             self._process = subprocess.Popen(
@@ -143,6 +149,21 @@ class EngineBuild:
                     except BaseException as error:  # raised by wait; the process must be read on until it has ended
                         self._raised, self._cancelled = error, True
                         end_gently(self._process)
+
+
+def _check(bundle: Bundle, runtime: Any, precision: Any, components: Any, on_progress: OnProgress | None) -> None:
+    if not isinstance(runtime, str) or runtime not in NAMES:
+        raise UsageError(f"runtime {shown(runtime)}: allowed are {' and '.join(NAMES)}")
+    if not isinstance(precision, str) or precision not in PREFERRED:
+        raise UsageError(f"precision {shown(precision)}: engines come in {' and '.join(PREFERRED)}")
+    there = [role for role in bundle.manifest.components if precision in bundle.precisions(role)]
+    is_list = isinstance(components, list | tuple)
+    asked: list[Any] = [*components] if is_list else [components]
+    if wrong := [one for one in asked if not is_list or one not in there]:
+        told = f"a list is needed, of {', '.join(there) or 'none'} in {precision}"
+        raise UsageError(f"components {shown(wrong[0])}: {told}")
+    if on_progress is not None and not callable(on_progress):
+        raise UsageError(f"on_progress {on_progress!r}: a function that takes the progress is needed")
 
 
 def _progress(line: str) -> BuildProgress | None:

@@ -32,6 +32,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Why the provider is refused; empty if it is not."""
     absent: bool = False
     """Whether it cannot run here at all, whatever the bundle."""
+    judged: bool = False
+    """Whether golden inputs decided that it is refused."""
     precision: str = "auto"
     """The precision to ask for, in which the golden inputs passed."""
     note: str = ""
@@ -46,7 +48,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 def refused(provider: str, problem: str, hours: float = PASSING) -> Trial:
     """Return a trial of a provider that is refused."""
-    return Trial(provider=provider, problem=problem, absent=hours == ABSENT, made=time.time(), hours=hours)
+    return Trial(
+        provider=provider,
+        problem=problem,
+        absent=hours == ABSENT,
+        judged=hours == JUDGED,
+        made=time.time(),
+        hours=hours,
+    )
 
 
 def try_out(bundle: Bundle, backend: Backend, precision: str, *, timed: bool) -> tuple[Trial, Generator | None]:
@@ -98,7 +107,7 @@ def _wrong(generator: Generator) -> tuple[str, str]:
     for role, cases in (golden.cases if golden else {}).items():
         try:
             session = _failing(generator.session(role))
-        except ProviderUnavailable as error:
+        except (ProviderUnavailable, BundleError) as error:  # a damaged file harms when it is used
             if role in needed:
                 raise
             unjudged.append(f"{role} cannot be run: {error}")

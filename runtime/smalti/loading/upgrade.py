@@ -10,7 +10,7 @@ from smalti.bundle.reader import Bundle, open_bundle
 from smalti.errors import EngineError
 from smalti.generator import Generator
 from smalti.loading.building import BuildProgress, OnProgress
-from smalti.loading.load import load
+from smalti.loading.load import check_load, load
 
 
 class Upgrade:
@@ -38,6 +38,7 @@ class Upgrade:
         ``on_build`` is told in another thread how far the engines are. All else is as in :func:`smalti.load`. Raises
         what that raises of the bundle and of ``meanwhile``; what is wrong with ``provider`` becomes :attr:`problem`.
         """
+        check_load(bundle, provider, precision, on_build=on_build)
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self._now, self._ready = load(opened, meanwhile, precision, threads), False
         self._told = on_build

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import msgspec
 
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.backends.onnxruntime_options import LIBRARY
 from smalti.backends.signatures import mismatches
 from smalti.bundle.engines import ENGINES
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle, check_file, listing, read_engines
-from smalti.errors import BundleError
+from smalti.errors import BundleError, ProviderUnavailable
 from smalti.families.settings import check_defaults
 from smalti.verification.golden import read_golden
 
@@ -27,6 +28,8 @@ class Verification:
     bytes: int
     graphs: int
     """Number of graphs that were loaded and compared with the manifest."""
+    unread: str
+    """Why graphs were not loaded; empty where they were."""
     golden: bool
     """Whether there are golden inputs, which allow the certificate to be measured again."""
     engines: int
@@ -39,9 +42,10 @@ class Verification:
 def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
     """Check every file's size and sha256, every graph's inputs and outputs, the golden inputs and the engines.
 
-    No graph is run, no constants are folded and no connection is opened. Raises ProviderUnavailable when ONNX Runtime,
-    which reads the graphs, is missing.
+    No graph is run, no constants are folded and no connection is opened. Graphs are left out where ONNX Runtime, which
+    reads them, is missing; ``unread`` then says so.
     """
+    reader, unread = _reader()
     problems = _raised(lambda: check_defaults(bundle.manifest, str(bundle.path)))
     sound: set[str] = set()
     for record in bundle.manifest.files():
@@ -54,9 +58,9 @@ def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
     graphs = 0
     for role, component in bundle.manifest.components.items():
         for variant in component.variants:
-            if {variant.graph.file, *variant.weights} <= sound:
+            if reader is not None and {variant.graph.file, *variant.weights} <= sound:
                 say(f"{variant.graph.file}: inputs and outputs")
-                problems += _graph_problems(bundle, role, variant.precision)
+                problems += _graph_problems(reader, bundle, role, variant.precision)
                 graphs += 1
     golden = bundle.manifest.golden
     if golden is not None and golden.file in sound:
@@ -68,6 +72,7 @@ def verify(bundle: Bundle, say: Say = lambda line: None) -> Verification:
         files=len(bundle.manifest.files()),
         bytes=sum(record.bytes for record in bundle.manifest.files()),
         graphs=graphs,
+        unread=unread,
         golden=golden is not None,
         engines=engines,
         undeclared=tuple(name for name in listing(bundle.path) if name not in declared),
@@ -83,10 +88,19 @@ def _raised(check: Callable[[], object]) -> list[str]:
     return []
 
 
-def _graph_problems(bundle: Bundle, role: Role, precision: Precision) -> list[str]:
+def _reader() -> tuple[OnnxRuntimeCpu | None, str]:
+    """Return what reads graphs, or None, and why."""
+    try:
+        return OnnxRuntimeCpu(1), ""
+    except ProviderUnavailable as error:
+        absent = f"No module named {LIBRARY!r}" in str(error)
+        return None, "ONNX Runtime is not installed" if absent else str(error)
+
+
+def _graph_problems(reader: OnnxRuntimeCpu, bundle: Bundle, role: Role, precision: Precision) -> list[str]:
     """Return the problems of one graph, each with its file's name."""
     try:
-        inputs, outputs = OnnxRuntimeCpu(1).declared(bundle, role, precision)
+        inputs, outputs = reader.declared(bundle, role, precision)
     except BundleError as error:
         return [str(error)]
     return mismatches(bundle, role, precision, inputs, outputs)

@@ -11,7 +11,7 @@ import pytest
 from helpers.fake_tensorrt import FakeTensorRT
 from helpers.fixed_profiles import FixedProfiles
 from helpers.golden_bundle import plain_bundle
-from smalti import BundleError, EngineError, UsageError, open_bundle
+from smalti import BundleError, EngineError, OutputError, UsageError, open_bundle
 from smalti.bundle import engines as engine_records
 from smalti.bundle.engine_folder import engine_cache, engines_of, read_folder, write_folder
 from smalti.cli.main import _run
@@ -96,7 +96,9 @@ def test_engines_in_the_bundles_own_folder_belong_to_it_and_are_verified(bundle,
     found = verify(bundle)
     assert (found.engines, found.problems, found.undeclared) == (3, (), ())
     assert _run(["bundle", "inspect", str(bundle.path)]) == 0
-    assert "rtx 10.13.0 on sm_86" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "rtx 10.13.0 on sm_86" in said
+    assert 'they run with: pip install "smalti[cli,rtx]" tensorrt-rtx==10.13.0' in said
     (folder / record.engine.file).write_bytes(b"vtrt" + bytes(32))
     assert _run(["bundle", "verify", str(bundle.path)]) == 3
     error = capsys.readouterr().err
@@ -243,6 +245,20 @@ def test_an_engine_for_one_gpu_stands_beside_that_for_another(bundle, tmp_path):
     }
 
 
+def test_what_is_there_needs_no_cache_that_can_be_written(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    first = build_engines(bundle, tools(), precision="fp32")
+
+    def read_only(*arguments: object) -> None:
+        raise OutputError("the file system is read-only")
+
+    for name in ("check_folder", "write_folder", "changing"):
+        monkeypatch.setattr(f"smalti_export.engines.build.{name}", read_only)
+    assert build_engines(bundle, tools(), precision="fp32") == first
+    with pytest.raises(OutputError, match=r"read-only\. Set SMALTI_CACHE_DIR to a folder that can be written"):
+        build_engines(bundle, tools(), precision="fp32", force=True)
+
+
 @pytest.mark.parametrize("fail", ["build:denoiser", "build:decoder"])
 def test_one_that_fails_does_not_lose_the_others(fail, bundle, tmp_path):
     _, _, name = fail.partition(":")
@@ -277,9 +293,13 @@ def test_progress_names_the_engine_and_a_cancelled_build_keeps_what_was_finished
     first = [one for one in heard if one.number == 1]
     assert [one.phase for one in first[:4]] == ["Building", "Building", "Timing", "Timing"]
     assert [one.share for one in first[:5]] == [0, 0.5, 0.5, 0.625, 0.75]
+    assert (first[-1].done, first[-1].share) == (True, 1.0)
     listed = read_folder(tmp_path / "out")
     assert listed is not None
     assert [one.component for one in listed.engines] == [first[0].component]
+    heard.clear()
+    build(bundle, tmp_path / "out", components=[first[0].component], progress=heard.append)
+    assert [(one.done, one.share) for one in heard] == [(True, 1.0)]  # it is there already
 
 
 def engine(*arguments: object) -> int:

@@ -134,7 +134,8 @@ def test_a_zip_killed_at_any_moment_is_the_old_one_or_the_new(bundle, cache, mon
     for copy in (copies[5], copies[-5]):  # what was left there goes with the next build
         monkeypatch.setenv("SMALTI_CACHE_DIR", str(copy))
         build_zip(bundle, kill_engines.tools(), copy / "out.zip", precision="fp32", components=COMPONENTS)
-        assert sorted(path.name for path in copy.iterdir()) == ["locks", "out.zip"]
+        assert {path.name for path in copy.iterdir()} == {"engines", "locks", "out.zip", "scratch"}
+        assert list((copy / "scratch").iterdir()) == []
         found = verify(open_bundle(copy / "out.zip"))
         assert (found.engines, found.problems, found.undeclared) == (2, (), ())
 

@@ -17,15 +17,15 @@ from helpers.fake_tensorrt import FakeTensorRT
 from helpers.fixed_profiles import FixedProfiles
 from helpers.golden_bundle import plain_bundle
 from helpers.house import HOUSE
-from smalti import BundleError, EngineError, OutputError, open_bundle
-from smalti.bundle.engine_folder import engines_of
+from smalti import BundleError, EngineError, OutputError, UsageError, open_bundle
+from smalti.bundle.engine_folder import KeptEngine, engine_cache, engines_of, read_folder
 from smalti.bundle.reader import Bundle
 from smalti.cli.main import _run
 from smalti.verification.verify import verify
 from smalti_export.engines import job
-from smalti_export.engines.build import build_engines
+from smalti_export.engines.build import Progress, build_engines
 from smalti_export.engines.shipping import build_zip
-from smalti_export.engines.toolkit import PORTABLE, PortableToolkit
+from smalti_export.engines.toolkit import PORTABLE, PortableToolkit, open_toolkit
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.driver import driver
 
@@ -47,6 +47,11 @@ def tools(**options) -> PortableToolkit:
     return PortableToolkit(["sm_86"], FakeTensorRT(portable=True, **options))
 
 
+def own(bundle: Bundle) -> list[KeptEngine]:
+    """The engines that a bundle carries."""
+    return [one for one in engines_of(bundle)[0] if one.root == bundle.path]
+
+
 def ship(bundle: Bundle, output: Path, toolkit: PortableToolkit | None = None, **options):
     return build_zip(bundle, toolkit or tools(), output, precision="fp32", **options)
 
@@ -59,8 +64,8 @@ def test_the_zip_is_the_bundle_with_its_engines_stored_and_in_order(bundle, out)
     found = verify(shipped)
     assert (found.engines, found.problems, found.undeclared) == (3, (), ())
     assert shipped.digest == bundle.digest
-    kept, wrong = engines_of(shipped)
-    assert ([one.record for one in kept], wrong) == (list(engines.engines), [])
+    kept = own(shipped)
+    assert [one.record for one in kept] == list(engines.engines)
     assert all(one.read().startswith(b"vtrt") for one in kept)
     with zipfile.ZipFile(out / "shipped.zip") as archive:
         infos = archive.infolist()
@@ -78,38 +83,101 @@ def test_equal_engines_give_equal_zips(bundle, out):
     ship(bundle, out / "b.zip")
     assert (out / "a.zip").read_bytes() == (out / "b.zip").read_bytes()
     assert len(said) == 3
-    assert all(": taken from " in line for line in said)
+    assert all(": is there already: " in line for line in said)
 
 
 def test_a_bundle_that_carries_engines_keeps_them(bundle, out):
     ship(bundle, out / "a.zip", components=["decoder"])
     again = ship(open_bundle(out / "a.zip"), out / "a.zip", components=["denoiser"])
     assert [one.component for one in again.engines] == ["decoder", "denoiser"]
-    assert len(engines_of(open_bundle(out / "a.zip"))[0]) == 2
+    assert len(own(open_bundle(out / "a.zip"))) == 2
     folder = bundle.path / "engines"
     record = build_engines(bundle, tools(), folder, precision="fp32", components=["encoder"]).engines[0]
     (folder / record.engine.file).write_bytes(b"damaged")
     said = list[str]()
     ship(bundle, out / "b.zip", components=["decoder"], say=said.append)
     assert any("is damaged" in line and "left out" in line for line in said)
-    assert [one.record.component for one in engines_of(open_bundle(out / "b.zip"))[0]] == ["decoder"]
+    assert [one.record.component for one in own(open_bundle(out / "b.zip"))] == ["decoder"]
 
 
 def test_what_fails_writes_no_zip_and_leaves_the_old_one(bundle, out):
     with pytest.raises(EngineError, match=r"could not build decoder fp32: .*a\.zip was not written: .*--component"):
         ship(bundle, out / "a.zip", tools(fail="build:decoder"))
     assert os.listdir(out) == []
-    (out / "a.zip").write_bytes(b"old")
+    ship(bundle, out / "a.zip", components=["encoder"])
+    before = (out / "a.zip").read_bytes()
     steps = list[object]()
     with pytest.raises(EngineError, match="cancelled"):
-        ship(bundle, out / "a.zip", progress=steps.append, go_on=lambda: len(steps) < 5)
+        ship(bundle, out / "a.zip", tools(pause=0.01), force=True, progress=steps.append, go_on=lambda: len(steps) < 5)
     (bundle.path / bundle.manifest.files()[-1].file).write_bytes(b"damaged")
     with pytest.raises(BundleError, match="is damaged"):
         ship(bundle, out / "a.zip", components=["denoiser"])
-    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("a.zip", b"old")]
+    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("a.zip", before)]
     (out / "folder.zip").mkdir()
     with pytest.raises(OutputError, match="it is a folder"):
         ship(bundle, out / "folder.zip")
+
+
+def test_a_file_that_is_no_bundle_is_replaced_by_force_alone(bundle, out, monkeypatch, capsys):
+    for content in (b"", b"notes", (bundle.path / "manifest.json").read_bytes()):
+        (out / "notes.zip").write_bytes(content)
+        with pytest.raises(UsageError, match=r"notes\.zip is there, and is no bundle of smalti.*--force"):
+            ship(bundle, out / "notes.zip")
+        assert (out / "notes.zip").read_bytes() == content
+        assert not engine_cache(bundle).exists()  # it is told before the work
+    ship(bundle, out / "notes.zip", force=True)
+    ship(bundle, out / "notes.zip")  # a bundle may be replaced by the next one
+    assert len(own(open_bundle(out / "notes.zip"))) == 3
+
+
+def test_an_interrupted_zip_keeps_the_engines_that_were_finished(bundle, out):
+    def progress(step: Progress) -> None:
+        if step.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ship(bundle, out / "a.zip", progress=progress)
+    assert os.listdir(out) == []
+    listed = read_folder(engine_cache(bundle))
+    assert listed is not None
+    assert len(listed.engines) == 1
+    said = list[str]()
+    ship(bundle, out / "a.zip", say=said.append)
+    assert sum("is there already" in line for line in said) == 1
+    assert sum("building for" in line for line in said) == 2
+
+
+@pytest.fixture
+def no_cache(tmp_path, monkeypatch) -> Path:
+    """A cache in which nothing can be written, whoever asks: a file stands there."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "file"))
+    return tmp_path / "file"
+
+
+def test_without_a_cache_a_zip_is_built_all_the_same_and_that_is_said(bundle, out, no_cache):
+    said = list[str]()
+    ship(bundle, out / "a.zip", say=said.append)
+    assert any("an interrupt loses all of them. Set SMALTI_CACHE_DIR" in line for line in said)
+    assert len(own(open_bundle(out / "a.zip"))) == 3
+    assert {path.name for path in out.iterdir() if path.suffix != ".lock"} == {"a.zip"}
+    said.clear()
+    ship(open_bundle(out / "a.zip"), out / "b.zip", say=said.append)  # nothing is to be built
+    assert said == []
+    with pytest.raises(OutputError, match=r"Set SMALTI_CACHE_DIR to a folder that can be written"):
+        build_engines(bundle, tools(), precision="fp32")
+
+
+def test_recipients_are_told_the_version_that_they_need(out, monkeypatch, capsys):
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(out / "cache"))
+    assert _run(["engine", "build", "avatars", "-o", str(out / "a.zip"), "--component", "preview"]) == 0
+    version = open_toolkit("rtx", []).version
+    line = f'pip install "smalti[cli,rtx]" tensorrt-rtx=={version}'
+    assert f"who gets it needs: {line}" in capsys.readouterr().out
+    for command in (["bundle", "inspect"], ["engine", "list"]):
+        assert _run([*command, str(out / "a.zip")]) == 0
+        assert line in capsys.readouterr().out
 
 
 def test_the_command_says_how_large_the_zip_is(out, monkeypatch, capsys):
@@ -119,8 +187,8 @@ def test_the_command_says_how_large_the_zip_is(out, monkeypatch, capsys):
     assert _run(line) == 0
     said = capsys.readouterr().out.splitlines()
     size = (out / "avatars.zip").stat().st_size
-    assert said[-1].startswith(f"{out / 'avatars.zip'}: {size / 1e6:.1f} MB: bundle avatars (")
-    assert "and 1 engines (" in said[-1]
+    assert said[-2].startswith(f"{out / 'avatars.zip'}: {size / 1e6:.1f} MB: bundle avatars (")
+    assert "and 1 engine (" in said[-2]
     assert said[0].startswith(f"{out / 'avatars.zip' / 'engines'}")
     assert _run([*line, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

@@ -50,6 +50,12 @@ def test_one_engine_for_several_gpus_is_strongly_typed_and_has_the_profiles(grap
     ]
 
 
+def test_targets_may_be_spelled_as_people_spell_them():
+    for word in ("sm_86", "SM86", "sm 86", "8.6", "86", "RTX 3060", "GeForce RTX 3080 Ti", "3090"):
+        assert PortableToolkit([word], FakeTensorRT(portable=True)).targets == ("sm_86",)
+    assert PortableToolkit(["12.0"], FakeTensorRT(portable=True)).targets == ("sm_120",)
+
+
 def test_an_engine_for_the_gpu_at_hand_is_built_in_the_same_way(graph):
     trt = FakeTensorRT()
     tools = DeviceToolkit(trt, RTX_3060)
@@ -73,8 +79,14 @@ def test_what_a_builder_refuses_is_told(fail, says, graph):
 
 
 def test_targets_and_runtimes_that_do_not_exist_are_refused():
-    with pytest.raises(UsageError, match=r"target sm_61: TensorRT-RTX 1\.7 builds for sm_75, sm_86, sm_89, sm_120\."):
-        PortableToolkit(["sm_61"], FakeTensorRT("1.7", portable=True))
+    for target, says in (
+        ("sm_61", r"target sm_61 \(GeForce GTX 10\): TensorRT-RTX 1\.7 builds for sm_75, .*explain --for sm_61"),
+        ("H100", r"target sm_90 \(H100\): .*build --runtime trt, without --target, on the machine that has it"),
+        ("sm_86,RTX 4090", r"names several GPUs; give each its own: --target sm_86 --target sm_89"),
+        ("foo", r"target 'foo' is no GPU that smalti knows\. .*as in --target sm_75 --target sm_86"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            PortableToolkit([target], FakeTensorRT("1.7", portable=True))
     with pytest.raises(UsageError, match="runtime 'cuda': allowed are rtx and trt"):
         open_toolkit("cuda", [])
     with pytest.raises(UsageError, match="leave --target out"):
@@ -89,7 +101,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
     monkeypatch.setattr(toolkit.importlib, "import_module", missing)
     for runtime, package, extra in (("rtx", "tensorrt_rtx", "engines"), ("trt", "tensorrt", "trt")):
-        with pytest.raises(MissingExtra, match=rf'needs {package}; pip install "smalti\[{extra}\]"'):
+        with pytest.raises(MissingExtra, match=rf'needs {package}; pip install .*\[{extra}\]"'):
             open_toolkit(runtime, [])
 
 

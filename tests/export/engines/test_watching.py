@@ -136,8 +136,9 @@ def test_json_is_an_object_per_line_with_component_phase_and_share():
     shown.progress(PROGRESS)
     shown.end()
     first, second = map(json.loads, stream.getvalue().splitlines())
-    assert first == {"component": "", "phase": "denoiser fp16: building", "share": 0.0}
+    assert first == {"event": "say", "component": "", "phase": "denoiser fp16: building", "share": 0.0}
     assert second == {
+        "event": "progress",
         "component": "denoiser",
         "precision": "fp16",
         "number": 2,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smalti.bundle.engines import Runtime
+from smalti.verification.engines.listing import State
 
 Shell = Literal["posix", "cmd", "powershell"]
 
@@ -158,9 +159,10 @@ class Vulkan:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine of an embedded bundle."""
+    """An engine of an embedded bundle, or of any bundle in the cache."""
 
     bundle: str
+    """Name of its bundle, with the digest where that is not embedded."""
     component: str
     precision: str
     runtime: Runtime
@@ -172,6 +174,10 @@ class Engine:
     cached: bool = False
     """Whether it was built on this machine, and lies in the cache."""
     bytes: int = 0
+    state: State = "ok"
+    """What ``smalti engine list`` says of it."""
+    note: str = ""
+    """Why it cannot be used; empty where it can."""
 
 
 @dataclass(frozen=True)
@@ -198,5 +204,9 @@ class Machine:
     bundles: tuple[str, ...] = ()
     """Embedded bundles."""
     engines: tuple[Engine, ...] = ()
+    broken_lists: tuple[str, ...] = ()
+    """Lists of engines that cannot be used, and why."""
+    unwritable: str = ""
+    """Why nothing can be written to the cache; empty where it can."""
     problems: tuple[str, ...] = ()
     """What could not be read, and why."""

@@ -43,6 +43,7 @@ def conclude(machine: Machine) -> list[Finding]:
         gpu_findings.webgpu,
         gpu_findings.tensorrt,
         gpu_findings.engines,
+        bad_engines,
         problems,
     )
     return [finding for part in parts for finding in part(machine)]
@@ -96,7 +97,10 @@ def system(machine: Machine) -> Iterator[Finding]:
 
 
 def caches(machine: Machine) -> Iterator[Finding]:
-    """Folders of caches, with sizes."""
+    """Folders of caches, with sizes, and whether they can be written."""
+    if machine.unwritable:
+        yield warn("caches", machine.unwritable, "set SMALTI_CACHE_DIR to a folder that can be written")
+        return
     if not machine.caches:
         return
     root, *inner = machine.caches
@@ -154,6 +158,26 @@ def providers(machine: Machine) -> Iterator[Finding]:
     if listed := machine.onnxruntime.providers:
         names = ", ".join(name.removesuffix("ExecutionProvider") for name in listed)
         yield ok("providers", f"{names}: what it was built with; this list does not say that they can be loaded")
+
+
+def bad_engines(machine: Machine) -> Iterator[Finding]:
+    """Engines of any bundle that are damaged or of another graph, and lists that cannot be read."""
+    for bundle in sorted({one.bundle for one in machine.engines if one.state in gpu_findings.BAD}):
+        bad = [one for one in machine.engines if one.bundle == bundle and one.state in gpu_findings.BAD]
+        count = "1 engine that is" if len(bad) == 1 else f"{len(bad)} engines that are"
+        states = " or ".join(sorted({"damaged" if one.state == "damaged" else "of another graph" for one in bad}))
+        yield warn(
+            "engines",
+            f"bundle {bundle} has {count} {states}: {bad[0].note.partition('; ')[0]}",
+            "build them again with 'smalti engine build'; 'smalti engine list' names them, and 'smalti engine prune' "
+            "removes damaged ones from the cache",
+        )
+    for text in machine.broken_lists:
+        yield warn(
+            "engines",
+            f"a list of engines cannot be used: {text}",
+            "remove it with 'smalti engine prune', or make a new one with 'smalti engine build'",
+        )
 
 
 def problems(machine: Machine) -> Iterator[Finding]:

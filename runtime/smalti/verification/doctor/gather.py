@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import platform
 import re
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from smalti.backends.onnxruntime_options import LIBRARY
-from smalti.bundle.engine_folder import engines_of
+from smalti.bundle.engine_folder import engine_caches
 from smalti.bundle.reader import embedded_bundles, open_bundle
-from smalti.errors import BundleError
-from smalti.platform import cache_folder
+from smalti.errors import BundleError, OutputError
+from smalti.files import check_folder
+from smalti.platform import cache_folder, installation
 from smalti.verification.doctor.children import Child
 from smalti.verification.doctor.facts import (
     Driver,
@@ -38,6 +39,7 @@ from smalti.verification.doctor.facts import (
 )
 from smalti.verification.doctor.hardware import find_adapters, find_processor
 from smalti.verification.doctor.libraries import find_cuda_libraries
+from smalti.verification.engines.listing import engines_here, installed_versions
 from smalti.version import __version__
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
 from smalti_kernels.platform import DRIVER_LIBRARIES, usable_cores
@@ -79,6 +81,7 @@ def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VUL
     children = Child("driver", *driver), Child("inference", LIBRARY), Child("vulkan", *vulkan)
     cores = asker.read("cores", usable_cores, 1)
     bundles = asker.read("embedded bundles", embedded_bundles, {})
+    engines, broken = asker.read("engines", partial(_engines, bundles), ((), ()))
     return Machine(
         python=_python(asker),
         system=asker.read("system", _system, System(sys.platform, "", "", "", "", "posix")),
@@ -91,11 +94,9 @@ def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VUL
         packages=asker.read("installed packages", installed_packages, ()),
         cuda_libraries=asker.read("CUDA libraries", find_cuda_libraries, ()),
         bundles=tuple(bundles),
-        engines=tuple(
-            one
-            for name, path in bundles.items()
-            for one in asker.read(f"engines of {name}", partial(_engines, path), ())
-        ),
+        engines=engines,
+        broken_lists=broken,
+        unwritable=asker.read("caches", _unwritable, ""),
         driver=asker.told("driver", children[0], Driver),
         onnxruntime=asker.told("ONNX Runtime", children[1], OnnxRuntime),
         vulkan=asker.told("Vulkan", children[2], Vulkan),
@@ -131,21 +132,8 @@ def _installed() -> Installed:
         found = metadata.distribution("smalti")
     except metadata.PackageNotFoundError:
         return Installed(__version__, "", (), "", False)
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
     extras = found.metadata.get_all("Provides-Extra") or []
-    editable = bool(origin.get("dir_info", {}).get("editable"))
-    return Installed(__version__, found.metadata["Requires-Python"] or "", tuple(extras), _source(origin), editable)
-
-
-def _source(origin: dict[str, Any]) -> str:
-    """Return where a package was installed from: a folder as a path, all else as an address."""
-    url = str(origin.get("url", ""))
-    if "dir_info" not in origin or not url.startswith("file:"):
-        return url
-    from urllib.parse import urlsplit
-    from urllib.request import url2pathname
-
-    return url2pathname(urlsplit(url).path)
+    return Installed(__version__, found.metadata["Requires-Python"] or "", tuple(extras), *installation())
 
 
 def _caches() -> tuple[Folder, ...]:
@@ -185,21 +173,36 @@ def installed_packages() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items()))
 
 
-def _engines(path: Path) -> tuple[Engine, ...]:
-    kept, wrong = engines_of(open_bundle(path))
-    if wrong:
-        raise BundleError("; ".join(wrong))
-    return tuple(
+def _unwritable() -> str:
+    """Return why nothing can be written to the cache; a file is made and removed, to find out."""
+    try:
+        check_folder(cache_folder())
+    except OutputError as error:
+        return str(error)
+    return ""
+
+
+def _engines(bundles: Mapping[str, Path]) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Return the engines of the embedded bundles and all in the cache, and what is wrong with lists."""
+    found, wrong = engines_here(installed_versions())
+    names = dict[str, str]()
+    for name, path in bundles.items():
+        with contextlib.suppress(BundleError):  # it is among what is wrong
+            names[open_bundle(path).digest] = name
+    engines = tuple(
         Engine(
-            bundle=path.name,
-            component=one.record.component,
-            precision=one.record.precision,
-            runtime=one.record.runtime,
-            version=one.record.version,
-            targets=one.record.targets,
-            device=one.record.device,
-            cached=one.root != path,
-            bytes=one.record.engine.bytes,
+            bundle=names.get(one.digest) or f"{one.bundle} ({one.digest[:12]})",
+            component=one.engine.record.component,
+            precision=one.engine.record.precision,
+            runtime=one.engine.record.runtime,
+            version=one.engine.record.version,
+            targets=one.engine.record.targets,
+            device=one.engine.record.device,
+            cached=one.engine.root.parent == engine_caches(),
+            bytes=one.engine.record.engine.bytes,
+            state=one.state,
+            note=one.note,
         )
-        for one in kept
+        for one in found
     )
+    return engines, tuple(wrong)

@@ -18,6 +18,7 @@ from smalti.verification.doctor.install import (
     GPU_WHEEL,
     choose,
     choose_extra,
+    install_line,
     other_gpu,
     runs,
     target,
@@ -33,6 +34,8 @@ LAST_CUDNN: Final = (9, 10)
 TENSORRT: Final = re.compile(r"tensorrt(-rtx)?")
 RTX: Final = (75, 80, 86, 89, 120, 121)
 """Compute capabilities that TensorRT-RTX runs on."""
+BAD: Final = ("damaged", "other graph")
+"""States of engines that no version of a runtime can use."""
 _UPDATE: Final = f"install NVIDIA driver {DRIVER_FOR[13]} or newer ({DRIVER_FOR[12]} is the oldest that smalti can use)"
 
 
@@ -111,7 +114,9 @@ def cuda_libraries(machine: Machine) -> Iterator[Finding]:
     """The libraries that the installed onnxruntime-gpu links or loads."""
     cuda, windows = cuda_major(machine), machine.system.name == "Windows"
     if cuda not in MAJORS or CUDA not in machine.onnxruntime.providers:
-        yield ok("CUDA libraries", "the installed ONNX Runtime needs none")
+        installed = bool(machine.onnxruntime.version or machine.onnxruntime.providers)
+        why = "the installed ONNX Runtime needs none" if installed else "without ONNX Runtime nothing here needs them"
+        yield ok("CUDA libraries", why)
         return
     there: list[str] = []
     absent: list[str] = []
@@ -212,24 +217,27 @@ def tensorrt(machine: Machine) -> Iterator[Finding]:
 def engines(machine: Machine) -> Iterator[Finding]:
     """Engines of embedded bundles, their sizes, and whether a GPU here runs them."""
     for bundle in machine.bundles:
-        own = [one for one in machine.engines if one.bundle == bundle]
+        own = [one for one in machine.engines if one.bundle == bundle and one.state not in BAD]
         if not own:
-            yield ok("engines", f"bundle {bundle} has none, and draws without")
+            whole = " that can be used" if any(one.bundle == bundle for one in machine.engines) else ""
+            yield ok("engines", f"bundle {bundle} has none{whole}, and draws without")
             continue
         targets = ", ".join(sorted({target for one in own for target in one.targets}))
         text = f"bundle {bundle} has {len(own)} for {targets} ({sum(one.bytes for one in own) / 1e6:.1f} MB)"
         matching = [one for one in own if any(_is_for(one, gpu) for gpu in machine.driver.gpus)]
-        fitting = [one for one in matching if one.version == _version(machine, one.runtime)]
-        old = [one for one in matching if one not in fitting and _version(machine, one.runtime)]
-        if not matching:
-            yield ok("engines", f"{text}; none is for a GPU here")
-        elif old and not fitting:
-            package, needed = PACKAGES[old[0].runtime], ", ".join(sorted({one.version for one in old}))
+        told = matching or own  # those for other GPUs may be shipped, or run here later
+        fitting = [one for one in told if one.version == _version(machine, one.runtime)]
+        old = [one for one in told if one not in fitting and _version(machine, one.runtime)]
+        if old and not fitting:
+            runtime, needed = old[0].runtime, sorted({one.version for one in old if one.runtime == old[0].runtime})
             yield warn(
                 "engines",
-                f"{text}; they need {package} {needed}, not {_version(machine, old[0].runtime)}",
-                "build them again with 'smalti engine build'",
+                f"{text}; they need {PACKAGES[runtime]} {', '.join(needed)}, not {_version(machine, runtime)}",
+                f"{install_line(machine, f'cli,{runtime}')} {PACKAGES[runtime]}=={needed[-1]}\n"
+                "or build them again with 'smalti engine build'",
             )
+        elif not matching:
+            yield ok("engines", f"{text}; none is for a GPU here")
         else:
             yield ok("engines", f"{text}; {len(matching)} match a GPU here")
     if not machine.bundles:
@@ -246,7 +254,9 @@ def runs_engines(machine: Machine, runtime: Runtime) -> bool:
         found = {
             one.component
             for one in machine.engines
-            if (one.bundle, one.runtime, one.version) == (bundle, runtime, installed) and _is_for(one, first)
+            if (one.bundle, one.runtime, one.version) == (bundle, runtime, installed)
+            and one.state not in BAD
+            and _is_for(one, first)
         }
         if "decoder" in found and found & {"denoiser", "predictor"}:
             return True

@@ -6,6 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from smalti.backends.onnxruntime_options import LIBRARY
+from smalti.platform import Installation, requirement
 from smalti.verification.doctor.facts import Gpu, Machine, Shell
 from smalti_kernels.impl.cuda.driver import OLDEST_CUDA
 from smalti_kernels.impl.cuda.targets import Target, target_for
@@ -93,14 +94,8 @@ def choose(machine: Machine) -> Choice:
 
 def install_line(machine: Machine, extras: str) -> str:
     """Return the line that installs smalti with some extras, from where it was installed before."""
-    source, words = machine.smalti.source, [*_pip(machine, "install")]
-    if not source:
-        words.append(f"smalti[{extras}]")
-    elif "://" in source:
-        words.append(f"smalti[{extras}] @ {source}")
-    else:
-        words += ["-e"] * machine.smalti.editable + [f"{source}[{extras}]"]
-    return shell_line(words, machine.system.shell)
+    where = Installation(machine.smalti.source, machine.smalti.editable)
+    return shell_line([*_pip(machine, "install"), *requirement(extras, where)], machine.system.shell)
 
 
 def wheels(machine: Machine) -> list[str]:

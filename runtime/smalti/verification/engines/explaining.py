@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from smalti.backends.tensorrt.backend import PREFERRED
 from smalti.backends.tensorrt.choice import Host, fitting
 from smalti.bundle.engine_folder import KeptEngine, engines_of
 from smalti.bundle.engines import Runtime
-from smalti.bundle.manifest import Precision, Role
-from smalti.bundle.reader import Bundle
+from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
+from smalti.bundle.reader import ENGINES_FOLDER, Bundle
 from smalti.platform import quoted, system_name
-from smalti.verification.engines.hosts import GPUS, Support, check_target, engine_precisions, supports
+from smalti.verification.engines.cards import GPUS
+from smalti.verification.engines.hosts import Support, capability_of, check_target, engine_precisions, supports
 from smalti.verification.engines.listing import RUNTIMES, Installed
 from smalti_kernels.errors import KernelError
 from smalti_kernels.impl.cuda.driver import Device, driver
@@ -64,6 +67,10 @@ class Remedy:
     precision: Precision
     line: str
     """A command."""
+    optional: bool
+    """Whether engines can draw without it: at most one is not."""
+    where: str
+    """Where the command must run; empty for anywhere."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Explanation:
     """Version of each runtime that is installed; empty for none."""
     outcomes: tuple[Outcome, ...]
     remedies: tuple[Remedy, ...]
+    tries: tuple[str, ...]
+    """Providers that ``auto`` would try there, where their packages are installed; empty where there is no GPU."""
     notes: tuple[str, ...]
     """Lists of engines that cannot be used, and what an installation without engines means."""
 
@@ -89,7 +98,8 @@ def find_gpu(asked: str | None) -> Gpu:
     Raises UsageError for a target that is not known.
     """
     if asked is not None:
-        return Gpu(check_target(asked), f"{GPUS[asked]} and the like", here=False)
+        target = check_target(asked)
+        return Gpu(target, f"{GPUS[target]} and the like", here=False)
     try:
         found = driver()
         device: Device = found.device(0)
@@ -106,6 +116,7 @@ def explain(bundle: Bundle, gpu: Gpu, installed: Installed, word: str = "") -> E
     kept, notes = engines_of(bundle)
     outcomes: list[Outcome] = []
     remedies: list[Remedy] = []
+    complete = wanted = False
     for runtime in RUNTIMES:
         allowed = engine_precisions(runtime, gpu.target) if gpu.target else PREFERRED
         host = Host(runtime, installed.get(runtime, ""), gpu.target)
@@ -116,9 +127,15 @@ def explain(bundle: Bundle, gpu: Gpu, installed: Installed, word: str = "") -> E
             found = [_outcome(kept, bundle, host, role, precision) for role in roles]
             outcomes += found
             missing = [one.component for one in found if not one.engine]
+            complete = complete or (bool(found) and not missing)
             if missing and gpu.target:
                 some = missing if len(missing) < len(found) else []
-                remedies.append(Remedy(runtime, precision, _command(word, host, precision, some)))
+                line = _command(bundle, word, host, precision, some, _worn(kept, bundle, host, precision, missing))
+                where = f"on the machine with the {gpu.target}" if runtime == "trt" and not gpu.here else ""
+                remedies.append(Remedy(runtime, precision, line, wanted, where))
+            wanted = wanted or bool(found)
+    if complete:
+        remedies = [replace(one, optional=True) for one in remedies]
     told = supports(gpu.target, gpu.cuda) if gpu.target else []
     none = not any(one.engine and one.runtime == "rtx" for one in outcomes)
     if none and all(one.works for one in told if one.name == "rtx"):
@@ -132,8 +149,30 @@ def explain(bundle: Bundle, gpu: Gpu, installed: Installed, word: str = "") -> E
         versions,
         tuple(outcomes),
         tuple(remedies),
+        _tries(bundle, told, outcomes),
         tuple(notes),
     )
+
+
+def _tries(bundle: Bundle, told: Sequence[Support], outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Return the providers that ``auto`` would try: those of engines only where all that draws has one."""
+    needed = {role for role in (PRIOR_ROLES[bundle.manifest.family], "decoder") if role in bundle.manifest.components}
+    there = {(one.runtime, one.component) for one in outcomes if one.engine}
+    lacking = {runtime for runtime in RUNTIMES if not {(runtime, role) for role in needed} <= there}
+    return tuple(one.name for one in told if one.works and one.name != "kernels" and one.name not in lacking)
+
+
+def _worn(
+    kept: Sequence[KeptEngine], bundle: Bundle, host: Host, precision: Precision, missing: Sequence[Role]
+) -> list[KeptEngine]:
+    """Return the engines for a GPU in the place of which new ones are to be built, as damaged ones."""
+    return [
+        one
+        for one in kept
+        if (one.record.runtime, one.record.precision) == (host.runtime, precision)
+        and one.record.component in missing
+        and host.target in one.record.targets
+    ]
 
 
 def _outcome(kept: list[KeptEngine], bundle: Bundle, host: Host, role: Role, precision: Precision) -> Outcome:
@@ -147,8 +186,19 @@ def _outcome(kept: list[KeptEngine], bundle: Bundle, host: Host, role: Role, pre
     return Outcome(host.runtime, precision, role, engine.path, record.version, record.targets, tuple(reasons))
 
 
-def _command(word: str, host: Host, precision: Precision, components: list[Role]) -> str:
+def _command(
+    bundle: Bundle, word: str, host: Host, precision: Precision, components: list[Role], worn: Sequence[KeptEngine]
+) -> str:
+    """Return the command that builds components, for all GPUs that the ``worn`` engines were for, and in their place.
+
+    Where the bundle carries those, the new ones belong there too: what it carries comes before the cache.
+    """
     words = ["smalti engine build", *([quoted(word)] if word else []), "--runtime", host.runtime]
-    words += ["--target", host.target] if host.runtime == "rtx" else []  # TensorRT builds for the GPU at hand
+    if host.runtime == "rtx":  # TensorRT builds for the GPU at hand
+        targets = {host.target, *(target for one in worn for target in one.record.targets)}
+        words += [f"--target {target}" for target in sorted(targets, key=capability_of)]
     words += ["--precision", precision] if precision != PREFERRED[0] else []
-    return " ".join([*words, *(f"--component {role}" for role in components)])
+    words += [f"--component {role}" for role in components]
+    if word and any(one.root == bundle.path for one in worn):
+        words += ["-o", quoted(word if bundle.path.is_file() else str(Path(word, ENGINES_FOLDER)))]
+    return " ".join(words)

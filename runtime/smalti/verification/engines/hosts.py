@@ -10,23 +10,11 @@ from smalti.bundle.manifest import Precision
 from smalti.errors import UsageError
 from smalti.verification.doctor.gpu_findings import RTX
 from smalti.verification.doctor.install import runs
+from smalti.verification.engines.cards import GPUS, allowed_gpus, target_named
 from smalti_kernels.errors import DamagedKernel
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
 from smalti_kernels.impl.cuda.targets import target_for
 
-GPUS: Final = {
-    "sm_61": "GeForce GTX 10",
-    "sm_70": "Tesla V100",
-    "sm_75": "GeForce RTX 20",
-    "sm_80": "A100",
-    "sm_86": "GeForce RTX 30",
-    "sm_89": "GeForce RTX 40",
-    "sm_90": "H100",
-    "sm_100": "B200",
-    "sm_120": "GeForce RTX 50",
-    "sm_121": "DGX Spark",
-}
-"""GPUs that can be asked about, with one of each generation."""
 OLDEST_TRT: Final = 75
 """Oldest compute capability that TensorRT 10.13 and later build for."""
 NEWEST_CUDA: Final = (13, 0)
@@ -44,11 +32,10 @@ class Support:
     """What runs, or why nothing does."""
 
 
-def check_target(target: str) -> str:
-    """Return a target that can be asked about. Raises UsageError for others; the message lists those that can."""
-    if target not in GPUS:
-        allowed = ", ".join(f"{one} ({name})" for one, name in GPUS.items())
-        raise UsageError(f"--for {target!r}: allowed are {allowed}")
+def check_target(text: str) -> str:
+    """Return the target that a text names, if it can be asked about. Raises UsageError for others, listing those."""
+    if (target := target_named(text)) not in GPUS:
+        raise UsageError(f"--for {text!r}: allowed are {allowed_gpus()}")
     return target
 
 
@@ -74,6 +61,7 @@ def supports(target: str, cuda: tuple[int, int] | None = None) -> list[Support]:
         _cuda(target, cuda or NEWEST_CUDA),
         *(_engines(runtime, target) for runtime in ("rtx", "trt")),
         Support("webgpu", True, "with extra webgpu, where the system has Direct3D 12 or Vulkan for the GPU"),
+        Support("cpu", True, "with extra cpu, without the GPU"),
     ]
 
 
@@ -109,4 +97,5 @@ def _engines(runtime: Runtime, target: str) -> Support:
     if runtime == "trt":
         return Support("trt", True, f"engines in {' and '.join(found)}, which TensorRT builds on that GPU itself")
     only = "; TensorRT-RTX has no fp32 matrix product for Turing" if len(found) == 1 else ""
-    return Support("rtx", True, f"engines in {' and '.join(found)}, built anywhere{only}")
+    unnamed = "; NVIDIA's lists of hardware for TensorRT-RTX do not name A100" if target == "sm_80" else ""
+    return Support("rtx", True, f"engines in {' and '.join(found)}, built anywhere{only}{unnamed}")

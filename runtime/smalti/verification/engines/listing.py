@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from smalti.backends.tensorrt.bindings import installed_version
-from smalti.backends.tensorrt.choice import NAMES, from_another_graph
-from smalti.bundle.engine_folder import KeptEngine, cached_folders, engine_cache, engines_of, read_folder
-from smalti.bundle.engines import Runtime
+from smalti.backends.tensorrt.choice import NAMES, PACKAGES, from_another_graph
+from smalti.bundle.engine_folder import REBUILD, KeptEngine, cached_folders, engine_cache, engines_of, read_folder
+from smalti.bundle.engines import EngineRecord, Runtime
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.errors import BundleError
 
@@ -119,5 +119,18 @@ def judge(one: KeptEngine, bundle: Bundle | None, installed: str) -> tuple[State
     if not installed:
         return "not installed", f"{name} is not installed"
     if installed != one.record.version:
-        return "other version", f"built with {name} {one.record.version}, and {installed} is installed"
+        pin = f"{PACKAGES[one.record.runtime]}=={one.record.version}"
+        built = f"built with {name} {one.record.version}, and {installed} is installed"
+        return "other version", f"{built}; pip install {pin}, or {REBUILD}"
     return "ok", ""
+
+
+def install(runtime: Runtime, version: str) -> str:
+    """Return the line that installs what runs engines of a version."""
+    return f'pip install "smalti[cli,{runtime}]" {PACKAGES[runtime]}=={version}'
+
+
+def installs(records: Iterable[EngineRecord]) -> list[str]:
+    """Return the lines that install what runs some engines, one for each version."""
+    found = {(one.runtime, one.version) for one in records}
+    return [install(runtime, version) for runtime in RUNTIMES for kind, version in sorted(found) if kind == runtime]

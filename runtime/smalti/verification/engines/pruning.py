@@ -21,8 +21,10 @@ from smalti.bundle.engine_folder import (
 )
 from smalti.bundle.engines import ENGINES, SCHEMA_VERSION, Engines
 from smalti.errors import BundleError, UsageError
+from smalti.files import remove_folder
 from smalti.platform import cache_folder, patiently
 from smalti.verification.engines.listing import Installed, judge
+from smalti.verification.engines.scratch import left_behind
 
 BESIDE = ("compiled", "trials")
 """Folders of the cache beside that of engines."""
@@ -127,9 +129,21 @@ def prune(
                     pruned.problems.append(f"cannot remove {file.path}: {reason}")
                 elif file.why:
                     pruned.removed.append(Removed(str(file.path), file.bytes, file.why))
+    left_behind(partial(_leave, pruned, dry))
     if rule.everything:
         _clear(pruned, dry=dry)
     return pruned
+
+
+def _leave(pruned: Pruned, dry: bool, folder: Path) -> None:
+    """Remove a folder that a killed build worked in."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if not dry:
+        remove_folder(folder)
+    if not dry and folder.exists():
+        pruned.problems.append(f"cannot remove {folder}")
+    else:
+        pruned.removed.append(Removed(str(folder), size, "a build that was killed left it"))
 
 
 def _clear(pruned: Pruned, *, dry: bool) -> None:
@@ -154,6 +168,7 @@ def _look(folder: Path, installed: Installed, rule: Rule, too_many: set[Path]) -
         _file(folder / record.engine.file, partial(_why, KeptEngine(record, folder, ""), installed, rule, too_many))
         for record in (listed.engines if listed else ())
     ]
+    wrong = wrong.removeprefix(f"{folder}: ")
     others = [_file(path, lambda age: wrong or "no list names it") for path in strays(folder, listed)]
     if (folder / ENGINES).exists() and all(file.why for file in engines):
         others.append(_file(folder / ENGINES, lambda age: wrong or "it lists no engine that stays"))
@@ -175,7 +190,8 @@ def _why(one: KeptEngine, installed: Installed, rule: Rule, too_many: set[Path],
         return "all engines go"
     state, note = judge(one, None, installed.get(one.record.runtime, ""))
     if state in USELESS:
-        return note
+        # The remedy is left out, and so is the path, which stands beside.
+        return note.removeprefix(f"{one.root}: {one.record.engine.file} ").partition("; ")[0]
     if rule.older_than is not None and age >= rule.older_than:
         return f"it is {age:.1f} days old"
     return "it is among the oldest of too many" if one.root / one.record.engine.file in too_many else ""
