@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import smalti
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data import open_dataset
 
 LABELS = ("landscape", "planets", "critters")

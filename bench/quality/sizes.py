@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import smalti
 from smalti.bundle.manifest import TensorSpec
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_export.graphs.graph_modules import wrap
 from smalti_export.graphs.trace import GraphSpec, trace
 from smalti_export.precision.int8 import last_layers, quantize

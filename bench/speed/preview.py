@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 import smalti
-from smalti.images import contact_sheet
-from smalti.result import Step
+from smalti.drawing.result import Step
+from smalti.saving.formats import contact_sheet
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ def test_windows_cover_the_whole_axis_and_stay_on_it(side, window, data):
         assert len(starts) == abs(side - window) + 1
 
 
+@pytest.mark.cases
 @settings(max_examples=60, deadline=None)
 @given(SIDES, WINDOWS, st.integers(1, 4), st.integers(0, 2**32), st.data())
 def test_the_mixture_is_eq_8_at_any_size_and_stride(canvas, window, batch, seed, data):

@@ -11,7 +11,7 @@ from PIL import Image
 import smalti
 from helpers.golden_bundle import plain_bundle
 from smalti import BundleError, UsageError
-from smalti.images import to_array
+from smalti.codec.pictures import to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,30 @@ def test_round_trips_keep_shapes_and_dtypes(gen):
 def test_decoding_drawn_tokens_gives_the_drawn_images(gen):
     made = gen.generate(5, 1)
     assert [image.tobytes() for image in gen.decode(made.tokens)] == [image.tobytes() for image in made.images]
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (100, 60, 301, 160), (600, 0, 640, 640), [0, 0, 640, 640]])
+def test_cases_of_a_part_of_a_canvas_are_the_pixels_of_the_whole(box, gen):
+    tokens = np.random.default_rng(0).integers(0, gen.manifest.latent.codes, (2, 40, 40))
+    for whole, part in zip(gen.decode(tokens), gen.decode(tokens, box=box)):
+        expected = np.asarray(whole.crop(tuple(box))).astype(int)
+        assert np.abs(np.asarray(part) - expected).max() <= 1  # rounding
+
+
+def test_cases_of_a_part_need_what_it_needs_alone(tiny_bundle):
+    small = smalti.load(tiny_bundle, limits=smalti.Limits(pixels=64 * 64))
+    tokens = np.zeros((1, 40, 40), np.int32)
+    assert small.decode(tokens, box=(0, 0, 64, 64))[0].size == (64, 64)
+    with pytest.raises(UsageError, match="pictures of 640x640"):
+        small.decode(tokens)
+    for wrong in ((0, 0, 641, 64), (10, 0, 10, 64), (0, 0, 64), "all"):
+        with pytest.raises(UsageError, match=r"box .* within 640x640"):
+            small.decode(tokens, box=wrong)
+
+
+def test_cases_of_labels_are_known_before_anything_is_loaded(tiny_bundle, gen, python):
+    code = "import smalti; print(*smalti.open_bundle(sys.argv[1]).labels)"
+    assert python(code, tiny_bundle, blocked=("onnxruntime",)).stdout.split() == list(gen.labels)
 
 
 def test_a_change_in_one_place_changes_tokens_there_and_nowhere_far(gen):
@@ -81,12 +105,12 @@ def test_modes_are_the_same_picture(gen, picture):
 def test_transparency_is_laid_over_white(alpha, colour):
     image = Image.new("RGBA", (2, 3), (*colour, alpha))
     expected = [255 + (value - 255) * alpha / 255 for value in colour]
-    assert np.abs(to_array(image).astype(float) - expected).max() <= 1
+    assert np.abs(to_pixels(image).astype(float) - expected).max() <= 1
     palette = Image.new("P", (2, 3), 1)
     palette.putpalette([0, 0, 0, *colour])
-    assert np.array_equal(to_array(palette)[0, 0], colour)
+    assert np.array_equal(to_pixels(palette)[0, 0], colour)
     palette.info["transparency"] = 1
-    assert np.all(to_array(palette) == 255)
+    assert np.all(to_pixels(palette) == 255)
 
 
 @pytest.mark.parametrize(("size", "near"), [((63, 64), "64x64"), ((100, 70), "96x64"), ((1, 1), "16x16")])
@@ -101,13 +125,12 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_does(size, near
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        ([], "one or more images are needed, all of one size"),
+        ([], "images is empty: one or more images are needed"),
         ([Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))], "one or more images are needed, all of one size"),
         (Image.new("RGB", (64, 64)), "a list of images is needed; put the one in brackets"),
-        ([np.zeros((64, 64, 3))], r"PIL image or uint8 \[H, W, 3\]; got float64 \[64, 64, 3\]"),
-        ([np.zeros((64, 64), np.uint8)], r"got uint8 \[64, 64\]"),
-        ([np.zeros((64, 64, 4), np.uint8)], r"got uint8 \[64, 64, 4\]"),
-        ([np.zeros((0, 64, 3), np.uint8)], "image size 64x0"),
+        ([np.full((64, 64, 3), 2.0)], r"float64 values 2 \.\. 2; floats are 0 \.\. 1"),
+        ([np.zeros((64, 64, 5), np.uint8)], r"PIL image or an array \[H, W, 3\]; got uint8 \[64, 64, 5\]"),
+        ([np.zeros((0, 64, 3), np.uint8)], "size 64x0: it has no pixels"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(images, says, gen):

@@ -18,14 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from smalti import OutputError, UsageError
-from smalti.families.recipe import PNG_KEY, Recipe, encode_recipe, read_recipe
+from smalti.codec.opening import open_image
 from smalti.files import check_folder, check_writable, write_whole
-from smalti.images import (
-    contact_sheet,
-    open_image,
-    save_png,
-)
-from smalti.result import save_picture
+from smalti.saving.chunks import KEY
+from smalti.saving.formats import contact_sheet, save_png
+from smalti.saving.recipe import Recipe, encode_recipe, read_recipe
 
 RECIPE = Recipe(
     version="0.1.0",
@@ -58,15 +55,19 @@ def names(folder: Path) -> list[str]:
 
 def with_text(path: Path, text: str) -> Path:
     info = PngImagePlugin.PngInfo()
-    info.add_text(PNG_KEY, text)
+    info.add_text(KEY, text)
     Image.fromarray(NOISE).save(path, pnginfo=info)
     return path
+
+
+def save_recipe(image: Image.Image, path: Path, recipe: Recipe) -> None:
+    save_png(image, path, {KEY: encode_recipe(recipe)})
 
 
 @pytest.mark.parametrize("label", ["lorelei", "été", "ガラス", 'quote " and \\ backslash', ""])
 def test_a_recipe_comes_back_as_it_was_written_and_the_pixels_too(label, tmp_path):
     recipe = msgspec.structs.replace(RECIPE, labels=(label, None))
-    save_picture(Image.fromarray(NOISE), tmp_path / "a.png", recipe)
+    save_recipe(Image.fromarray(NOISE), tmp_path / "a.png", recipe)
     assert read_recipe(tmp_path / "a.png") == recipe
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), NOISE)
     assert names(tmp_path) == ["a.png"]
@@ -80,11 +81,11 @@ def test_a_recipe_with_fields_of_a_later_version_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: save_png(Image.fromarray(NOISE), path), "does not say how it was made; only a PNG that"),
+        (lambda path: save_png(Image.fromarray(NOISE), path), "does not say how it was made; only a picture that"),
         (lambda path: path.write_bytes(b"no image at all"), "cannot be read as an image"),
         (lambda path: path.write_bytes(b""), "cannot be read as an image"),
         (lambda path: path.mkdir(), "cannot be read as an image"),
-        (lambda path: None, "does not exist; name a PNG that smalti made"),
+        (lambda path: None, "does not exist; name a picture that smalti made"),
         (lambda path: with_text(path, "{"), "its recipe cannot be read"),
         (lambda path: with_text(path, '{"version": "0.1.0"}'), "its recipe cannot be read: .*missing required field"),
         (lambda path: with_text(path, encode_recipe(RECIPE).replace('"exact"', "[3]")), "its recipe cannot be read"),
@@ -102,7 +103,7 @@ def test_a_file_without_a_recipe_is_refused_by_name(make, says, tmp_path):
 @given(where=st.integers(0, 700), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_png_is_refused_or_read_and_nothing_else(where, flip, cut, tmp_path):
     path = tmp_path / "a.png"
-    save_picture(Image.fromarray(NOISE), path, RECIPE)
+    save_recipe(Image.fromarray(NOISE), path, RECIPE)
     content = bytearray(path.read_bytes())
     content[where] ^= flip
     path.write_bytes(content[:where] if cut else content)
@@ -115,7 +116,7 @@ def test_a_damaged_png_is_refused_or_read_and_nothing_else(where, flip, cut, tmp
 
 
 def test_the_rarer_kinds_of_damage_are_refused_as_well(tmp_path):
-    save_picture(Image.fromarray(NOISE), tmp_path / "a.png", RECIPE)
+    save_recipe(Image.fromarray(NOISE), tmp_path / "a.png", RECIPE)
     content = (tmp_path / "a.png").read_bytes()
     header_too_short = content[:11] + b"\1" + content[12:]
     pixels = content.index(b"IDAT")
@@ -241,7 +242,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file_and_no_partial_one(tmp_p
 
 def test_the_same_image_is_the_same_file(tmp_path):
     for name in ("a.png", "b.png"):
-        save_picture(Image.fromarray(NOISE), tmp_path / name, RECIPE)
+        save_recipe(Image.fromarray(NOISE), tmp_path / name, RECIPE)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     plain = io.BytesIO()
     Image.fromarray(NOISE).save(plain, "PNG")

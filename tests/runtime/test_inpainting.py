@@ -14,7 +14,7 @@ from smalti.cli.main import main
 from smalti.codec.fill import filled
 from smalti.codec.masks import LARGEST, matched, paste, patches, seen_by_encoder
 from smalti.errors import UsageError
-from smalti.families.recipe import read_recipe
+from smalti.saving.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_a_mask_of_one_pixel_redraws_one_token_in_one_call(gen, image):
     assert not changed.any() or changed[1, 2]
 
 
+@pytest.mark.cases
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40))
 def test_the_fill_continues_what_is_known_and_does_not_see_what_is_not(seed, height, width):
@@ -77,6 +78,7 @@ def test_the_fill_of_a_hole_in_a_slope_is_the_slope():
     assert np.abs(filled(slope, hole).astype(int) - slope).max() < 12
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_what_lies_under_a_mask_changes_nothing(sized_bundle, resolution):
     gen = smalti.load(sized_bundle)
@@ -90,6 +92,7 @@ def test_what_lies_under_a_mask_changes_nothing(sized_bundle, resolution):
     assert np.array_equal(np.asarray(first.images[0])[~mask], image[~mask])
 
 
+@pytest.mark.cases
 @settings(max_examples=20)
 @given(st.integers(-LARGEST, LARGEST), st.integers(1, 31), st.integers(0, 255))
 def test_a_shade_that_the_decoder_misses_leaves_no_seam(missed, left, level):
@@ -114,6 +117,7 @@ def test_another_shape_stays_what_it_is_and_what_lies_under_the_mask_counts_for_
     assert np.array_equal(np.asarray(matched(Image.fromarray(drawn), pixels, everything)), drawn)
 
 
+@pytest.mark.cases
 def test_a_feather_fades_within_its_reach_and_leaves_the_rest(gen, image):
     mask, original = right_half(), np.asarray(image)
     sharp, soft = (np.asarray(gen.inpaint(image, mask, seed=4, feather=feather).images[0]) for feather in (0, 8))
@@ -124,6 +128,7 @@ def test_a_feather_fades_within_its_reach_and_leaves_the_rest(gen, image):
         gen.inpaint(image, mask, feather=-1)
 
 
+@pytest.mark.cases
 def test_outpainting_is_repainting_a_larger_image(gen, image):
     wide = gen.outpaint(image, 2, 5, left=16, right=32, bottom=16, label="planets")
     pixels = np.asarray(image)
@@ -149,10 +154,12 @@ def test_repainting_everything_is_drawing_without_a_label(gen, image):
     assert gen.inpaint(image, everything, 1, 9).settings.labels == (None,)
 
 
-def test_a_saved_variant_does_not_claim_to_be_replayable(gen, image, tmp_path):
-    gen.inpaint(image, right_half()).save(tmp_path / "painted.png")
-    with pytest.raises(UsageError, match="painted"):
-        read_recipe(tmp_path / "painted.png")
+def test_a_saved_variant_says_what_it_was_made_from(gen, image, tmp_path):
+    gen.inpaint(image, right_half(), feather=2).save(tmp_path / "painted.png")
+    recipe = read_recipe(tmp_path / "painted.png")
+    assert (recipe.call, recipe.feather, recipe.strength) == ("inpaint", 2, None)
+    assert recipe.image
+    assert recipe.mask
 
 
 def test_a_variant_is_the_same_alone_and_in_a_batch_and_a_pil_mask_is_its_array(gen, image):
@@ -179,8 +186,8 @@ def test_a_patch_is_repainted_when_any_of_its_pixels_is(height, width, factor, d
     [
         (np.zeros((64, 64), bool), "repaints nothing"),
         (np.ones((32, 64), bool), "mask size 64x32: it must be that of the image, 64x64"),
-        (np.ones((64, 64), np.uint8), "bool array"),
-        ("mask.png", "bool array"),
+        (np.full((64, 64), 3), "compare them first"),
+        ("mask.png", "a mask must be a PIL image or an array"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(gen, image, mask, message):
@@ -193,7 +200,7 @@ def test_an_image_of_a_size_that_cannot_be_is_refused_with_the_nearest(gen):
         gen.inpaint(Image.new("RGB", (70, 60)), right_half())
     with pytest.raises(UsageError, match="mask size 64x64: it must be that of the image, 80x64"):
         gen.inpaint(Image.new("RGB", (80, 64)), right_half())
-    with pytest.raises(UsageError, match="an image is repainted at its own size; leave it out"):
+    with pytest.raises(UsageError, match="an image is drawn on at its own size; leave it out"):
         gen.inpaint(Image.new("RGB", (64, 64)), right_half(), size=(80, 64))
 
 

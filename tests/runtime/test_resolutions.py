@@ -13,8 +13,8 @@ import smalti
 from smalti.bundle.manifest_file import decode
 from smalti.cli.main import main
 from smalti.errors import BundleError, UsageError
-from smalti.families.recipe import read_recipe
 from smalti.families.settings import unsuited
+from smalti.saving.recipe import read_recipe
 from smalti.verification.golden import read_golden
 
 SIZES = (64, 128, 256)
@@ -97,6 +97,7 @@ def test_a_large_canvas_decodes_tile_by_tile_to_the_same_pixels(gen, monkeypatch
     assert np.abs(tiled - whole).max() <= 2
 
 
+@pytest.mark.cases
 def test_a_large_image_encodes_tile_by_tile_to_the_same_tokens(gen, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (44 * 16, 40 * 16, 3)).astype(np.uint8)
     halo = gen.manifest.latent.encoder_halo
@@ -107,6 +108,7 @@ def test_a_large_image_encodes_tile_by_tile_to_the_same_tokens(gen, monkeypatch)
     assert (gen.encode([image]) != whole).mean() < 0.01
 
 
+@pytest.mark.cases
 def test_a_canvas_that_does_not_suit_a_label_is_told(gen, tmp_path, sized_bundle, capsys):
     def told(label, size, resolution=64):
         settings = smalti.load(sized_bundle, backend=smalti.NullBackend()).generate(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import smalti
 from smalti.backends.onnxruntime_cpu import OnnxSession
-from smalti.codec.tiles import TILE, decode_tiled, encode_tiled, spans, tile_of
+from smalti.codec.tiles import TILE, decode_tiled, encode_tiled, seen_by_box, spans, tile_of
 
 SIDES = st.integers(1, 14)
 TILES = st.integers(1, 7)
@@ -60,6 +60,21 @@ def test_a_halo_one_too_small_shows(height, width, tile, reach):
     assume(height > tile + halo or width > tile + halo)
     tokens, decoder = grids(height, width), Window(2, reach)
     assert not np.array_equal(decode_tiled(decoder, tokens, 2, halo, tile), decoder(tokens))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIDES, SIDES, HALOS, st.integers(1, 3), st.data())
+def test_cases_of_a_part_are_decoded_from_the_tokens_around_it(height, width, reach, factor, data):
+    tokens, decoder = grids(height, width), Window(factor, reach)
+    whole = decoder(tokens)
+    left, top = data.draw(st.integers(0, width * factor - 1)), data.draw(st.integers(0, height * factor - 1))
+    right, bottom = data.draw(st.integers(left + 1, width * factor)), data.draw(st.integers(top + 1, height * factor))
+    for halo in (reach, reach + 1, None):
+        seen, (x, y, end, low) = seen_by_box(tokens, (left, top, right, bottom), factor, halo)
+        assert np.array_equal(decoder(seen)[:, y:low, x:end], whole[:, top:bottom, left:right])
+        if halo is not None:
+            assert seen.shape[1] <= (bottom - top) // factor + 2 + 2 * halo
+            assert seen.shape[2] <= (right - left) // factor + 2 + 2 * halo
 
 
 def test_a_decoder_whose_pixels_depend_on_everything_sees_the_whole_canvas():

@@ -131,6 +131,7 @@ def test_no_convolution_runs_above_a_quarter_of_the_resolution(name: str) -> Non
     assert max(sides) == 256 // 4
 
 
+@pytest.mark.cases
 def test_a_border_is_like_the_inside_where_padding_repeats_it() -> None:
     """Of a picture that does not change towards its borders, all tokens are one; with zeros beyond, they are not."""
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import smalti
 from claims.common import Bench, Row
 from smalti.bundle.manifest import SamplerDefaults
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_export.export import export_bundle
 
 LABEL = "landscape"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data import ImageSet, open_dataset
 from smalti_train.evaluation.evaluate import per_label
 from smalti_train.evaluation.features import FeatureNetwork, open_features

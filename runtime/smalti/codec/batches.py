@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.bundle.manifest import Latent, Resolution
+from smalti.codec.fit import WAYS, Fit, fitted, reduce
+from smalti.codec.pictures import Picture, all_pixels
 from smalti.codec.tiles import Decode, Encode, decode_tiled, encode_tiled
 from smalti.errors import UsageError
-from smalti.images import reduce, to_array
 
 Int32 = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
@@ -21,33 +22,28 @@ AT_ONCE = 2**20
 """Most pixels per call of an encoder or decoder, which bounds its memory: 16 images of 256x256."""
 
 
-def same_sized(images: Sequence[Image.Image | Pixels], resolution: Resolution) -> list[Pixels]:
-    """Return the pixels (uint8 [H, W, 3]) of images of one size.
+def same_sized(images: Sequence[Picture], resolution: Resolution, fit: Fit | None = None) -> list[Pixels]:
+    """Return the pixels (uint8 [H, W, 3]) of images of one size, once each is brought to one that fits.
 
     Raises UsageError when there are no images, their sizes differ, or sides are not multiples of the resolution's
-    factor.
+    factor and ``fit`` is None.
     """
-    arrays = listed(images)
+    factor = resolution.factor
+    arrays = [fitted(array, factor, fit) for array in all_pixels(images)]
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         raise UsageError("one or more images are needed, all of one size")
-    factor, (height, width, _) = resolution.factor, arrays[0].shape
-    if height % factor or width % factor or not height or not width:
+    height, width, _ = arrays[0].shape
+    if height % factor or width % factor:
         near = [max(1, round(side / factor)) * factor for side in (width, height)]
         raise UsageError(
-            f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}"
+            f"image size {width}x{height}: sides must be multiples of {factor}; resize to {near[0]}x{near[1]}, "
+            f"or say {WAYS}"
         )
     return arrays
 
 
-def listed(images: Sequence[Image.Image | Pixels]) -> list[Pixels]:
-    """Return the pixels (uint8 [H, W, 3]) of images of any sizes. Raises UsageError for what is no list of images."""
-    if isinstance(images, Image.Image):
-        raise UsageError("a list of images is needed; put the one in brackets")
-    return [to_array(image) for image in images]
-
-
 def encode_images(
-    encode: Encode, images: Sequence[Image.Image | Pixels], resolution: Resolution, latent: Latent
+    encode: Encode, images: Sequence[Picture], resolution: Resolution, latent: Latent, fit: Fit | None = None
 ) -> Int32:
     """Encode images of one size at ``resolution`` to tokens int32 [N, h, w].
 
@@ -55,7 +51,7 @@ def encode_images(
     UsageError as :func:`same_sized` does.
     """
     scale = resolution.factor // latent.factor
-    arrays = [reduce(array, scale) for array in same_sized(images, resolution)]
+    arrays = [reduce(array, scale) for array in same_sized(images, resolution, fit)]
     each = at_once(arrays[0].shape[0] * arrays[0].shape[1], latent.halo)
     batches = (np.stack(arrays[start : start + each]) for start in range(0, len(arrays), each))
     return np.concatenate([encode_tiled(encode, batch, latent.factor, latent.encoder_halo) for batch in batches])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +10,51 @@ from PIL import Image, ImageFilter
 
 from smalti.bundle.manifest import Resolution
 from smalti.codec.fill import filled, surroundings
+from smalti.codec.fit import WAYS, Fit, fitted, fitted_mask, reduce
+from smalti.codec.pictures import Picture, read, to_pixels
 from smalti.errors import UsageError
 from smalti.families.canvas import canvas_size
-from smalti.images import reduce, to_array
 
-Picture: TypeAlias = Image.Image | NDArray[Any]
 LARGEST = 24
 """Most levels of 255 by which colours are matched; a greater difference is another shape, not another shade."""
 
 
-def check_pair(image: Picture, mask: Picture, resolution: Resolution) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def check_pair(
+    image: Picture, mask: Picture, resolution: Resolution, fit: Fit | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Check an image and its mask; return pixels (uint8 [H, W, 3]) and where to repaint them (bool [H, W]).
 
-    A PIL mask repaints where it is brighter than middle grey, an array where it is True.
-
-    Raises UsageError when sides are not multiples of the resolution's factor, or when the mask has another size, is of
-    the wrong kind or repaints nothing.
+    Both are brought to a size that fits, alike. Raises UsageError when ``fit`` is None and sides are not multiples of
+    the resolution's factor, or when the mask has another size, is of the wrong kind or repaints nothing.
     """
-    pixels = to_array(image)
-    if isinstance(mask, Image.Image):
-        repaint = np.greater(np.asarray(mask.convert("L")), 127)
-    elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim == 2:  # pyright: ignore[reportUnnecessaryIsInstance]
-        repaint = mask
-    else:
-        raise UsageError("a mask must be a PIL image (white: repaint) or a bool array [H, W] (True: repaint)")
+    pixels, repaint = to_pixels(image), to_repaint(mask)
     height, width, _ = pixels.shape
-    canvas_size((width, height), (1, 1), resolution, "image size")
+    if fit is None and (height % resolution.factor or width % resolution.factor):
+        try:
+            canvas_size((width, height), (1, 1), resolution, "image size")
+        except UsageError as error:
+            raise UsageError(f"{error}; resize the image and the mask, or say {WAYS}") from None
     if repaint.shape != (height, width):
         found = f"{repaint.shape[1]}x{repaint.shape[0]}"
         raise UsageError(f"mask size {found}: it must be that of the image, {width}x{height}")
+    pixels, repaint = fitted(pixels, resolution.factor, fit), fitted_mask(repaint, resolution.factor, fit)
+    canvas_size(pixels.shape[1::-1], (1, 1), resolution, "image size")
     if not repaint.any():
         raise UsageError("the mask repaints nothing: paint white (True) what is to be drawn anew")
     return pixels, repaint
+
+
+def to_repaint(mask: Picture) -> NDArray[np.bool_]:
+    """Return where a mask repaints, bool [H, W].
+
+    Where transparency varies, as in a layer that was painted with a brush, what is more opaque than not is repainted,
+    whatever its colour. Else it is what is brighter than middle grey, in the range that :mod:`smalti.codec.levels`
+    states for its type; integers may be 0 and 1. Raises UsageError for anything else.
+    """
+    found = read(mask, "a mask", mask=True)
+    if found.alpha is not None and (found.alpha.min() < found.alpha.max() or not found.alpha.any()):
+        return np.asarray(found.alpha > 127)
+    return np.asarray(np.asarray(Image.fromarray(found.colours).convert("L")) > 127)
 
 
 def extended(image: Picture, margins: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -59,7 +71,7 @@ def extended(image: Picture, margins: tuple[int, int, int, int]) -> tuple[NDArra
         raise UsageError(
             f"left {left}, top {top}, right {right}, bottom {bottom}: 0 or more pixels each, and some on one side"
         )
-    pixels = to_array(image)
+    pixels = to_pixels(image)
     beyond = np.pad(np.zeros(pixels.shape[:2], np.bool_), ((top, bottom), (left, right)), constant_values=True)
     return np.pad(pixels, ((top, bottom), (left, right), (0, 0))), beyond
 

@@ -7,9 +7,13 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from smalti.errors import UsageError
+from smalti.families.checks import shown, whole
 
 TILE, LEAST = 32, 16
 """Most and fewest tokens per side of a tile. Halos reach some 12 tokens, so smaller tiles would compute most pixels
@@ -17,6 +21,8 @@ several times."""
 SIDE = 1024
 """Pixels per side of a tile where that leaves it enough tokens; they bound the memory."""
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; the last two lie outside, as in PIL's ``crop``."""
 Decode = Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int32]]
 
@@ -83,3 +89,28 @@ def encode_tiled(
                 tall, wide = rows.stop - rows.start, columns.stop - columns.start
                 tokens[index, rows, columns] = part[top : top + tall, left : left + wide]
     return tokens
+
+
+def check_box(box: Any, width: int, height: int) -> Box:
+    """Return a box inside a picture of a size. Raises UsageError for anything else."""
+    told = f"box {shown(box)}: left, top, right and bottom in pixels are needed, within {width}x{height}"
+    if not isinstance(box, tuple | list) or len(cast("list[Any]", box)) != 4:
+        raise UsageError(told)
+    left, top, right, bottom = (whole("box", side) for side in cast("list[Any]", box))
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UsageError(told)
+    return left, top, right, bottom
+
+
+def seen_by_box(tokens: NDArray[np.int32], box: Box, factor: int, halo: int | None) -> tuple[NDArray[np.int32], Box]:
+    """Return the tokens (int32 [N, h, w]) that the pixels in a box depend on, and where the box lies in their picture.
+
+    ``factor`` and ``halo`` are those of :func:`decode_tiled`; with ``halo`` None these are all tokens.
+    """
+    left, top, right, bottom = box
+    if halo is None:
+        return tokens, box
+    across, down = max(0, left // factor - halo), max(0, top // factor - halo)
+    rows, columns = slice(down, -(-bottom // factor) + halo), slice(across, -(-right // factor) + halo)
+    x, y = across * factor, down * factor
+    return np.ascontiguousarray(tokens[:, rows, columns]), (left - x, top - y, right - x, bottom - y)

@@ -71,5 +71,5 @@ def test_unknown_styles_and_sizes(style: str, size: int, message: str) -> None:
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyvips", None)
-    with pytest.raises(MissingExtra, match=r'pip install "smalti\[train\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install .*\[train\]"'):
         open_dataset("avatars", size=32, split="train", cache_dir=tmp_path)

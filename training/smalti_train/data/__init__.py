@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.errors import UsageError
+from smalti.platform import at_home
 from smalti_train.data.avatars import open_avatars
 from smalti_train.data.dataset import SIZES, SPLITS, ImageSet, Licence
 from smalti_train.data.fashion_mnist import open_fashion_mnist
@@ -45,6 +46,7 @@ def open_dataset(
         raise UsageError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
     if count is not None and count < 1:
         raise UsageError(f"count {count}: at least 1 image")
+    root, cache_dir = (None if path is None else at_home(Path(path)) for path in (root, cache_dir))
     return DATASETS[name](
         size=size, split=split, count=count, seed=seed, root=root, cache_dir=cache_dir, progress=progress
     )

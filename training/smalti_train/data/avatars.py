@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from smalti.errors import MissingExtra, UsageError
+from smalti.platform import install_hint
 from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
 from smalti_train.data.dataset import ImageSet, Licence, check_size
 
@@ -129,7 +130,7 @@ def _packages() -> tuple[Any, Any]:
         import dicebear_styles as _  # noqa: F401
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is installed, libvips is not
-        raise MissingExtra(f'avatars need DiceBear and pyvips ({error}): pip install "smalti[train]"') from error
+        raise MissingExtra(f"avatars need DiceBear and pyvips ({error}): {install_hint('train')}") from error
     return dicebear, pyvips
 
 

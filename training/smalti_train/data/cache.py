@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_dir
 
 from smalti.errors import OutputError, UsageError
 from smalti.files import move_folder
+from smalti.platform import cache_folder
 from smalti_train.data.progress import image_progress
 
 FORMAT = 1
@@ -58,7 +58,7 @@ class Cache:
 
 def default_directory() -> Path:
     """Return the caches' folder: ``$SMALTI_CACHE_DIR/datasets``, or ``datasets`` in the user's own cache directory."""
-    return Path(os.environ.get("SMALTI_CACHE_DIR") or user_cache_dir("smalti")) / "datasets"
+    return cache_folder() / "datasets"
 
 
 def thread_count() -> int:

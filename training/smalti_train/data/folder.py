@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import struct
-import zlib
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from smalti.codec.opening import UNREADABLE
+from smalti.codec.pictures import read, tell
 from smalti.errors import UsageError
 from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
 from smalti_train.data.dataset import SPLITS, ImageSet, Licence, check_size
@@ -26,8 +26,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
 
-_RECIPE = 1  # raise it when the pixels made from a given file change
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_RECIPE = 2  # raise it when the pixels made from a given file change
 _log = logging.getLogger(__name__)
 
 
@@ -66,15 +65,17 @@ def open_folder(
         "labels": label_names,
         "files": [(file, *_size_and_time(root / file)) for file in wanted],
     }
+    notes: list[tuple[str, ...]] = []
     label_of = {name: index for index, name in enumerate(label_names)}
 
     def item(index: int) -> tuple[np.ndarray, int] | None:
         file = wanted[index]
         try:
-            pixels = read_square(root / file, size)
-        except _UNREADABLE as error:
+            pixels, own = read_noted(root / file, size)
+        except UNREADABLE as error:
             _log.warning("skipped %s: %s", root / file, error)
             return None
+        notes.append(own)
         return pixels, label_of.get(PurePosixPath(file).parts[0], 0)
 
     licence = Licence(root.name, "unknown", "", "unknown", root.name, "a folder of the user's; its terms are not known")
@@ -89,6 +90,7 @@ def open_folder(
         title=f"folder {root.name} {split} at {size}",
         workers=thread_count(),
     )
+    tell(notes)
     skipped = tuple(wanted[index] for index in cached.skipped)
     return ImageSet(cached.images, cached.labels, label_names, (licence,), "folder", split, size, skipped)
 
@@ -96,13 +98,14 @@ def open_folder(
 def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Return the images under ``root``, as sorted POSIX paths relative to it, and the label names.
 
-    Hidden files and folders are skipped. Raises UsageError when there is no such folder or no image in it.
+    Hidden files and folders are skipped, links are followed; one that leads back to a folder it is in is left out.
+    Raises UsageError when there is no such folder or no image in it.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; root is the folder that holds the images or one folder per label")
     files: list[str] = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(root, folder, name)]
         inside = Path(folder).relative_to(root)
         files += [
             (inside / name).as_posix() for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
@@ -115,6 +118,19 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     if len(labelled) < len(files):
         _log.warning("%s: left out %d images beside the labelled folders", root, len(files) - len(labelled))
     return labelled, tuple(sorted({PurePosixPath(file).parts[0] for file in labelled}))
+
+
+def _leads_back(root: Path, folder: str, name: str) -> bool:
+    """Whether a folder below ``root`` is a link to a folder that it is itself in, by whatever links on the way."""
+    path = Path(folder, name)
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    above = (Path(folder), *(each for each in Path(folder).parents if each.is_relative_to(root)))
+    if not any(each.resolve().is_relative_to(target) for each in above):
+        return False
+    _log.warning("%s: left out, as it leads back to %s", path, target)
+    return True
 
 
 def split_files(files: list[str]) -> dict[str, list[str]]:
@@ -138,18 +154,19 @@ def split_files(files: list[str]) -> dict[str, list[str]]:
 
 
 def read_square(path: Path, size: int) -> np.ndarray:
-    """Read an image file as uint8 [size, size, 3], RGB: rotated by its EXIF, over white, cropped to the centre square.
+    """Read an image file as the runtime does (:mod:`smalti.codec.pictures`), uint8 [size, size, 3]: its centre square.
 
-    Raises Pillow's error for a file that it cannot read.
+    Raises Pillow's error, or UsageError, for a file that cannot be read.
     """
+    return read_noted(path, size)[0]
+
+
+def read_noted(path: Path, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read as :func:`read_square` does, and return what the user should know of the picture too."""
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode.startswith("I"):  # 16 bits per pixel: Pillow's own conversion would clip, not scale
-            picture = Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
+        found = read(file)
+    square = ImageOps.fit(Image.fromarray(found.pixels), (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(square), found.notes
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.evaluation import evaluate as measure
 from smalti_train.evaluation.features import FeatureNetwork
@@ -143,7 +143,7 @@ def write(folder: Path, figures: dict[str, Any], sheets: dict[str, Image.Image])
     import json
 
     from smalti.files import check_folder, write_whole
-    from smalti.images import save_png
+    from smalti.saving.formats import save_png
 
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

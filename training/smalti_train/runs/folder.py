@@ -2,6 +2,7 @@
 
     RUN/config.json               the resolved configuration
     RUN/checkpoint-00001200/      model.safetensors, optimizer.safetensors, ..., state.json
+    RUN/images.json               digests of the images, which may move (``images.py``)
     RUN/sheets/, RUN/logs/        sample grids, tensorboard
 
 A checkpoint is written into a folder of another name, flushed, and renamed, so every folder named ``checkpoint-*`` is
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
 from smalti.files import flush, move_folder, remove_folder, replace_file
-from smalti.images import save_png
-from smalti_train.runs.config import Run
+from smalti.saving.formats import save_png
+from smalti_train.runs.config import PixelRun, Run
 from smalti_train.runs.config_files import differences, read_run, to_json
+from smalti_train.runs.images import check_moved, keep_digests
 
 KEEP = 2
 """Checkpoints kept: the last, and one more in case the disk damages it."""
@@ -42,8 +44,9 @@ class RunFolder:
     def open(self, config: Run, lock: bool = True) -> None:
         """Create the folder for ``config``, or open the run that is already there.
 
-        Where several processes train together, only one takes the ``lock``. Raises UsageError when the folder belongs
-        to another configuration or to a training still running, OutputError when it cannot be written.
+        Where several processes train together, only one takes the ``lock``. The images may lie in another folder than
+        before, if they are the same. Raises UsageError when the folder belongs to another configuration or to a
+        training still running, OutputError when it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -65,13 +68,20 @@ class RunFolder:
         """Write the configuration; from then on the folder belongs to it. Raises OutputError when that fails."""
         try:
             replace_file(self.path / "config.json", to_json(config))
+            if not isinstance(config, PixelRun):  # there is nothing to continue
+                keep_digests(self.path, config.data)
         except OSError as error:
             raise OutputError(f"cannot write to {self.path}: {error}") from error
 
     def _check_same(self, config: Run, existing: Any) -> None:
         if type(existing) is not type(config):
             raise UsageError(f"{self.path} holds a run of another kind; name another folder")
-        if changed := differences(existing, config):
+        changed = differences(existing, config)
+        # Look at the images only where nothing else forbids to continue.
+        moved = all(line.startswith("data.root:") for line in changed)
+        if moved and check_moved(self.path, existing.data, config.data):
+            changed = []
+        if changed:
             raise UsageError(
                 f"{self.path} was started under another configuration ({'; '.join(changed)}). "
                 "Continue it with the same options, or name another folder and start from its weights with --init."

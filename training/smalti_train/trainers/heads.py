@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.config import DataConfig, open_split
 from smalti_train.data.pixels import to_images, to_pixels

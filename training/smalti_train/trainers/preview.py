@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.errors import UsageError
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.images import contact_sheet
+from smalti.saving.formats import contact_sheet
 from smalti_train.data import ImageSet
 from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.evaluation.metrics import code_use, psnr
