@@ -14,6 +14,8 @@
     ├── ParityError                  6   an exported variant that does not match its model
     ├── TrainingError                1   a training whose loss is no longer a number
     ├── MissingExtra                 1   a command whose packages are not installed
+    ├── Cancelled                    1   a call that its caller cancelled
+    ├── OutOfMemory                  1   work for which there is not enough memory
     └── OutputError                  1   a file that cannot be written
 
 Exit code 7 (bench regression) is reserved; 130 is an interrupt.
@@ -60,6 +62,14 @@ class MissingExtra(SmaltiError, ImportError):
     """A command whose packages are not installed."""
 
 
+class Cancelled(SmaltiError):
+    """A call that its caller cancelled; nothing of it is kept."""
+
+
+class OutOfMemory(SmaltiError, MemoryError):
+    """Work for which there is not enough memory, or more than :class:`smalti.Limits` allow."""
+
+
 class OutputError(SmaltiError, OSError):
     """A file that cannot be written; an existing file is untouched."""
 
@@ -81,6 +91,7 @@ def exit_code(error: SmaltiError) -> int:
 
 __all__ = [
     "BundleError",
+    "Cancelled",
     "DamagedKernel",
     "DriverError",
     "DriverUnavailable",
@@ -88,6 +99,7 @@ __all__ = [
     "KernelError",
     "MissingExtra",
     "NoMatchingKernel",
+    "OutOfMemory",
     "OutputError",
     "ParityError",
     "ProviderUnavailable",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import itertools
 import os
 import re
 import shutil
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -15,12 +17,19 @@ from smalti.errors import OutputError
 from smalti.platform import exchanged, is_portable, patiently, reachable, refused
 
 _NUMBERS = itertools.count()
+_partial: set[Path] = set()
+"""Files and folders that are being written."""
+_SHORT = 48
+"""Characters that every file system takes as a name."""
+STALE = 3600
+"""Seconds after which nobody writes a partial file any more."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old bytes or the new ones, never a part. Raises OSError."""
     path = reachable(path)
     partial = beside(path)
+    _partial.add(partial)
     try:
         partial.write_bytes(content)
         flush(partial)
@@ -29,6 +38,7 @@ def replace_file(path: Path, content: bytes) -> None:
         # An interrupt must not leave it behind either.
         with contextlib.suppress(OSError):
             patiently(lambda: partial.unlink(missing_ok=True))
+        _partial.discard(partial)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -46,6 +56,7 @@ def whole_folder(output: Path) -> Generator[Path, None, None]:
     Move it with :func:`move_folder`. An OSError inside becomes an OutputError that names ``output``.
     """
     partial = beside(reachable(output))
+    _partial.add(partial)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
@@ -54,6 +65,28 @@ def whole_folder(output: Path) -> Generator[Path, None, None]:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     finally:
         remove_folder(partial)
+        _partial.discard(partial)
+
+
+def remove_partial() -> None:
+    """Remove all that is being written now, before the process ends in the middle of it."""
+    for path in tuple(_partial):
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, begin: str) -> None:
+    """Remove what was left half-written in a folder by processes that were killed, of files whose names ``begin`` so.
+
+    What is younger than an hour may still be written by another process, and stays.
+    """
+    with contextlib.suppress(OSError):
+        for path in reachable(folder).glob(f".{glob.escape(begin)}*.partial"):
+            if re.search(r"\.\d+-\d+\.partial$", path.name) and path.lstat().st_mtime < time.time() - STALE:
+                path.unlink(missing_ok=True)
 
 
 def move_folder(new: Path, target: Path) -> None:
@@ -79,6 +112,7 @@ def check_writable(path: Path) -> None:
     """Check before the work that ``path`` can be written. Raises OutputError with the reason when it cannot."""
     try:
         full = reachable(path)
+        _check_name(full)
         if full.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if reason := refused(full):
@@ -95,6 +129,7 @@ def check_folder(path: Path) -> None:
     """
     try:
         full = reachable(path)
+        _check_name(full)
         nearest = next((folder for folder in (full, *full.absolute().parents) if folder.exists()), None)
         if nearest is None:
             raise FileNotFoundError(errno.ENOENT, "there is no such drive")
@@ -117,8 +152,20 @@ def portable_name(text: str) -> str:
 
 
 def beside(path: Path) -> Path:
-    """Return a name that nobody else writes to, for what is to become ``path``."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{next(_NUMBERS)}.partial")
+    """Return a name that nobody else writes to, for what is to become ``path``.
+
+    It is short, or no longer than that of ``path``: where the file fits, so does its partial.
+    """
+    end = f".{os.getpid()}-{next(_NUMBERS)}.partial"
+    kept = max(0, max(_SHORT, len(path.name)) - len(end) - 1)
+    # A character may take several bytes. Those of the end take one each, and replace as many.
+    return path.with_name(f".{path.name[:kept]}{end}")
+
+
+def _check_name(path: Path) -> None:
+    """Raise OSError for a name that the file system takes for no file, such as one too long."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -135,7 +182,7 @@ def replace_folder(new: Path, target: Path) -> None:
     elif exchanged(new, target):
         remove_folder(new)
     else:
-        old = new.with_name(f"{new.name}.old")
+        old = new.with_suffix(".old")  # instead of ".partial": the name must not become longer
         remove_folder(old)  # of a process before this one, which was killed
         move_folder(target, old)
         try:

@@ -1,50 +1,46 @@
-"""The public face of a loaded bundle: generate, stream, inpaint, encode, decode or embed."""
+"""The public face of a loaded bundle: generate, stream, inpaint, vary, encode, decode or embed."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from smalti.backends.base import Backend, ProviderReport, Session
-from smalti.backends.device.backend import DeviceBackend
-from smalti.backends.device.plan import Program
-from smalti.backends.signatures import mismatches
-from smalti.bundle.manifest import PRIOR_ROLES, Resolution, Role
+from smalti.backends.base import Backend
+from smalti.backends.forked import renewed_after_fork
 from smalti.bundle.reader import Bundle
-from smalti.codec import grey
-from smalti.codec.batches import check_tokens, decode_images, encode_images
-from smalti.codec.embedding import embed_images
-from smalti.codec.masks import Picture, check_pair, extended, matched, paste, patches, seen_by_encoder
-from smalti.codec.on_device import run_decoded
-from smalti.codec.tiles import Decode, Encode
-from smalti.errors import BundleError, UsageError
-from smalti.families.absorbing.sampler import fill_masked
-from smalti.families.autoregressive.past import next_logits, past_shape
-from smalti.families.autoregressive.sampler import NextLogits
-from smalti.families.base import Run, Settings
-from smalti.families.checks import whole
-from smalti.families.registry import family_of
-from smalti.families.settings import Options, check_defaults, resolve
-from smalti.result import Result, Step, Timings
+from smalti.codec.fit import Fit
+from smalti.codec.masks import check_pair, extended, seen_by_encoder, to_repaint
+from smalti.codec.pictures import Picture, to_pixels
+from smalti.drawing.calls import checked
+from smalti.drawing.draw import Plan, draw, stream
+from smalti.drawing.folder import OnPicture, Written, draw_into
+from smalti.drawing.loaded import EMBEDDING, GIVEN, NETWORK_BATCH, Loaded
+from smalti.drawing.pace import Pace, kind_of_draw
+from smalti.drawing.repaint import Pixels, Repaint, inpainted, of_inpaint, of_outpaint, varied
+from smalti.drawing.result import Result, Step
+from smalti.drawing.watch import OnStep, Watch
+from smalti.errors import UsageError
+from smalti.families.base import Settings
+from smalti.families.checks import number
+from smalti.families.limits import Limits
+from smalti.families.settings import Options, resolve
+from smalti.saving.formats import Format
+from smalti.saving.recipe import Origin, digest
 
 Int32 = NDArray[np.int32]
-EMBEDDING = "embedding"
-"""An encoder's second output."""
-GIVEN = "the backend was given"
-"""Why a generator has its backend, where nobody says more."""
-NETWORK_BATCH = 16
-"""Grids sent through the prior at once, which bounds its memory whatever the count."""
+__all__ = ["EMBEDDING", "GIVEN", "NETWORK_BATCH", "Generator"]
 
 
-class Generator:
+@checked
+class Generator(Loaded):
     """A loaded bundle. Prior and decoder are ready; other components load when first used.
 
     :func:`smalti.load` makes one. Several threads may call its methods.
@@ -58,55 +54,26 @@ class Generator:
         *,
         requested: str = "auto",
         why: str = GIVEN,
+        limits: Limits | None = None,
     ) -> None:
         """Open prior and decoder on a backend; ``requested`` is the provider that was asked for, for the report.
 
         Raises BundleError, ProviderUnavailable and UsageError as :func:`smalti.load` does.
         """
-        check_defaults(bundle.manifest, str(bundle.path))
-        self.backend = backend
-        chosen, why_precision = self.backend.resolve_precision(bundle, precision)
-        self.bundle = bundle
-        self.manifest = bundle.manifest
-        self.report = ProviderReport(
-            requested=requested,
-            actual=self.backend.name,
-            device=self.backend.device,
-            requested_precision=precision,
-            precision=chosen,
-            why=f"{why}; {why_precision}",
-            runtime=self.backend.runtime,
-            threads=self.backend.threads,
-        )
-        self._sessions: dict[Role, Session] = {}
-        self._lock = threading.Lock()
-        self.session(PRIOR_ROLES[self.manifest.family])
-        self._decoder(self.manifest.resolution())
+        super().__init__(bundle, backend, precision, requested=requested, why=why, limits=limits)
+        self._pace = Pace()
+        renewed_after_fork(self._pace)
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the labels that this bundle knows."""
-        return self.manifest.classes
-
-    def session(self, role: Role) -> Session:
-        """Return a component, ready to run; it is opened when it is first asked for.
-
-        Raises BundleError when its graph is damaged, ProviderUnavailable when the provider cannot run it.
-        """
-        with self._lock:
-            if role not in self._sessions:
-                precision = self.report.precision[role]
-                session = self.backend.open(self.bundle, role, precision)
-                # A manifest of other sizes than its graph's would be drawn by, to no picture of the model's.
-                if wrong := mismatches(self.bundle, role, precision, session.inputs, session.outputs):
-                    raise BundleError(wrong[0])
-                if isinstance(self.backend, DeviceBackend):
-                    session, why = self.backend.guarded(session, self.bundle, role, precision)
-                    self.report = self.report.raised(role, why) if why else self.report
-                self._sessions[role] = session
-            return self._sessions[role]
-
-    def generate(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Result:
+    def generate(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        cancel: threading.Event | None = None,
+        on_step: OnStep | None = None,
+        budget_ms: float | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
         """Draw images.
 
         Image i has seed ``seed + i`` (0 .. 2^64 - 1), or ``seeds[i]``. Its tokens are the same whether it is drawn
@@ -114,20 +81,35 @@ class Generator:
         ``steps``, ``temperature``, ``top_k``, ``top_p``, ``guidance``, ``schedule``, ``order``, ``choice_temperature``,
         ``remask``, ``final_temperature``, ``proportion``, ``min_steps``, ``resolution``, ``size``, ``stride``.
 
-        Raises UsageError for an unknown option, an option of another family, or a value out of range.
-        """
-        started = time.perf_counter()
-        settings = resolve(self.manifest, count, seed, options)
-        return self._finish(self._masked(settings), settings, started)
+        ``on_step`` is called with a :class:`Step` after each. ``cancel`` ends the call between two pieces of work,
+        once it is set. ``budget_ms`` stands for ``steps``: as many as this machine draws and decodes in that time, by
+        what it took for draws before; the first such call draws a few times more to find out.
 
-    def stream(self, count: int | None = None, seed: int = 0, **options: Unpack[Options]) -> Iterator[Step]:
+        Raises UsageError for an unknown option, an option of another family, or a value out of range; Cancelled when
+        the call was cancelled.
+        """
+        watch = Watch(cancel, on_step)
+        if budget_ms is not None:
+            options["steps"] = self._steps_within(budget_ms, count, seed, options)
+        started = time.perf_counter()
+        settings = resolve(self.manifest, count, seed, options, limits=self.limits)
+        return self._draw(Plan(self._masked(settings), settings), watch, started)
+
+    def stream(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        cancel: threading.Event | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Step]:
         """Draw images as :meth:`generate` does, and yield a :class:`Step` after every network call, or step.
 
-        Stop iterating to cancel. The last step has the tokens that :meth:`generate` returns.
+        Stop iterating to cancel. The last step has the tokens that :meth:`generate` returns, and its
+        :meth:`Step.result` is what that returns.
         """
-        settings = resolve(self.manifest, count, seed, options)
-        run = family_of(self.manifest).lay_out(self._masked(settings), settings, self.manifest)
-        return self._steps(run, settings, Timings())
+        settings = resolve(self.manifest, count, seed, options, limits=self.limits)
+        return stream(self, Plan(self._masked(settings), settings), Watch(cancel))
 
     def inpaint(
         self,
@@ -137,41 +119,49 @@ class Generator:
         seed: int = 0,
         *,
         feather: int = 0,
+        fit: Fit | None = None,
+        cancel: threading.Event | None = None,
+        on_step: OnStep | None = None,
         **options: Unpack[Options],
     ) -> Result:
         """Repaint the part of ``image`` where ``mask`` is white; the other pixels stay exactly what they are.
 
-        ``image`` and ``mask`` are PIL images, or arrays: uint8 [H, W, 3] and bool [H, W] (True: repaint). Both have one
-        size, and its sides are multiples of the resolution's factor. A token is drawn anew when any pixel of its patch
-        is to be repainted (McKinney and Willcocks 2022, section 3.6). All other tokens are encoded from the image, in
-        which the masked part is filled from its surroundings: nothing of what lies there is seen. The draw is
-        conditioned on them, and its colours are matched to those around. An autoregressive bundle sees only those that
-        come earlier in raster order. Without ``label``, the images are drawn without a label. The other options are
-        those of :meth:`generate`.
+        ``image`` is read as in :meth:`encode`. ``mask`` is white (True) where to repaint, or opaque where its
+        transparency varies: see :func:`smalti.codec.masks.to_repaint`. Both have one size, and its sides are multiples
+        of the resolution's factor; else ``fit`` brings both to one, and the results have that size.
+
+        A token is drawn anew when any pixel of its patch is to be repainted (McKinney and Willcocks 2022, section 3.6).
+        All other tokens are encoded from the image, in which the masked part is filled from its surroundings: nothing
+        of what lies there is seen. The draw is conditioned on them, and its colours are matched to those around. An
+        autoregressive bundle sees only those that come earlier in raster order. Without ``label``, the images are drawn
+        without a label. The other options are those of :meth:`generate`, ``cancel`` and ``on_step`` too.
 
         With ``feather`` above 0, pixels up to so far around the mask fade from the drawn picture into the image.
 
         Raises UsageError for sizes that do not fit, a mask that repaints nothing, or a value out of range; BundleError
-        for a bundle without an encoder.
+        for a bundle without an encoder; Cancelled when the call was cancelled.
         """
-        started = time.perf_counter()
-        resolution, latent = self.manifest.resolution(options.get("resolution")), self.manifest.latent
-        pixels, repaint = check_pair(image, mask, resolution)
-        if whole("feather", feather) < 0:
-            raise UsageError(f"feather {feather}: 0 or more pixels")
-        size = pixels.shape[1], pixels.shape[0]
-        if options.get("size") not in (None, size):
-            raise UsageError(f"size {options.get('size')}: an image is repainted at its own size; leave it out")
-        options["size"] = size
-        settings = resolve(self.manifest, count, seed, options, draw_labels=False)
-        tokens = self.encode([seen_by_encoder(pixels, repaint, resolution.factor // latent.factor)])
-        tokens[0][patches(repaint, resolution.factor)] = latent.codes
-        result = self._finish(np.repeat(tokens, len(settings.seeds), axis=0), settings, started)
-        images = result.images
-        if not latent.pixels:  # a decoder misses the colours of an image; grey levels are what they are
-            images = [matched(drawn, pixels, repaint) for drawn in images]
-        images = [paste(drawn, pixels, repaint, feather) for drawn in images]
-        return replace(result, images=images, from_image=True)
+        watch, started = Watch(cancel, on_step), time.perf_counter()
+        return self._draw(self._inpainting(image, mask, count, seed, feather, fit, options, watch), watch, started)
+
+    def stream_inpaint(
+        self,
+        image: Picture,
+        mask: Picture,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        feather: int = 0,
+        fit: Fit | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Step]:
+        """Repaint a part of an image as :meth:`inpaint` does, and yield a :class:`Step` after each.
+
+        Pictures and previews of a step have the image's own pixels around what is drawn.
+        """
+        watch = Watch(cancel)
+        return stream(self, self._inpainting(image, mask, count, seed, feather, fit, options, watch), watch)
 
     def outpaint(
         self,
@@ -184,198 +174,200 @@ class Generator:
         right: int = 0,
         bottom: int = 0,
         feather: int = 0,
+        fit: Fit | None = None,
+        cancel: threading.Event | None = None,
+        on_step: OnStep | None = None,
         **options: Unpack[Options],
     ) -> Result:
         """Paint on beyond the edges of ``image``: ``left``, ``top``, ``right`` and ``bottom`` pixels more.
 
         The image's own pixels stay exactly what they are. The sides of the whole are multiples of the resolution's
-        factor. All else is as in :meth:`inpaint`.
+        factor; else ``fit`` brings the whole to such a size. All else is as in :meth:`inpaint`.
 
         Raises UsageError for sizes that do not fit or a value out of range, BundleError for a bundle without an
-        encoder.
+        encoder, Cancelled when the call was cancelled.
         """
-        pixels, beyond = extended(image, (left, top, right, bottom))
-        return self.inpaint(pixels, beyond, count, seed, feather=feather, **options)
+        watch, started, margins = Watch(cancel, on_step), time.perf_counter(), (left, top, right, bottom)
+        return self._draw(self._outpainting(image, margins, count, seed, feather, fit, options, watch), watch, started)
 
-    def encode(self, images: Sequence[Image.Image | NDArray[np.uint8]], resolution: int | None = None) -> Int32:
-        """Encode images of one size to tokens int32 [N, h, w]. Sides are multiples of the resolution's factor.
+    def stream_outpaint(
+        self,
+        image: Picture,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        feather: int = 0,
+        fit: Fit | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Step]:
+        """Paint on beyond an image's edges as :meth:`outpaint` does, and yield a :class:`Step` after each."""
+        watch, margins = Watch(cancel), (left, top, right, bottom)
+        return stream(self, self._outpainting(image, margins, count, seed, feather, fit, options, watch), watch)
 
-        Images are PIL images (any mode) or uint8 [H, W, 3]. They are seen as pictures at ``resolution``, by default the
-        bundle's first: a picture of 1024 pixels is one grid of tokens at the resolution 1024, and a canvas of four by
-        four at 256. Memory is bounded, unless the bundle's ``latent.encoder_halo`` is None.
+    def vary(
+        self,
+        image: Picture,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        strength: float = 0.3,
+        fit: Fit | None = None,
+        cancel: threading.Event | None = None,
+        on_step: OnStep | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Draw variations of an image: of its tokens a share ``strength`` (above 0, at most 1) is drawn anew.
 
-        Raises UsageError for sizes that do not fit and a resolution that the bundle does not have, BundleError for a
-        bundle without an encoder.
+        Each seed draws others. The image is seen through its encoder, so that no pixel stays exactly what it is. Its
+        size, and ``fit``, are as in :meth:`encode`. All else is as in :meth:`inpaint`.
+
+        Raises UsageError for sizes that do not fit or a value out of range, BundleError for a bundle without an
+        encoder, Cancelled when the call was cancelled.
         """
-        return encode_images(self._encoder(), images, self.manifest.resolution(resolution), self.manifest.latent)
+        watch, started = Watch(cancel, on_step), time.perf_counter()
+        pixels = to_pixels(image)
+        tokens = self.encode([pixels], options.get("resolution"), fit=fit, cancel=cancel)
+        factor = self.manifest.resolution(options.get("resolution")).factor
+        settings = self._sized(count, seed, options, (tokens.shape[2] * factor, tokens.shape[1] * factor))
+        strength = number("strength", strength, 0, 1)
+        origin = Origin(call="vary", image=digest(pixels), strength=strength, fit=fit)
+        return self._draw(varied(tokens, settings, self.manifest.latent, origin), watch, started)
 
-    def embed(self, images: Sequence[Image.Image | NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Describe images, of any sizes, by features float32 [N, D].
+    def generate_into(
+        self,
+        folder: str | os.PathLike[str],
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        format: Format = "png",
+        quality: int | None = None,
+        overwrite: bool = False,
+        on_picture: OnPicture | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[Options],
+    ) -> Written:
+        """Draw images into a folder, one file for each, which is written as soon as its image is ready.
 
-        Each row is the mean of the encoder's features over the image, scaled to length 1. The product of two rows says
-        how alike two images are; it is at most 1. Images are PIL images (any mode) or uint8 [H, W, 3]. Each is brought
-        to about the size of the bundle's own pictures, in its own proportions.
-
-        Raises UsageError for no images, BundleError for a bundle whose encoder gives no features.
-        """
-        session = self.session("encoder") if "encoder" in self.manifest.components else None
-        names = [output.name for output in session.outputs] if session else []
-        if session is None or EMBEDDING not in names:
-            raise BundleError(
-                f"{self.bundle.path} has no features to embed images with: its encoder is missing or from before there "
-                "were any; export it again from a run that has an autoencoder"
-            )
-        place = names.index(EMBEDDING)
-        return embed_images(lambda pixels: session({"images": pixels})[place], images, self.manifest.latent)
-
-    def decode(self, tokens: NDArray[np.integer[Any]], resolution: int | None = None) -> list[Image.Image]:
-        """Decode tokens (integers [N, h, w] or [h, w], 0 .. K - 1) to images; h and w may have any size.
-
-        ``resolution`` is one of the bundle's, by default the first. Memory is bounded, unless its ``halo`` is None.
-        Such a decoder (a published VQGAN) takes every canvas as a whole, and the memory of its attention grows with the
-        square of the number of tokens.
-
-        Raises UsageError for another shape, tokens outside the codebook, or a resolution that the bundle does not have.
-        """
-        return self._decode(check_tokens(tokens, self.manifest.latent.codes), Timings(), resolution)
-
-    def logits(self, tokens: Int32, labels: Int32, rows: Int32, *, time: int | None = None) -> NDArray[np.float32]:
-        """Ask the prior for its logits, float32 [N, R, K]. Sampling, likelihoods and confidence start here.
+        A file is named after the bundle and its seed, such as ``avatars-7.png``, and holds its recipe. One that is
+        there and says that it is the same image is left as it is, without drawing it again: call again with the same
+        arguments after an interrupt, or with a larger ``count``. The folder is made where it is missing.
 
         Args:
-            tokens: int32 [N, h*w] in raster order; in an absorbing bundle K is the mask.
-            labels: int32 [N], an index into :attr:`labels`; their number stands for no label.
-            rows: int32 [N, R], the raster positions that are asked about.
-            time: in a multinomial bundle, how noisy the tokens are, 0 .. T - 1; None in other bundles.
+            folder: a path.
+            count: images to draw; it may be large, since only a few images are held at a time.
+            seed: as in :meth:`generate`, and so are the options. No seed may be there twice.
+            format: ``png``, ``jpeg`` or ``webp``.
+            quality: 1 .. 100, as in :meth:`Result.save`.
+            overwrite: draw and write all images, whatever files are there.
+            on_picture: is told ``(done, total, path)`` after each image that is written or was there.
+            cancel: ends the call once it is set. What is written stays.
 
-        Raises UsageError for an autoregressive bundle, which answers :meth:`next_logits`, and for a time that is
-        missing, out of range or not wanted.
+        Raises UsageError for a value out of range, and where a file of one of the names is another image or none that
+        smalti wrote, before anything is drawn; OutputError when a file cannot be written; Cancelled when the call was
+        cancelled.
         """
-        if PRIOR_ROLES[self.manifest.family] != "denoiser":
-            raise UsageError(f"bundle {self.manifest.name} predicts one token after the other: use next_logits")
-        steps = self.manifest.noise.steps if self.manifest.noise else 0
-        if (time is not None or steps) and not (time is not None and 0 <= time < steps):
-            allowed = f"0 .. {steps - 1}" if steps else "none, as its prior knows no times"
-            raise UsageError(f"time {time}: bundle {self.manifest.name} takes {allowed}")
-        denoiser = self.session("denoiser")
-        inputs = {"tokens": tokens, "labels": labels, "rows": rows}
-        inputs["times"] = np.full(len(tokens), time or 0, np.int32)  # left out where the graph does not take them
-        parts = (slice(first, first + NETWORK_BATCH) for first in range(0, len(tokens), NETWORK_BATCH))
-        logits = [denoiser({name: value[part] for name, value in inputs.items()})[0] for part in parts]
-        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+        # Only a part is drawn at once, and that is limited below.
+        limits = replace(self.limits, memory=sys.maxsize)
+        settings = resolve(self.manifest, count, seed, options, limits=limits)
+        watch = Watch(cancel)
 
-    def next_logits(self) -> NextLogits:
-        """Return a function that asks an autoregressive prior for its logits of the next token.
+        def drawn(part: Settings) -> Result:
+            return self._draw(Plan(self._masked(part), part), watch, time.perf_counter())
 
-        The function takes tokens int32 [N, n] and labels int32 [N], and returns logits [N, K]. It remembers what it
-        read, so it serves one run at a time: see :func:`smalti.families.autoregressive.past.next_logits`.
+        return draw_into(
+            self, settings, drawn, folder, format=format, quality=quality, overwrite=overwrite, on_picture=on_picture
+        )
 
-        Raises UsageError for a bundle of another family, which answers :meth:`logits`.
-        """
-        if self.manifest.family != "autoregressive":
-            raise UsageError(f"bundle {self.manifest.name} predicts many tokens at once: use logits")
-        shape = past_shape(self.manifest.components["predictor"], str(self.bundle.path))
-        return next_logits(self.session("predictor"), self.manifest.latent.codes, shape, NETWORK_BATCH)
+    def warm_up(self, count: int = 1, **options: Unpack[Options]) -> None:
+        """Draw once and forget it, so that the next draw of this kind finds everything open and compiled."""
+        self.generate(count, **options)
+
+    def _inpainting(
+        self,
+        image: Picture,
+        mask: Picture,
+        count: int | None,
+        seed: int,
+        feather: int,
+        fit: Fit | None,
+        options: Options,
+        watch: Watch,
+    ) -> Plan:
+        pixels, repaint = to_pixels(image), to_repaint(mask)
+        return self._repainting(pixels, repaint, of_inpaint(pixels, repaint, feather, fit), count, seed, options, watch)
+
+    def _outpainting(
+        self,
+        image: Picture,
+        margins: tuple[int, int, int, int],
+        count: int | None,
+        seed: int,
+        feather: int,
+        fit: Fit | None,
+        options: Options,
+        watch: Watch,
+    ) -> Plan:
+        pixels = to_pixels(image)
+        origin = of_outpaint(pixels, margins, feather, fit)
+        return self._repainting(*extended(pixels, margins), origin, count, seed, options, watch)
+
+    def _repainting(
+        self,
+        image: Pixels,
+        mask: Repaint,
+        origin: Origin,
+        count: int | None,
+        seed: int,
+        options: Options,
+        watch: Watch,
+    ) -> Plan:
+        resolution, latent = self.manifest.resolution(options.get("resolution")), self.manifest.latent
+        pixels, repaint = check_pair(image, mask, resolution, origin.fit)
+        settings = self._sized(count, seed, options, (pixels.shape[1], pixels.shape[0]))
+        seen = seen_by_encoder(pixels, repaint, resolution.factor // latent.factor)
+        tokens = self.encode([seen], cancel=watch.cancel)
+        return inpainted(tokens, pixels, repaint, settings, resolution, latent, origin)
+
+    def _sized(self, count: int | None, seed: int, options: Options, size: tuple[int, int]) -> Settings:
+        """Return the settings of a draw that begins from an image of a size."""
+        if options.get("size") not in (None, size):
+            raise UsageError(f"size {options.get('size')}: an image is drawn on at its own size; leave it out")
+        options["size"] = size
+        return resolve(self.manifest, count, seed, options, draw_labels=False, limits=self.limits)
+
+    def _steps_within(self, budget_ms: float, count: int | None, seed: int, options: Options) -> int:
+        """Return how many steps a draw may have."""
+        if options.get("steps") is not None:
+            raise UsageError("budget_ms chooses the steps: leave steps out")
+        seconds = number("budget_ms", budget_ms, 1, 3.6e6) / 1000
+        settings = resolve(self.manifest, count, seed, options, limits=self.limits)
+        if settings.value("steps") is None:
+            raise UsageError(f"budget_ms: bundle {self.manifest.name} has no steps to choose; leave it out")
+        factor = self.manifest.resolution(settings.resolution).factor
+        tokens = settings.size[0] * settings.size[1] // factor**2
+        most = self.manifest.noise.steps if self.manifest.noise else tokens
+
+        def draw(steps: int) -> float:
+            started = time.perf_counter()
+            self.generate(count, seed, **{**options, "steps": steps})
+            return time.perf_counter() - started
+
+        return self._pace.steps_within(kind_of_draw(settings), seconds, most, draw)
+
+    def _draw(self, plan: Plan, watch: Watch, started: float) -> Result:
+        result = draw(self, plan, watch, started)
+        steps = plan.settings.value("steps")
+        if steps is not None and plan.origin.image is None and watch.on_step is None:
+            self._pace.note(kind_of_draw(plan.settings), steps, time.perf_counter() - started)
+        return result
 
     def _masked(self, settings: Settings) -> Int32:
         latent, (width, height) = self.manifest.latent, settings.size
         factor = self.manifest.resolution(settings.resolution).factor
         shape = (len(settings.seeds), height // factor, width // factor)
         return np.full(shape, latent.codes, np.int32)
-
-    def _finish(self, start: Int32, settings: Settings, started: float) -> Result:
-        """Draw what is masked in ``start`` (int32 [N, h, w]), and decode."""
-        timings, tokens = Timings(), start
-        run = family_of(self.manifest).lay_out(start, settings, self.manifest)
-        if isinstance(self.backend, DeviceBackend) and run.program:
-            tokens, images = self._on_device(self.backend, run.program(), settings, timings)
-        else:
-            for step in self._steps(run, settings, timings):
-                tokens = step.tokens
-            images = self._decode(tokens, timings, settings.resolution)
-        timings.host = time.perf_counter() - started - timings.total
-        return Result(images, tokens, settings, timings, self.report, self.bundle)
-
-    def _on_device(
-        self, backend: DeviceBackend, program: Program, settings: Settings, timings: Timings
-    ) -> tuple[Int32, list[Image.Image]]:
-        """Draw and decode on the device; return tokens and images."""
-        started = time.perf_counter()
-        latent, prior = self.manifest.latent, self.session(PRIOR_ROLES[self.manifest.family])
-        with backend.run(program, prior, latent.grid) as run:
-            timings.calls = sum(1 for _ in run.steps())
-            tokens = run.result()
-            timings.network = time.perf_counter() - started  # draws included
-            wanted = self.manifest.resolution(settings.resolution)
-            if latent.pixels or not tokens.size:
-                return tokens, self._decode(tokens, timings, settings.resolution)
-            images = run_decoded(run, backend.bound(self.session(wanted.decoder)), wanted)
-            timings.decoder = time.perf_counter() - started - timings.network
-        return tokens, images
-
-    def _drawn(self, run: Run, timings: Timings) -> Iterator[Int32]:
-        """Yield the grids after each step, wherever they are drawn."""
-        if not (isinstance(self.backend, DeviceBackend) and run.program):
-            yield from run.draw(self, timings.timed, self.backend.sample)
-            return
-        prior = self.session(PRIOR_ROLES[self.manifest.family])
-        with self.backend.run(run.program(), prior, self.manifest.latent.grid) as drawn:
-            for _ in drawn.steps():
-                timings.calls += 1
-                yield drawn.result()
-
-    def _steps(self, run: Run, settings: Settings, timings: Timings) -> Iterator[Step]:
-        """Draw call by call."""
-        drawn = self._drawn(run, timings)
-        codes, index = self.manifest.latent.codes, 0
-        while True:
-            started, before = time.perf_counter(), timings.network
-            grids = next(drawn, None)
-            timings.draw += time.perf_counter() - started - (timings.network - before)
-            if grids is None:
-                return
-            yield Step(
-                index,
-                run.calls,
-                grids,
-                settings,
-                lambda part: self._decode(part, Timings(), settings.resolution),
-                self._preview,
-                codes,
-            )
-            index += 1
-
-    def _encoder(self) -> Encode:
-        """What turns pixels (uint8 [N, H, W, 3]) into tokens (int32 [N, h, w])."""
-        if self.manifest.latent.pixels:
-            return partial(grey.to_tokens, codes=self.manifest.latent.codes)
-        if "encoder" not in self.manifest.components:
-            raise BundleError(f"{self.bundle.path} has no encoder")
-        session = self.session("encoder")
-        return lambda pixels: session({"images": pixels})[0]
-
-    def _decoder(self, resolution: Resolution) -> Decode:
-        """What turns tokens (int32 [N, h, w]) into pixels (uint8 [N, H, W, 3])."""
-        if self.manifest.latent.pixels:
-            return partial(grey.to_pixels, codes=self.manifest.latent.codes)
-        session = self.session(resolution.decoder)
-        return lambda tokens: session({"tokens": tokens})[0]
-
-    def _preview(self, tokens: Int32) -> list[Image.Image]:
-        """Rough images of tokens int32 [N, h, w] of 0 .. K, at the first resolution."""
-        if "preview" not in self.manifest.components:
-            return self._decode(fill_masked(tokens, self.manifest.latent.codes), Timings(), None)
-        session, latent = self.session("preview"), self.manifest.latent
-        return decode_images(lambda part: session({"tokens": part})[0], tokens, latent.factor, latent.preview_halo)
-
-    def _decode(self, tokens: Int32, timings: Timings, resolution: int | None) -> list[Image.Image]:
-        wanted = self.manifest.resolution(resolution)
-        decoder = self._decoder(wanted)
-
-        def decode(part: Int32) -> NDArray[np.uint8]:
-            started = time.perf_counter()
-            pixels = decoder(part)
-            timings.decoder += time.perf_counter() - started
-            return pixels
-
-        return decode_images(decode, tokens, wanted.factor, wanted.halo)

@@ -1,20 +1,26 @@
-"""What differs between operating systems, in one place; the driver's library is in ``smalti_kernels.platform``."""
+"""What differs between operating systems, and between ways to install and start smalti, in one place.
+
+The driver's library is in ``smalti_kernels.platform``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import json
 import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from smalti.errors import OutputError
 
@@ -57,17 +63,33 @@ def cache_folder() -> Path:
 
     Raises OutputError when the user has no home folder, and the variable is not set.
     """
-    if named := os.environ.get("SMALTI_CACHE_DIR"):
-        return Path(named)
+    if named := _folder_variable("SMALTI_CACHE_DIR"):
+        return named
     try:
         if sys.platform == "win32":
             local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
             return Path(local, "smalti", "smalti", "Cache")
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "smalti"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smalti")
+        return Path(_folder_variable("XDG_CACHE_HOME") or Path.home() / ".cache", "smalti")
     except RuntimeError as error:  # a user without an entry, as in some containers
         raise OutputError(f"there is no folder for caches: {error}. Set SMALTI_CACHE_DIR") from error
+
+
+def _folder_variable(name: str) -> Path | None:
+    """Return the folder that a variable names. Files of settings, unlike shells, leave ``~`` and ``$HOME`` in it."""
+    named = os.environ.get(name, "").strip()
+    return at_home(Path(os.path.expandvars(named))) if named else None
+
+
+def at_home(path: Path) -> Path:
+    """Return ``path`` with a home folder in place of ``~`` or ``~user`` at its begin, where no shell did that.
+
+    Where the user is unknown, it is a name like any other; so is every ``~user`` on Windows, which would guess.
+    """
+    first = path.parts[0] if path.parts else ""
+    named = first == "~" or (first.startswith("~") and sys.platform != "win32")
+    return Path(os.path.expanduser(path)) if named else path
 
 
 def system_name() -> str:
@@ -105,10 +127,11 @@ def patiently(action: Callable[[], Done]) -> Done:
 
 
 def reachable(path: Path, room: int = ROOM) -> Path:
-    """Return ``path`` in a form that is not too long for Windows, names of ``room`` characters in it included.
+    """Return ``path`` as the system's calls take it: :func:`at_home`, and not too long for Windows.
 
-    Short paths, and all paths on other systems, are returned as they are.
+    Names of ``room`` characters in it are not too long either. Other paths are returned as they are.
     """
+    path = at_home(path)
     if sys.platform != "win32":
         return path
     full = os.path.abspath(path)
@@ -145,3 +168,64 @@ def quoted(word: str) -> str:
 def ending_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that ask a process to end; Windows sends SIGBREAK, also when its console is closed."""
     return tuple(signal.Signals[name] for name in ("SIGTERM", "SIGBREAK") if name in signal.Signals.__members__)
+
+
+class Installation(NamedTuple):
+    """Where the package smalti was installed from."""
+
+    source: str
+    """A folder, or the address of a file or a repository; empty for a package index, or where nobody knows."""
+    editable: bool
+    """Whether the code of that folder itself is run."""
+
+
+@functools.cache
+def installation() -> Installation:
+    """Return where smalti was installed from, as the installer noted it. Nothing is raised."""
+    from importlib import metadata  # which takes a while, and no draw needs it
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        noted: Any = json.loads(metadata.distribution("smalti").read_text("direct_url.json") or "{}")
+        address, folder = str(noted.get("url", "")), noted.get("dir_info")
+    except (metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
+        return Installation("", False)
+    if not isinstance(folder, dict) or not address.startswith("file:"):
+        return Installation(address, False)
+    return Installation(url2pathname(urlsplit(address).path), bool(noted["dir_info"].get("editable")))
+
+
+def requirement(extras: str, where: Installation) -> list[str]:
+    """Return the words for pip that name smalti with some extras, from where it was installed before."""
+    if not where.source:
+        return [f"smalti[{extras}]"]
+    if "://" in where.source:
+        return [f"smalti[{extras}] @ {where.source}"]
+    return [*(["-e"] if where.editable else []), f"{where.source}[{extras}]"]
+
+
+def install_hint(extras: str, *options: str) -> str:
+    """Return what installs extras of smalti, such as ``train`` or ``cli,rtx``, where this program runs.
+
+    ``options`` are words for pip that come first. A frozen program has no pip: whoever builds it adds the extras.
+    """
+    if getattr(sys, "frozen", False):
+        return f'build this program again where "smalti[{extras}]" is installed'
+    where = installation()
+    if where.source and Path(where.source) == Path.cwd():
+        where = where._replace(source=".")
+    *words, named = requirement(extras, where)
+    return " ".join(["pip", "install", *options, *words, f'"{named}"'])
+
+
+def command_line() -> str:
+    """Return how this program is started again, as hints name it: ``smalti``, wherever that is what works."""
+    if getattr(sys, "frozen", False):
+        return quoted(Path(sys.executable).name)
+    started = Path(sys.argv[0] if sys.argv else "")
+    if started.name == "__main__.py" and started.parent.name == "cli":
+        return "python -m smalti.cli"
+    if started.stem == "smalti" and started.parent.name and shutil.which("smalti") is None:
+        return quoted(str(started))  # the script of an environment that is not active
+    return "smalti"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path, PureWindowsPath
-from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+import smalti
 from helpers.windows import PREFIX, limit_paths, on_windows
 from smalti.bundle.manifest import FileRecord
 from smalti.bundle.reader import embedded_bundles, open_bundle, read_checked
-from smalti.cli.generate import _write
+from smalti.codec.opening import open_image
 from smalti.errors import OutputError
 from smalti.files import (
     check_folder,
@@ -26,7 +27,6 @@ from smalti.files import (
     replace_folder,
     whole_folder,
 )
-from smalti.images import open_image
 from smalti.platform import extended, reachable
 from smalti.verification.polygraphy import check_new
 
@@ -132,11 +132,12 @@ def test_pictures_stay_in_the_folder_whatever_the_bundle_is_called(
     length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_paths(monkeypatch, tmp_path)
-    picture = Image.new("RGB", (2, 2))
-    result = SimpleNamespace(settings=SimpleNamespace(seeds=(7,)), images=[picture], recipe=lambda which, columns: None)
+    bundle = open_bundle()
     for name, file in (("avatars", "avatars-7.png"), ("../../evil", "_.._evil-7.png"), ("nul", "_nul-7.png")):
         folder = of_length(tmp_path, length)
-        generator = SimpleNamespace(manifest=SimpleNamespace(name=name))
-        (path,) = _write(generator, result, folder, True, 1)
+        named = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=name))
+        gen = smalti.load(named, backend=smalti.NullBackend())
+        (path,) = gen.generate_into(folder, 1, seed=7, steps=1).paths
         assert path == folder / file
-        assert open_image(path).size == (2, 2)
+        assert open_image(path).size == (256, 256)
+        assert gen.generate_into(folder, 1, seed=7, steps=1).skipped == 1

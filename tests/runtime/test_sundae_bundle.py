@@ -15,11 +15,11 @@ from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser
 from smalti import UsageError
 from smalti.cli.main import _run
 from smalti.families.canvas import canvas_denoiser
-from smalti.families.recipe import read_recipe
 from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
 from smalti.families.sundae import sampler as sundae
 from smalti.generator import NETWORK_BATCH
+from smalti.saving.recipe import read_recipe
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")
 LENGTH = GRID[0] * GRID[1]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from smalti.backends.base import Arrays, Backend, Session
 from smalti.backends.onnxruntime_options import (
     CPU,
-    INSTALL_CPU,
     LIBRARY,
     cannot_run,
     onnxruntime,
@@ -22,7 +21,7 @@ from smalti.backends.signatures import Signature
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
 
-__all__ = ["INSTALL_CPU", "LIBRARY", "OnnxRuntimeCpu", "OnnxSession", "runtime_version"]
+__all__ = ["LIBRARY", "OnnxRuntimeCpu", "OnnxSession", "runtime_version"]
 
 
 class OnnxRuntimeCpu(Backend):

@@ -63,5 +63,7 @@ class OnnxRuntimeCuda(OnnxRuntimeDevice):
         try:
             kernels = load_kernels(ordinal)
         except KernelError as error:
-            raise ProviderUnavailable(f"provider cuda cannot run here: {error.reason}; use provider cpu") from error
+            raise ProviderUnavailable(
+                f"provider cuda cannot run here: {error.reason}; use provider cpu, or see smalti doctor"
+            ) from error
         super().__init__(kernels, lambda stream: on_cuda(ordinal, stream, graphs=graphs))

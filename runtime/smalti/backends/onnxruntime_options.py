@@ -5,24 +5,29 @@ This is the only file of the runtime that imports ONNX Runtime; the others get i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, TypeAlias
 
+from smalti.backends import forked
 from smalti.backends.signatures import Signature
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, ProviderUnavailable
+from smalti.errors import BundleError, OutOfMemory, ProviderUnavailable, SmaltiError
+from smalti.platform import install_hint
 
 LIBRARY = "onnxruntime"
 """Name of the inference library."""
-INSTALL_CPU = 'pip install "smalti[cpu]"'
 CPU = "CPUExecutionProvider"
 """The provider that every build of ONNX Runtime has."""
 Providers: TypeAlias = Sequence[str | tuple[str, dict[str, str]]]
 """Names of providers, or pairs of a name and its options."""
+
+SHORT = ("out of memory", "Failed to allocate memory", "bad_alloc", "bad allocation", "Available memory of")
+"""Parts of ONNX Runtime's messages when memory is short."""
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
 
@@ -38,7 +43,7 @@ def onnxruntime() -> Any:
     try:
         return importlib.import_module(LIBRARY)
     except ImportError as error:
-        raise ProviderUnavailable(f"ONNX Runtime cannot be imported ({error}); {INSTALL_CPU}") from None
+        raise ProviderUnavailable(f"ONNX Runtime cannot be imported ({error}); {install_hint('cpu')}") from None
 
 
 def runtime_version() -> str:
@@ -61,13 +66,32 @@ def open_session(
     optimise: bool = True,
     prepare: Callable[[Any], None] = lambda options: None,
 ) -> Any:
-    """Load a component and return ONNX Runtime's session.
+    """Load a component and return ONNX Runtime's session. A forked child opens it anew, or is refused on a device.
 
     ``optimise=False`` skips constant folding, for when only the signature is needed. ``prepare`` gets the session
     options, and may change them.
 
-    Raises BundleError when ONNX Runtime refuses the graph, or the providers' options.
+    Raises BundleError when ONNX Runtime refuses the graph, or the providers' options; OutOfMemory when it cannot hold
+    the graph.
     """
+    on_cpu = list(providers) == [CPU]
+
+    def made() -> Any:
+        with forked.opening if on_cpu else contextlib.nullcontext():
+            return _session(bundle, role, precision, threads, providers, optimise, prepare)
+
+    return forked.Reopening(made(), made if on_cpu else None)
+
+
+def _session(
+    bundle: Bundle,
+    role: Role,
+    precision: Precision,
+    threads: int,
+    providers: Providers,
+    optimise: bool,
+    prepare: Callable[[Any], None],
+) -> Any:
     ort = onnxruntime()
     variant = bundle.variant(role, precision)
     graph = bundle.read(variant.graph.file)
@@ -93,6 +117,8 @@ def open_session(
         # Without enable_fallback=0, ONNX Runtime answers some errors of a provider by trying the CPU, and prints.
         session = ort.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
     except Exception as error:
+        if is_short(error) and list(providers) == [CPU]:  # devices say it in their own words
+            raise OutOfMemory(f"{bundle.path}: there is not enough memory for {variant.graph.file}: {error}") from error
         # ONNX Runtime's exceptions have no public base class; with any of them the graph is unusable.
         raise BundleError(f"{bundle.path}: ONNX Runtime refuses {variant.graph.file}: {error}") from error
     bundle.forget()
@@ -109,10 +135,17 @@ def _signature(node: Any) -> Signature:
     return Signature(node.name, str(_DTYPES.get(node.type) or node.type), shape)
 
 
-def cannot_run(where: str, error: Exception) -> BundleError:
+def is_short(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime, or of Python, says that memory is short."""
+    return isinstance(error, MemoryError) or any(part in str(error) for part in SHORT)
+
+
+def cannot_run(where: str, error: Exception) -> SmaltiError:
     """Return what to raise when a session fails; ``where`` names bundle and graph.
 
     ONNX Runtime's exceptions have no public base class. The caller's inputs were checked before, so the graph or stored
-    inputs do not match the manifest, or memory is short.
+    inputs do not match the manifest, unless memory is short.
     """
+    if is_short(error):
+        return OutOfMemory(f"{where}: there is not enough memory to run it; ask for fewer or smaller images: {error}")
     return BundleError(f"{where}: ONNX Runtime cannot run it on these inputs: {error}")

@@ -17,6 +17,7 @@ import numpy as np
 from smalti.backends.onnxruntime_options import LIBRARY, onnxruntime, runtime_version
 from smalti.backends.vulkan import LOADER, VulkanDevice, vulkan_devices
 from smalti.errors import ProviderUnavailable
+from smalti.platform import install_hint
 
 PLUGIN: Final = "onnxruntime-ep-webgpu"
 """The package that has the plugin."""
@@ -26,7 +27,7 @@ OLDEST: Final = (1, 24, 4)
 """The first version of ONNX Runtime that the plugin loads into."""
 SOFTWARE: Final = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 """The plugin's environment variable: 1 lets it use a Vulkan driver that computes on the CPU, which is for tests."""
-INSTALL_WEBGPU: Final = 'pip install "smalti[webgpu]"'
+EXTRA: Final = "webgpu"
 LOCK: Final = threading.RLock()
 """Held while the plugin works: all its sessions share one device and one queue."""
 
@@ -88,16 +89,16 @@ def _registered() -> Any:
         raise _refusal(
             f"onnxruntime-gpu is installed {beside} onnxruntime, and the plugin is for onnxruntime; the two overwrite "
             "each other",
-            f"{INSTALL_WEBGPU} in an environment without onnxruntime-gpu",
+            f"{install_hint(EXTRA)} in an environment without onnxruntime-gpu",
         )
     ort = onnxruntime()
     if _numbers(ort.__version__) < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        raise _refusal(f"the plugin needs onnxruntime {needed}, and this is {runtime_version()}", INSTALL_WEBGPU)
+        raise _refusal(f"the plugin needs onnxruntime {needed}, and this is {runtime_version()}", install_hint(EXTRA))
     try:
         plugin: Any = importlib.import_module(PLUGIN.replace("-", "_"))
     except ImportError as error:
-        raise _refusal(f"the plugin {PLUGIN} cannot be imported ({error})", INSTALL_WEBGPU) from None
+        raise _refusal(f"the plugin {PLUGIN} cannot be imported ({error})", install_hint(EXTRA)) from None
     if not (found := _devices(ort)):
         try:
             ort.register_execution_provider_library(_REGISTERED_AS, plugin.get_library_path())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Annotated, Literal
 
 import msgspec
@@ -223,11 +224,12 @@ class Manifest(_Record, frozen=True, kw_only=True):
 
     def resolution(self, pixels: object = None) -> Resolution:
         """Return the resolution of so many ``pixels``; None gives the first. Raises UsageError where there is none."""
+        wanted = int(pixels) if not isinstance(pixels, bool) and isinstance(pixels, Integral) else -1
         for found in self.all_resolutions:
-            if pixels is None or (found.pixels == pixels and not isinstance(pixels, bool)):
+            if pixels is None or found.pixels == wanted:
                 return found
         there = ", ".join(str(found.pixels) for found in self.all_resolutions)
-        raise UsageError(f"resolution {pixels!r}: the pictures of bundle {self.name} have {there} pixels")
+        raise UsageError(f"resolution {pixels!r:.80}: the pictures of bundle {self.name} have {there} pixels")
 
     def resolution_of(self, role: Role) -> Resolution:
         """Return the resolution of a decoder's pictures; the first for other components."""

@@ -16,7 +16,7 @@ from typing import IO
 from smalti.bundle import engines as engine_records
 from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant
 from smalti.bundle.manifest_file import decode, is_inside
-from smalti.errors import BundleError
+from smalti.errors import BundleError, UsageError
 from smalti.platform import reachable
 
 MANIFEST = "manifest.json"
@@ -41,6 +41,11 @@ class Bundle:
     digest: str
     """sha256 of the manifest, which contains the sha256 of every other file: the bundle's identity."""
     _checked: dict[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that this bundle knows; its graphs are not opened for that."""
+        return self.manifest.classes
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a declared file. Raises BundleError when it is missing or damaged."""
@@ -78,7 +83,7 @@ def open_bundle(source: str | Path | None = None) -> Bundle:
     """Open a bundle by path, or by the name of an embedded one; None opens the default.
 
     Raises BundleError when there is no bundle, when its manifest is missing or invalid, or when a zip contains a file
-    name that leads outside.
+    name that leads outside; UsageError for what is no path.
     """
     path = _locate(source)
     try:
@@ -112,6 +117,10 @@ def _locate(source: str | Path | None) -> Path:
             )
     if isinstance(source, str) and source in embedded:
         return embedded[source]
+    if not isinstance(source, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not type-check
+        raise UsageError(f"bundle of type {type(source).__name__}: a path is needed, or the name of an embedded bundle")
+    if "\0" in str(source):
+        raise UsageError(f"bundle {str(source)!r}: no path has a NUL character in it")
     path = reachable(Path(source))
     try:
         there = path.exists()
@@ -140,13 +149,12 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
     path = reachable(path, len(name) + 1)
     if path.is_dir():
         file = path / name
-        if not stat.S_ISREG(file.stat().st_mode):  # Reading a pipe could block forever.
-            raise OSError(f"{name} is not a plain file")
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise OSError(f"{name} is a link that leads out of the bundle; put the file itself in its place")
+        # Links may lead anywhere, as in content-addressed stores: what a file holds is checked, not where it lies.
+        _check_plain(file, name)
         with file.open("rb") as handle:
             yield handle, os.fstat(handle.fileno()).st_size
         return
+    _check_plain(path, path.name)
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(name)
         if sum(other.compress_size for other in archive.infolist()) > path.stat().st_size:  # needed for the ratio below
@@ -160,6 +168,12 @@ def _member(path: Path, name: str) -> Generator[tuple[IO[bytes], int], None, Non
             )
         with archive.open(info) as handle:
             yield handle, info.file_size
+
+
+def _check_plain(file: Path, name: str) -> None:
+    """Raise OSError unless ``file`` is a plain file or a link to one. A pipe is not opened: it could block forever."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(f"{name} is not a plain file")
 
 
 def _read_list(path: Path, name: str) -> bytes:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
+
+import numpy as np
 
 from smalti.bundle.manifest import AGAIN, Manifest
 from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.schedule import Counts, Order, Remask
 from smalti.families.base import COMMON_OPTIONS, Settings
 from smalti.families.canvas import canvas_size
-from smalti.families.checks import number, whole
+from smalti.families.checks import listed, number, shown, whole
+from smalti.families.limits import Limits
 from smalti.families.registry import FAMILIES, OWN_OPTIONS, family_of
 from smalti_kernels import STREAM_LABEL, random_words
 
 Label = str | int | None
 
 MAX_SEED = 2**64 - 1
+NAMES = {"schedule": get_args(Counts), "order": get_args(Order)}
+MOST_IMAGES = 2**24
+"""Most images of one call where nobody sets a limit."""
 
 
 def _declared() -> dict[str, Any]:
@@ -87,25 +93,34 @@ class Options(TypedDict, total=False):
 
 
 def resolve(
-    manifest: Manifest, count: int | None, seed: int, options: Options, *, draw_labels: bool = True
+    manifest: Manifest,
+    count: int | None,
+    seed: int,
+    options: Options,
+    *,
+    draw_labels: bool = True,
+    limits: Limits | None = None,
 ) -> Settings:
     """Check the options of a caller, fill in the bundle's defaults, and return the settings.
 
-    With ``draw_labels`` each seed draws a label where none was given; without it such images have no label.
+    With ``draw_labels`` each seed draws a label where none was given; without it such images have no label. Without
+    ``limits``, only what no machine could hold is refused.
 
-    Raises UsageError, which says what is allowed.
+    Raises UsageError, which says what is allowed, and OutOfMemory as ``limits`` say.
     """
     if unknown := [name for name in options if name not in Options.__annotations__]:
         raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
     asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    default, label = manifest.sampler, options.get("label")
-    seeds = _seeds(count, seed, options.get("seeds"))
-    if label is None or isinstance(label, str | int | Integral):
-        labels: list[Label] = [label] * len(seeds)
-    else:
-        labels = list(label)
-    if len(labels) != len(seeds):
-        raise UsageError(f"{len(labels)} labels for {len(seeds)} images: give one for all, or one each")
+    for name in ("schedule", "order"):
+        if not isinstance(asked.get(name, ""), str):
+            raise UsageError(
+                f"{name} {shown(asked[name])}: a name is needed; {name} is one of {', '.join(NAMES[name])}"
+            )
+    if not isinstance(asked.get("remask", ""), str):
+        number("remask", asked["remask"], 0, 1, "and mlm")
+    default = manifest.sampler
+    seeds = _seeds(count, seed, options.get("seeds"), MOST_IMAGES if limits is None else limits.count)
+    labels = _labels(options.get("label"), len(seeds))
     resolution = manifest.resolution(asked.get("resolution"))
     size = canvas_size(asked.get("size"), manifest.latent.grid, resolution)
     canvas = size[1] // resolution.factor, size[0] // resolution.factor
@@ -120,7 +135,7 @@ def resolve(
     if not top_p:
         raise UsageError("top_p 0: it must be above 0 and at most 1 (all tokens)")
     names = tuple(_label_name(value, own_seed, manifest.classes, draw_labels) for value, own_seed in zip(labels, seeds))
-    return Settings(
+    settings = Settings(
         seeds=tuple(seeds),
         labels=names,
         temperature=temperature,
@@ -131,6 +146,9 @@ def resolve(
         size=size,
         own=own,
     )
+    if limits is not None:
+        limits.check_draw(manifest, settings)
+    return settings
 
 
 def chosen_options(settings: Settings) -> dict[str, Any]:
@@ -164,23 +182,49 @@ def check_defaults(manifest: Manifest, where: str) -> None:
         ) from None
 
 
-def _seeds(count: int | None, seed: int, seeds: Sequence[int] | None) -> list[int]:
+def _seeds(count: Any, seed: Any, seeds: Any, most: int) -> list[int]:
+    """Return the seed of each image. Nothing is listed before it is known to be no more than ``most`` images."""
+    start, images = whole("seed", seed), None if count is None else whole("count", count)
+    if images is not None and images < 1:
+        raise UsageError(f"count {images}: at least 1 image")
     if seeds is None:
-        count, seed = 1 if count is None else whole("count", count), whole("seed", seed)
-        if count < 1:
-            raise UsageError(f"count {count}: at least 1 image")
-        seeds = range(seed, seed + count)
-    elif count is not None and count != len(seeds):
-        raise UsageError(f"count {count} does not fit the {len(seeds)} seeds given; leave one of them out")
-    elif len(seeds) == 0:
+        images = 1 if images is None else images
+        Limits(count=most).check_count(images)
+        given: Sequence[Any] = range(start, start + images)
+        if not 0 <= start <= MAX_SEED:
+            raise UsageError(f"seed {start}: allowed are 0 .. {MAX_SEED}")
+        if given[-1] > MAX_SEED:
+            raise UsageError(f"seed {given[-1]}: allowed are 0 .. {MAX_SEED}, for the last of {images} images too")
+        return list(given)
+    given = listed("seeds", seeds, "whole numbers", most)
+    if start:
+        raise UsageError(f"seed {start} and seeds were both given: which one is meant? Leave one of them out")
+    if images is not None and images != len(given):
+        raise UsageError(f"count {images} does not fit the {len(given)} seeds given; leave one of them out")
+    if not given:
         raise UsageError("seeds is empty: at least 1 image")
-    exact = [whole("seed", value) for value in seeds]
+    exact = [whole("seeds: seed", value) for value in given]
     if bad := [value for value in exact if not 0 <= value <= MAX_SEED]:
-        raise UsageError(f"seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
+        raise UsageError(f"seeds: seed {bad[0]}: allowed are 0 .. {MAX_SEED}")
     return exact
 
 
-def _label_name(label: Label, seed: int, classes: tuple[str, ...], draw: bool) -> str | None:
+def _labels(label: Any, count: int) -> list[Any]:
+    """Return the label of each of ``count`` images, as it was asked for."""
+    if label is None or isinstance(label, str | int | Integral):
+        labels: list[Any] = [label] * count
+    elif isinstance(label, Sequence | np.ndarray) and not isinstance(label, bytes | bytearray | memoryview):
+        labels = listed("label", label, "names or indices", MOST_IMAGES)
+    else:
+        raise UsageError(
+            f"label {shown(label)}: a name, an index (a whole number) or a list with one for each image is needed"
+        )
+    if len(labels) != count:
+        raise UsageError(f"label: {len(labels)} labels for {count} images: give one for all, or one each")
+    return labels
+
+
+def _label_name(label: Any, seed: int, classes: tuple[str, ...], draw: bool) -> str | None:
     if label is None and not draw:
         return None
     if label is None:
@@ -188,8 +232,8 @@ def _label_name(label: Label, seed: int, classes: tuple[str, ...], draw: bool) -
         # the network without a label, which it saw in a tenth of its training only.
         word = int(random_words([seed], stream=STREAM_LABEL, step=0, y=0, x=0)[0, 0])
         return classes[word * len(classes) >> 32] if classes else None
-    if isinstance(label, int | Integral) and 0 <= int(label) < len(classes):
+    if isinstance(label, int | Integral) and not isinstance(label, bool) and 0 <= int(label) < len(classes):
         return classes[int(label)]
-    if label in classes:
+    if isinstance(label, str) and label in classes:
         return str(label)
-    raise UsageError(f"label {label!r}: this bundle knows {', '.join(classes) or 'no labels'}")
+    raise UsageError(f"label {shown(label)}: this bundle knows {', '.join(classes) or 'no labels'}")

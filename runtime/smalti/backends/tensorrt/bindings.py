@@ -11,6 +11,7 @@ from typing import Any, Final
 from smalti.backends.tensorrt.choice import NAMES, PACKAGES
 from smalti.bundle.engines import Runtime
 from smalti.errors import ProviderUnavailable
+from smalti.platform import install_hint
 
 MODULES: Final[dict[Runtime, str]] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
 OLDEST: Final[dict[Runtime, tuple[int, int]]] = {"rtx": (1, 2), "trt": (10, 0)}
@@ -49,8 +50,8 @@ class Bindings:
         if numbers < OLDEST[runtime]:
             needed = ".".join(map(str, OLDEST[runtime]))
             raise ProviderUnavailable(
-                f"provider {runtime} needs {NAMES[runtime]} {needed}, and this is {self.version}; pip install "
-                f'--upgrade "smalti[{runtime}]", or use another provider'
+                f"provider {runtime} needs {NAMES[runtime]} {needed}, and this is {self.version}; "
+                f"{install_hint(runtime, '--upgrade')}, or use another provider"
             )
         self._said: deque[str] = deque(maxlen=SAID)
         self._log = _log_of(self.trt, self._said)
@@ -99,7 +100,7 @@ class Bindings:
 
 
 def _loaded(runtime: Runtime) -> Any:
-    install = f'pip install "smalti[{runtime}]"'
+    install = install_hint(runtime)
     if not installed(runtime):
         raise ProviderUnavailable(
             f"provider {runtime} needs {NAMES[runtime]}, which is not installed; {install}, or use another provider"

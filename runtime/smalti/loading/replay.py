@@ -1,0 +1,122 @@
+"""``smalti.replay``: draw a picture again from the recipe in its file."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from smalti.backends.registry import AUTO
+from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
+from smalti.codec.masks import to_repaint
+from smalti.codec.pictures import Picture, to_pixels
+from smalti.drawing.result import Result
+from smalti.drawing.watch import OnStep, Watch
+from smalti.errors import BundleError, UsageError
+from smalti.generator import Generator
+from smalti.loading.load import check_load, load
+from smalti.saving.recipe import Recipe, digest, read_recipe
+from smalti.saving.targets import Source
+
+
+def replay(
+    source: Source | Recipe,
+    *,
+    image: Picture | None = None,
+    mask: Picture | None = None,
+    bundle: str | Path | Bundle | None = None,
+    provider: str = AUTO,
+    threads: int | None = None,
+    cancel: threading.Event | None = None,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Draw again what a file of smalti's shows: the same pixels, all images of a sheet.
+
+    Args:
+        source: a PNG, JPEG or WebP that smalti wrote, as a path or a file that is open to read bytes; or the recipe.
+        image: the picture that the draw began from: the same pixels, in whatever file. Needed for what was inpainted,
+            outpainted or varied, and only there.
+        mask: the mask of what was inpainted.
+        bundle: as in :func:`load`; by default the embedded one that the recipe names.
+        provider: as in :func:`load`.
+        threads: as in :func:`load`.
+        cancel: ends the call once it is set.
+        on_step: is called with a :class:`Step` after each.
+
+    The result's ``columns`` are those of the sheet, so that saving it gives the same one. A JPEG or a WebP of a lower
+    quality is not that file again, but what it was made from.
+
+    Raises UsageError for a source without a recipe, for an image or a mask that is missing, not needed or another one;
+    BundleError for another bundle than the recipe's, or one that this provider computes otherwise; what :func:`load`
+    and the call itself raise.
+    """
+    check_load(bundle, provider, cancel=cancel).check_threads(threads)
+    Watch(cancel, on_step)
+    recipe = source if isinstance(source, Recipe) else read_recipe(source)
+    pixels = _given("image", image, recipe)
+    repaint = _given("mask", mask, recipe)
+    generator = _loaded(recipe, bundle, provider, threads, cancel)
+    result = _drawn(generator, recipe, pixels, repaint, {"cancel": cancel, "on_step": on_step})
+    return replace(result, columns=recipe.columns)
+
+
+def _given(what: str, given: Picture | None, recipe: Recipe) -> Any:
+    """Return the pixels of an image, or where a mask repaints, checked against the recipe; None where it has none."""
+    recorded = recipe.image if what == "image" else recipe.mask
+    if recorded is None:
+        if given is not None:
+            raise UsageError(f"{what}: a recipe of {recipe.call} begins from no {what}; leave it out")
+        return None
+    if given is None:
+        raise UsageError(f"{what} None: the recipe is of {recipe.call}; give the {what} that it began from")
+    pixels = to_pixels(given) if what == "image" else to_repaint(given)
+    found = digest(pixels)
+    if found != recorded:
+        raise UsageError(
+            f"{what}: it is not the one that the recipe is about (the sha256 of its pixels is {found[:12]}..., and "
+            f"there {recorded[:12]}...); give the same {what}, neither resized nor saved with loss"
+        )
+    return pixels
+
+
+def _loaded(
+    recipe: Recipe, bundle: str | Path | Bundle | None, provider: str, threads: int | None, cancel: Any
+) -> Generator:
+    """Load the bundle of a recipe as it was loaded. Raises BundleError where this one or here gives other pixels."""
+    if bundle is None and recipe.bundle not in embedded_bundles():
+        raise BundleError(
+            f"the picture was made with bundle {recipe.bundle}, which is not embedded; name it: bundle=PATH, or "
+            "--bundle PATH"
+        )
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(recipe.bundle if bundle is None else bundle)
+    if opened.digest != recipe.bundle_digest:
+        raise BundleError(
+            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
+            f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
+        )
+    # By the coarsest, since a component that does not come in it runs in fp32.
+    precision = next((one for one in ("int8", "fp16", "fp32") if one in recipe.precision.values()), "auto")
+    generator = load(opened, provider, precision, threads, cancel=cancel)
+    if generator.report.precision != recipe.precision:
+        raise BundleError(
+            f"the picture was made in {recipe.precision}, and provider {generator.report.actual} would draw it in "
+            f"{generator.report.precision}; name another provider"
+        )
+    return generator
+
+
+def _drawn(generator: Generator, recipe: Recipe, image: Any, mask: Any, watched: dict[str, Any]) -> Result:
+    """Make the call of a recipe again."""
+    asked: dict[str, Any] = {**recipe.options, "seeds": recipe.seeds, "label": recipe.labels, **watched}
+    match recipe.call:
+        case "generate":
+            return generator.generate(**asked)
+        case "inpaint":
+            return generator.inpaint(image, mask, feather=recipe.feather, fit=recipe.fit, **asked)
+        case "outpaint":
+            left, top, right, bottom = recipe.margins or (0, 0, 0, 0)
+            margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+            return generator.outpaint(image, feather=recipe.feather, fit=recipe.fit, **margins, **asked)
+        case "vary":
+            return generator.vary(image, strength=recipe.strength or 0.0, fit=recipe.fit, **asked)

@@ -1,0 +1,1 @@
+"""Pictures as files that remember how they were made."""
