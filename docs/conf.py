@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 HOUSE = Path(__file__).parents[1]
 sys.path[:0] = [str(HOUSE / folder) for folder in ("runtime", "kernels", "training", "export")]
@@ -21,9 +21,8 @@ import typer  # noqa: E402
 from sphinx.ext.napoleon import Config, GoogleDocstring  # noqa: E402
 
 import smalti  # noqa: E402
-from smalti.cli.commands import app as runtime_verbs  # noqa: E402
-from smalti.cli.main import _lazy_app  # noqa: E402
-from smalti.cli.verbs import LAZY  # noqa: E402
+from smalti.cli.plain import plain_name  # noqa: E402
+from smalti.cli.tree import every_command  # noqa: E402
 from smalti.families.registry import FAMILIES  # noqa: E402
 from smalti.families.settings import DECLARED  # noqa: E402
 from smalti_train.presets.catalogue import AUTOENCODERS, HEADS, PRIORS  # noqa: E402
@@ -67,14 +66,7 @@ shutil.copytree(REPORTS, Path(__file__).with_name("results"))
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Every command of ``smalti`` by its whole name, with those that other floors bring in their places."""
-    top: Any = typer.main.get_command(runtime_verbs)
-    for verb in LAZY:
-        *groups, name = verb.split()
-        group, app = top, _lazy_app(verb)
-        for one in groups:
-            group = group.commands[one]
-        group.commands[name] = typer.main.get_command(cast(Any, app))
-    for name, command in top.commands.items():
+    for name, command in every_command().commands.items():
         yield f"smalti {name}", command
 
 
@@ -88,15 +80,16 @@ def described(name: str, command: Any, level: int = 2) -> Iterator[str]:
     if command.epilog:
         yield plain(command.epilog) + "\n"
     records = [record for one in command.params if (record := one.get_help_record(context))]
-    if rows := [f"| `{shown(left)}` | {plain(right)} |" for left, right in records if not left.startswith("--help")]:
+    told = [(plain_name(left), right) for left, right in records if not left.startswith("--help")]
+    if rows := [f"| `{cell(left)}` | {plain(right)} |" for left, right in told]:
         yield "\n".join(["| argument or option | meaning |", "| --- | --- |", *rows]) + "\n"
     for inner, found in getattr(command, "commands", {}).items():
         yield from described(f"{name} {inner}", found, level + 1)
 
 
-def shown(parameter: str) -> str:
-    """Give the name of an argument or option with its type, where of a list the type of its members is enough."""
-    return re.sub(r"list\[(\w+)\]", lambda found: found[1].lower(), parameter)
+def cell(code: str) -> str:
+    """Give code as it stands in a cell of a table, where a bar would end the cell."""
+    return code.replace("|", "\\|")
 
 
 def plain(text: str | None) -> str:

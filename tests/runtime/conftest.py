@@ -15,6 +15,8 @@ import pytest
 import smalti
 from smalti.cli.main import _run
 
+DRAWS = ("generate", "inpaint", "outpaint", "vary", "encode", "decode", "embed", "bench")
+"""Verbs that load a bundle."""
 BLOCK = """
 import sys
 
@@ -75,7 +77,7 @@ def run(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         words = [str(argument) for argument in arguments]
-        if "--bundle" not in words and words[0] in ("generate", "encode", "decode", "embed", "bench"):
+        if "--bundle" not in words and words[0] in DRAWS:
             words += ["--bundle", str(tiny_bundle)]
         code = _run(words)
         return code, *capsys.readouterr()

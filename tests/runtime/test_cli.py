@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 import smalti
 from smalti.cli.main import _run
-from smalti.families.recipe import read_recipe
+from smalti.saving.recipe import read_recipe
 
 
 def names(folder: Path) -> list[str]:
@@ -137,7 +137,7 @@ def test_a_replay_by_another_bundle_is_refused(run, out, copied, edit):
 def test_a_replay_whose_bundle_is_not_embedded_asks_for_it(run, out, capsys):
     assert run("generate", "-o", out / "a.png")[0] == 0
     assert _run(["generate", "-o", str(out / "b.png"), "--replay", str(out / "a.png")]) == 3
-    assert "made with bundle tiny, which is not embedded; add --bundle PATH" in capsys.readouterr().err
+    assert "made with bundle tiny, which is not embedded; name it" in capsys.readouterr().err
 
 
 def test_a_replay_takes_no_other_settings(run, out):

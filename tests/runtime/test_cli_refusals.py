@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.hints import Hints
 from smalti import DamagedKernel, DriverError, DriverUnavailable, KernelError, NoMatchingKernel
 from smalti.loading.machine import nvidia
 
@@ -65,7 +66,7 @@ def test_a_refusal_has_its_exit_code_says_why_and_writes_nothing(target, argumen
     [
         (["paint"], 2, "paint"),
         (["generate"], 2, "--output"),
-        (["generate", "-o", "a.jpg"], 2, "name a file that ends in .png, or a folder"),
+        (["generate", "-o", "a.bmp"], 2, "name a file that ends in .png, .jpg, .jpeg or .webp, or a folder"),
         (["bench", "--repeats", "0"], 2, "repeats 0"),
         (["decode", "missing.npy", "-o", "a.png"], 2, "missing.npy does not exist"),
         (["decode", "empty.npy", "-o", "a.png"], 2, "empty.npy is not a .npy of integers"),
@@ -173,18 +174,22 @@ def test_the_provider_may_come_from_the_environment(run, out, monkeypatch):
 @pytest.mark.parametrize(
     ("blocked", "line", "code", "says"),
     [
-        ("typer", ["generate", "-o", "a.png"], 1, 'the command line needs typer; pip install "smalti[cli]"'),
-        ("torch", ["train", "prior"], 1, 'smalti train needs torch; pip install "smalti[train]"'),
-        ("onnx", ["export", "run", "-o", "x"], 1, 'smalti export needs onnx; pip install "smalti[export]"'),
-        ("onnxruntime", ["export", "run", "-o", "x"], 1, 'smalti export needs onnxruntime; pip install "smalti[cpu]"'),
-        ("onnxruntime", ["generate", "-o", "a.png"], 4, 'pip install "smalti[cpu]"'),
+        ("typer", ["generate", "-o", "a.png"], 1, "the command line needs typer; {cli}"),
+        ("typer", ["train", "--help"], 1, "smalti train needs typer; {cli}"),
+        ("torch", ["train", "prior", "--run", "x"], 1, "smalti train needs torch; {train}"),
+        ("torch", ["import", "x", "--source", "vqddm", "-o", "y"], 1, "smalti import needs torch; {train}"),
+        ("torch", ["evaluate", "x"], 1, "smalti evaluate needs torch; {evaluate}"),
+        ("onnx", ["export", "run", "-o", "x"], 1, "smalti export needs onnx; {export}"),
+        ("onnx", ["engine", "build", "-o", "x"], 1, "smalti engine build needs onnx; {engines}"),
+        ("onnxruntime", ["export", "run", "-o", "x"], 1, "smalti export needs onnxruntime; {cpu}"),
+        ("onnxruntime", ["generate", "-o", "a.png"], 4, "{cpu}"),
     ],
 )
 def test_a_missing_extra_is_named_with_its_pip_line(blocked, line, code, says, tiny_bundle, python, tmp_path):
     bundle = ["--bundle", tiny_bundle] if line[0] == "generate" else []
     done = python("from smalti.cli.main import main\nmain(sys.argv[1:])", *line, *bundle, blocked=(blocked,))
     assert done.returncode == code, done.stderr
-    assert says in done.stderr
+    assert says.format_map(Hints()) in done.stderr
     assert "Traceback" not in done.stderr
     assert names(tmp_path) == []
 

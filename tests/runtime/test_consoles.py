@@ -61,6 +61,7 @@ def test_a_bundle_is_shown(encoding: str, bundle: Path) -> None:
     assert json.loads(said)["path"] == str(bundle)
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_pictures_are_drawn_into_such_a_folder(encoding: str, odd: Path) -> None:
     code, said, error = command(encoding, "generate", "--steps", 1, "-o", odd / "文.png")
@@ -90,6 +91,7 @@ def test_other_commands_print_what_every_console_shows(encoding: str, arguments:
     assert len(said) > 200
 
 
+@pytest.mark.cases
 def test_characters_that_a_stream_lacks_are_escaped() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), "cp1252")
     with pytest.raises(UnicodeEncodeError):

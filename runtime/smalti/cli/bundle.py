@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,8 @@ from smalti.bundle.manifest import allowed
 from smalti.bundle.reader import Bundle, open_bundle
 from smalti.cli.card import card, card_lines, figure
 from smalti.cli.escape import in_place, printable
-from smalti.cli.options import JsonOption, ProviderOption, ThreadsOption
+from smalti.cli.options import BundleArgument, JsonOption, ProviderOption, ThreadsOption
+from smalti.cli.plain import App
 from smalti.errors import BundleError, ParityError, ProviderUnavailable
 from smalti.loading.load import load
 from smalti.platform import quoted
@@ -25,13 +28,10 @@ from smalti.verification.remeasure import Remeasured, remeasure
 from smalti.verification.verify import Verification
 from smalti.verification.verify import verify as verify_bundle
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help="Look at a bundle, or verify it."
-)
+EVERY = 4.0
+"""Seconds between two lines about a measurement, where stderr is no terminal."""
 
-BundleArgument = Annotated[
-    str | None, typer.Argument(metavar="[BUNDLE]", help="Path or name of a bundle; the embedded one by default.")
-]
+app = App(no_args_is_help=True, help="Look at a bundle, or verify it.")
 
 
 @app.command()
@@ -46,13 +46,18 @@ def verify(
     bundle: BundleArgument = None,
     run: Annotated[bool, typer.Option("--run", help="Measure the certificate again, on this machine.")] = False,
     polygraphy: Annotated[
-        Path | None, typer.Option(help="New folder for graphs, inputs and outputs that NVIDIA's Polygraphy compares.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="New folder for graphs, inputs and outputs that NVIDIA's Polygraphy compares."
+        ),
     ] = None,
     provider: ProviderOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash and every graph's signature; nothing is downloaded, and without --run nothing is run.
+
+    Where ONNX Runtime is not installed, graphs are not read, and that is said.
 
     Exits with 3 when a file is damaged, and with 6 when a figure measured by --run is out of its tolerance.
     """
@@ -63,7 +68,7 @@ def verify(
     found = verify_bundle(opened, _progress)
     measured: list[Remeasured] = []
     if run and not found.problems:
-        measured = remeasure(opened, _backend(opened, provider, threads), _progress)
+        measured = remeasure(opened, _backend(opened, provider, threads), _measuring())
     commands = write_polygraphy(opened, polygraphy) if polygraphy and not found.problems else []
     _progress("")
     if as_json:
@@ -95,9 +100,12 @@ def _backend(bundle: Bundle, provider: str, threads: int | None) -> Backend:
 
 
 def _summary(name: str, found: Verification) -> list[str]:
-    lines = [f"{name}: {found.files} files ({found.bytes / 1e6:.1f} MB) and {found.graphs} graphs are as declared"]
+    graphs = "" if found.unread else f" and {found.graphs} graph{'s' if found.graphs != 1 else ''}"
+    lines = [f"{name}: {found.files} files ({found.bytes / 1e6:.1f} MB){graphs} are as declared"]
+    if found.unread:
+        lines.append(f"graphs were not read: {found.unread}")
     if found.engines:
-        lines.append(f"{found.engines} engines belong to it")
+        lines.append("1 engine belongs to it" if found.engines == 1 else f"{found.engines} engines belong to it")
     if not found.golden:
         lines.append("it has no golden inputs: its certificate cannot be measured again")
     if found.undeclared:
@@ -116,6 +124,21 @@ def _table(measured: list[Remeasured]) -> list[str]:
             told += [] if bound is None else [f"allowed: {allowed(name, bound)}"]
             lines.append(f"  {figure(name, value)}" + (f" ({'; '.join(told)})" if told else ""))
     return lines
+
+
+def _measuring() -> Callable[[str], None]:
+    """Return what shows how far a measurement is: one line on a terminal, else a line every few seconds on stderr."""
+    if sys.stderr.isatty():
+        return _progress
+    said = time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= EVERY:
+            print(printable(line), file=sys.stderr, flush=True)
+            said = time.monotonic()
+
+    return say
 
 
 def _progress(line: str) -> None:

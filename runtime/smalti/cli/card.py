@@ -7,6 +7,7 @@ from typing import Any
 from smalti.bundle.manifest import Manifest, SamplerDefaults, Variant
 from smalti.bundle.reader import Bundle, read_engines
 from smalti.families.registry import FAMILIES, family_of
+from smalti.verification.engines.listing import installs
 
 ALWAYS = ("temperature", "guidance", "top_k", "top_p")
 """Defaults that every family has."""
@@ -62,6 +63,7 @@ def card(bundle: Bundle) -> dict[str, Any]:
             }
             for record in (engines.engines if engines else ())
         ],
+        "install": installs(engines.engines if engines else ()),
     }
 
 
@@ -96,26 +98,29 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         "defaults": ", ".join(f"{name} {_plain(value)}" for name, value in content["sampler"].items()),
         "licence": content["licence"],
         "data": content["data"] + (f" ({', '.join(licences)})" if licences else ""),
-        "size": f"{_size(content['bytes'])} in {content['files']} files",
+        "size": f"{size_told(content['bytes'])} in {content['files']} files",
         "golden": "inputs are stored: verify --run measures the certificate again" if content["golden"] else "none",
     }
     lines = [f"{name:<10}{value}" for name, value in facts.items()]
-    lines += ["", f"{'component':<12}{'precision':<11}{'size':>9}  {'opset':<7}certificate"]
+    # Names such as decoder_1024 are as wide as the column is for others.
+    wide = max(12, *(len(one["component"]) + 2 for one in (*content["variants"], *content["engines"])))
+    lines += ["", f"{'component':<{wide}}{'precision':<11}{'size':>9}  {'opset':<7}certificate"]
     for variant in content["variants"]:
         figures = ", ".join(figure(name, value) for name, value in variant["certificate"].items())
         lines.append(
-            f"{variant['component']:<12}{variant['precision']:<11}{_size(variant['bytes']):>9}  "
+            f"{variant['component']:<{wide}}{variant['precision']:<11}{size_told(variant['bytes']):>9}  "
             f"{variant['opset']:<7}{figures or 'not measured'}"
         )
     lines += [
         "",
-        "engines   none" if not content["engines"] else f"{'engine':<12}{'precision':<11}{'size':>9}  runtime",
+        "engines   none" if not content["engines"] else f"{'engine':<{wide}}{'precision':<11}{'size':>9}  runtime",
     ]
     lines += [
-        f"{engine['component']:<12}{engine['precision']:<11}{_size(engine['bytes']):>9}  {engine['runtime']} "
+        f"{engine['component']:<{wide}}{engine['precision']:<11}{size_told(engine['bytes']):>9}  {engine['runtime']} "
         f"{engine['version']} on {', '.join(engine['targets'])}"
         for engine in content["engines"]
     ]
+    lines += [f"they run with: {line}" for line in content["install"]]
     return lines
 
 
@@ -140,5 +145,6 @@ def _plain(value: Any) -> str:
     return " .. ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)  # pyright: ignore[reportUnknownArgumentType]
 
 
-def _size(count: int) -> str:
+def size_told(count: int) -> str:
+    """Return a number of bytes as text for people."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

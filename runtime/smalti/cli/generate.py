@@ -2,129 +2,168 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from smalti.bundle.reader import embedded_bundles, open_bundle
+from smalti.cli.completion import complete_label, complete_precision
 from smalti.cli.options import (
     BundleOption,
     JsonOption,
     ProviderOption,
     ThreadsOption,
+    check_labels,
     sampling_options,
     takes_sampling,
+    turns,
 )
-from smalti.errors import BundleError, OutputError, UsageError
-from smalti.families.recipe import Recipe, read_recipe
-from smalti.families.settings import chosen_options, unsuited
-from smalti.files import check_folder, check_writable, portable_name
+from smalti.cli.reports import draw_report, drawn_line
+from smalti.cli.targets import (
+    ColumnsOption,
+    FormatOption,
+    OutputOption,
+    QualityOption,
+    Target,
+    picture_target,
+    read_images,
+    say,
+    write_result,
+)
+from smalti.errors import UsageError
+from smalti.families.settings import Options, resolve, unsuited
+from smalti.files import portable_name
 from smalti.generator import Generator
 from smalti.loading.load import load
-from smalti.platform import reachable
-from smalti.result import Result, save_picture
+from smalti.loading.replay import replay as replay_picture
 
 
 @takes_sampling()
 def generate(
-    output: Annotated[str, typer.Option("--output", "-o", help="A .png (several images become a sheet) or a FOLDER/.")],
-    count: Annotated[int | None, typer.Option(help="Images to draw. [default: 1]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of image 0; image i has seed + i. [default: 0]")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="Label; give several to take turns. [default: drawn by the seed]")
+    output: OutputOption,
+    count: Annotated[int | None, typer.Option(metavar="NUMBER", help="Images to draw. [default: 1]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Seed of image 0; image i has seed + i. [default: 0]")
     ] = None,
-    columns: Annotated[int | None, typer.Option(help="Images per row of a sheet. [default: 4]")] = None,
-    replay: Annotated[Path | None, typer.Option(help="A PNG made by smalti: make the same picture again.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Label, by name or index; give several to take turns. [default: drawn by the seed]",
+            autocompletion=complete_label,
+        ),
+    ] = None,
+    columns: ColumnsOption = None,
+    format: FormatOption = None,
+    quality: QualityOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Draw also what is in the FOLDER/ already. [default: skip it]")
+    ] = False,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture made by smalti: make the same picture again.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The image that a picture to replay began from.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The mask that a picture to replay was inpainted with.")
+    ] = None,
     bundle: BundleOption = None,
     provider: ProviderOption = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, fp16 or int8. [default: auto]")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="auto, fp32, fp16 or int8. [default: auto]", autocompletion=complete_precision
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     **sampling: Any,
 ) -> None:
-    """Draw images and write them as PNG. What is not given is the bundle's own default."""
-    target = Path(output)
-    folder = reachable(target).is_dir() or output.endswith(("/", "\\"))
-    if not folder and target.suffix.lower() != ".png":
-        raise UsageError(f"output {output}: name a file that ends in .png, or a folder (with a slash at its end)")
-    if columns is not None and columns < 1:
-        raise UsageError(f"columns {columns}: at least 1 is needed")
-    (check_folder if folder else check_writable)(target)
+    """Draw images and write them. What is not given is the bundle's own default.
+
+    In a FOLDER/ each image is written as soon as it is ready, and what is there already is not drawn again.
+    """
+    target = picture_target(output, format, quality, columns)
     options = sampling_options(sampling)
     if replay is not None:
         drawing = {"count": count, "seed": seed, "label": label or None, **options}
         drawing |= {"columns": columns, "precision": precision}
         if given := [f"--{name.replace('_', '-')}" for name, value in drawing.items() if value is not None]:
             raise UsageError(f"--replay takes everything from the file; leave out {', '.join(given)}")
-        generator, result, columns = _replay(read_recipe(replay), bundle, provider, threads)
-    else:
-        generator = load(bundle, provider, precision or "auto", threads)
-        count = 1 if count is None else count
-        labels = None if not label else [label[i % len(label)] for i in range(count)]
-        result = generator.generate(count, seed or 0, label=labels, **options)
-        for line in unsuited(generator.manifest, result.settings):
-            typer.echo(line, err=True)
-    written = _write(generator, result, target, folder, 4 if columns is None else columns)
+        _replay(replay, image, mask, target, bundle, provider, threads, as_json)
+        return
+    if image or mask:
+        raise UsageError("--image and --mask belong to --replay; to draw on an image, take inpaint, outpaint or vary")
+    count, seed = 1 if count is None else count, seed or 0
+    check_labels(label, count)
+    generator = load(bundle, provider, precision or "auto", threads)
+    options["label"] = turns(label, count, generator.manifest)
+    if target.path is not None and target.folder:
+        _into_folder(generator, target.path, target, count, seed, overwrite, as_json, options)
+        return
+    result = generator.generate(count, seed, **options)
+    for line in unsuited(generator.manifest, result.settings):
+        typer.echo(line, err=True)
+    files = write_result(result, target, "")
     if as_json:
-        typer.echo(json.dumps(_summary(generator, result, written), indent=2))
+        say(target.piped, draw_report(result, files, result.settings, result.timings))
     else:
         pixels = sum(image.width * image.height for image in result.images)
-        typer.echo(
-            f"{', '.join(map(str, written[:3]))}{' ...' if len(written) > 3 else ''}: {len(result.images)} image(s), "
-            f"{result.timings.total:.2f} s, {result.timings.total / pixels * 1e6:.2f} s per megapixel"
-        )
+        say(target.piped, drawn_line(files, len(result.images), result.timings, pixels))
 
 
-def _replay(recipe: Recipe, bundle: str | None, provider: str, threads: int | None) -> tuple[Generator, Result, int]:
-    if bundle is None and recipe.bundle not in embedded_bundles():
-        raise BundleError(f"the picture was made with bundle {recipe.bundle}, which is not embedded; add --bundle PATH")
-    opened = open_bundle(bundle or recipe.bundle)
-    if opened.digest != recipe.bundle_digest:
-        raise BundleError(
-            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
-            f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
-        )
-    # By the coarsest, since a component that does not come in it runs in fp32.
-    requested = next(one for one in ("int8", "fp16", "fp32") if one in recipe.precision.values())
-    generator = load(opened, provider, requested, threads)
-    if generator.report.precision != recipe.precision:
-        raise BundleError(
-            f"the picture was made in {recipe.precision}, and provider {generator.report.actual} would draw it in "
-            f"{generator.report.precision}; name another provider"
-        )
-    options: dict[str, Any] = recipe.options
-    result = generator.generate(seeds=recipe.seeds, label=recipe.labels, **options)
-    return generator, result, recipe.columns
+def _into_folder(
+    generator: Generator,
+    folder: Path,
+    target: Target,
+    count: int,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """Draw a file for each image, with a bar on a terminal."""
+    settings = resolve(generator.manifest, count, seed, cast(Options, options))
+    for line in unsuited(generator.manifest, settings):
+        typer.echo(line, err=True)
+    given: dict[str, Any] = {"format": target.format, "quality": target.quality, "overwrite": overwrite, **options}
+    if sys.stderr.isatty():
+        with typer.progressbar(length=count, label="images", file=sys.stderr) as bar:
+            written = generator.generate_into(
+                folder, count, seed, on_picture=lambda done, total, path: bar.update(done - bar.pos), **given
+            )
+    else:
+        written = generator.generate_into(folder, count, seed, **given)
+    files = list(map(str, written.paths))
+    if as_json:
+        counts = {"drawn": written.drawn, "skipped": written.skipped}
+        typer.echo(draw_report(generator, files, settings, written.timings, counts=counts))
+        return
+    pixels = written.drawn * settings.size[0] * settings.size[1]
+    there = f"; {written.skipped} of them were there" if written.skipped else ""
+    typer.echo(drawn_line(files, count, written.timings, pixels) + there)
 
 
-def _write(generator: Generator, result: Result, output: Path, folder: bool, columns: int) -> list[Path]:
-    if not folder:
-        result.save(output, columns)
-        return [output]
-    try:
-        reachable(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {output}: {error.strerror}") from error
-    name = portable_name(generator.manifest.name)
-    paths = [output / f"{name}-{seed}.png" for seed in result.settings.seeds]
-    for index, (path, image) in enumerate(zip(paths, result.images)):
-        save_picture(image, path, result.recipe(slice(index, index + 1), 1))
-    return paths
-
-
-def _summary(generator: Generator, result: Result, written: list[Path]) -> dict[str, Any]:
-    timings = result.timings
-    return {
-        "files": [str(path) for path in written],
-        "bundle": generator.manifest.name,
-        "settings": {
-            "seeds": result.settings.seeds,
-            "labels": result.settings.labels,
-            **chosen_options(result.settings),
-        },
-        "seconds": {name: getattr(timings, name) for name in ("network", "draw", "decoder", "host", "total")},
-        "network_calls": timings.calls,
-        "provider": generator.report.to_dict(),
-    }
+def _replay(
+    source: Path,
+    image: Path | None,
+    mask: Path | None,
+    target: Target,
+    bundle: str | None,
+    provider: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Draw again what a picture shows."""
+    names = {"image": image, "mask": mask}
+    there = {name: path for name, path in names.items() if path is not None}
+    opened: dict[str, Any] = dict(zip(there, read_images(list(there.values()))))
+    result = replay_picture(source, **opened, bundle=bundle, provider=provider, threads=threads)
+    files = write_result(result, target, portable_name(result.bundle.manifest.name))
+    if as_json:
+        say(target.piped, draw_report(result, files, result.settings, result.timings))
+    else:
+        pixels = sum(image.width * image.height for image in result.images)
+        say(target.piped, drawn_line(files, len(result.images), result.timings, pixels))

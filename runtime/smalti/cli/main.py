@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import cast
 
+from smalti.cli.ending import ending_soon
 from smalti.cli.escape import forgive, printable_lines
-from smalti.cli.verbs import EXTRAS, LAZY, lazy_verb
-from smalti.errors import MissingExtra, SmaltiError, exit_code
-from smalti.platform import ending_signals
+from smalti.cli.verbs import EXTRAS, LAZY, VARIABLE, lazy_verb
+from smalti.errors import MissingExtra, SmaltiError, UsageError, exit_code
+from smalti.platform import at_home, command_line, ending_signals, install_hint
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -23,7 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
         for number in ending_signals():
             # Unwound like any other exit, so that no temporary folder stays behind.
             signal.signal(number, _terminated)
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    with ending_soon(ending_signals(), TERMINATED, "smalti: terminated"):
+        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -33,13 +37,16 @@ def _terminated(number: int, frame: object) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if VARIABLE in os.environ:
+            return _complete()
+        arguments = _as_a_shell(arguments)
         if verb := lazy_verb(arguments):
-            return _call(_lazy_app(verb), arguments[len(verb.split()) :], f"smalti {verb}")
+            return _call_lazy(verb, arguments[len(verb.split()) :])
         try:
             from smalti.cli.commands import app
         except ImportError as error:
-            raise MissingExtra(f'the command line needs {error.name}; pip install "smalti[cli]"') from error
-        return _call(app, arguments, "smalti")
+            raise MissingExtra(f"the command line needs {error.name}; {install_hint('cli')}") from error
+        return _call(app, arguments, command_line())
     except SmaltiError as error:
         print(printable_lines(f"smalti: {error}"), file=sys.stderr)
         return exit_code(error)
@@ -52,16 +59,48 @@ def _run(arguments: list[str]) -> int:
         return INTERRUPTED
 
 
-def _lazy_app(verb: str) -> object:
+def _as_a_shell(arguments: list[str]) -> list[str]:
+    """Return the arguments with home folders for ``~``, which shells leave after ``=``, and other programs always.
+
+    Raises UsageError for an empty one: an empty path is the working folder, which nobody means by it.
+    """
+    read: list[str] = []
+    for before, argument in zip(["", *arguments], arguments):
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if not value and (equals or not option):
+            name = option or (before if before.startswith("-") else "an argument")
+            raise UsageError(f"{name} is empty; give it a value, or leave it out. Is a variable of the shell not set?")
+        separators = tuple(filter(None, (os.sep, os.altsep)))
+        if value == "~" or (value.startswith("~") and any(sign in value for sign in separators)):
+            value = str(at_home(Path(value))) + (os.sep if value.endswith(separators) else "")
+        read.append(f"{option}{equals}{value}")
+    return read
+
+
+def _complete() -> int:
+    """Answer a shell that completes a line; without the command line's packages there is nothing to say."""
+    try:
+        from smalti.cli.tree import answer
+    except ImportError:
+        return 1
+    answer()
+    return 0
+
+
+def _call_lazy(verb: str, arguments: list[str]) -> int:
+    """Run a verb of another floor. Its help needs the command line's extra alone, and its work more."""
     module, _ = LAZY[verb]
     try:
-        return importlib.import_module(module).app
+        app: object = importlib.import_module(module).app
+        return _call(app, arguments, f"{command_line()} {verb}")
     except ImportError as error:
+        if isinstance(error, SmaltiError) or error.name is None:  # which says itself what is missing
+            raise
         from smalti.backends.onnxruntime_cpu import LIBRARY
 
         # Of the extras that have it the user takes one; cpu is what runs everywhere.
-        extra = "cpu" if error.name == LIBRARY else EXTRAS.get(verb, verb)
-        raise MissingExtra(f'smalti {verb} needs {error.name}; pip install "smalti[{extra}]"') from error
+        extra = {LIBRARY: "cpu", "typer": "cli"}.get(error.name or "", EXTRAS.get(verb, verb))
+        raise MissingExtra(f"smalti {verb} needs {error.name}; {install_hint(extra)}") from error
 
 
 def _call(app: object, arguments: list[str], name: str) -> int:

@@ -3,34 +3,81 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import msgspec
 import typer
 
+from smalti.bundle.manifest import Manifest
+from smalti.cli.completion import complete_bundle, complete_label, complete_precision, complete_provider
+from smalti.codec.fit import FITS
 from smalti.errors import UsageError
 from smalti.families.settings import DECLARED
-from smalti.files import check_writable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-BundleOption = Annotated[str | None, typer.Option(help="Path or name of a bundle; the embedded one by default.")]
-ProviderOption = Annotated[str, typer.Option(envvar="SMALTI_PROVIDER", help="auto, cpu, cuda, rtx, trt or webgpu.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Cores to use; all by default.")]
+BundleArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Path or name of a bundle. [default: the embedded one]",
+        autocompletion=complete_bundle,
+    ),
+]
+BundleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="Path or name of a bundle; the embedded one by default.",
+        autocompletion=complete_bundle,
+    ),
+]
+ProviderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        envvar="SMALTI_PROVIDER",
+        help="auto, cpu, cuda, rtx, trt or webgpu.",
+        autocompletion=complete_provider,
+    ),
+]
+PrecisionOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, fp32, fp16 or int8.", autocompletion=complete_precision)
+]
+ThreadsOption = Annotated[int | None, typer.Option(metavar="NUMBER", help="Cores to use; all by default.")]
 ResolutionOption = Annotated[
-    int | None, typer.Option(help="Pixels per side of the bundle's own grid; its first size by default.")
+    int | None,
+    typer.Option(metavar="PIXELS", help="Pixels per side of the bundle's own grid; its first size by default."),
+]
+FitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        help="pad, crop or stretch images to a size that fits. [default: none, refuse them]",
+        autocompletion=lambda: list(FITS),
+    ),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="LABEL",
+        help="Label, by name or index; give several to take turns. [default: none, the image says what it is]",
+        autocompletion=complete_label,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
-
-def check_png(output: Path) -> None:
-    """Check before the work that ``output`` is a PNG that can be written. Raises UsageError or OutputError."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"output {output}: name a file that ends in .png")
-    check_writable(output)
+METAVARS: Final[Mapping[str, str]] = {
+    "resolution": "PIXELS",
+    "size": "WIDTHxHEIGHT",
+    "schedule": "NAME",
+    "order": "NAME",
+    "remask": "NUMBER|mlm",
+    "proportion": "NUMBER[:NUMBER]",
+}
+"""What is typed for an option of a draw that is no plain number."""
 
 
 def sampling_flags() -> dict[str, Any]:
@@ -40,7 +87,7 @@ def sampling_flags() -> dict[str, Any]:
         kind, *notes = get_args(declared)
         text = next(note.description for note in notes if isinstance(note, msgspec.Meta))
         typed = next((number for number in (int, float) if kind in (number, number | None)), str)
-        flags[name] = Annotated[typed | None, typer.Option(help=text)]
+        flags[name] = Annotated[typed | None, typer.Option(help=text, metavar=METAVARS.get(name, "NUMBER"))]
     return flags
 
 
@@ -76,6 +123,27 @@ def sampling_options(given: Mapping[str, Any]) -> dict[str, Any]:
     readers = {"remask": remask_value, "proportion": _proportion, "size": _size}
     read = {name: readers[name](value) if name in readers else value for name, value in given.items()}
     return {name: value for name, value in read.items() if value is not None}
+
+
+def check_labels(given: Sequence[str] | None, count: int) -> None:
+    """Raise UsageError where more labels are given than there are images, since some would be drawn by none."""
+    if given and len(given) > count >= 1:
+        raise UsageError(
+            f"label: {len(given)} labels for {count} image{'s' if count > 1 else ''}, and each image has one; draw "
+            f"more with --count {len(given)}, or leave some out"
+        )
+
+
+def turns(given: Sequence[str] | None, count: int, manifest: Manifest) -> list[str | int] | None:
+    """Return the label of each of ``count`` images, which take turns; None where no label is given.
+
+    A whole number that is no label's name is an index; whether there is such a label is checked where it is drawn.
+    """
+    if not given:
+        return None
+    check_labels(given, count)
+    read = [int(one) if one not in manifest.classes and one.isdecimal() and one.isascii() else one for one in given]
+    return [read[index % len(read)] for index in range(count)]
 
 
 def remask_value(text: str | None) -> float | str | None:

@@ -13,6 +13,9 @@ LAZY = {
 EXTRAS = {"import": "train", "engine build": "engines"}
 """Extra of each verb whose extra has another name."""
 
+VARIABLE = "_SMALTI_COMPLETE"
+"""The environment variable by which a shell asks for completions, as Typer names it for a program ``smalti``."""
+
 
 def lazy_verb(arguments: list[str]) -> str:
     """Return the verb of :data:`LAZY` that a command line begins with; empty if there is none."""

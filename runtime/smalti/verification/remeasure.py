@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Remeasured:
 def remeasure(bundle: Bundle, backend: Backend, say: Say = lambda line: None) -> list[Remeasured]:
     """Measure the certificate's figures again on a backend, with the bundle's golden inputs.
 
+    ``say`` is told what is measured now: component and precision, and which of the golden cases, or which step.
+
     Raises UsageError when the bundle has none, ProviderUnavailable when the backend cannot run it, BundleError when a
     file is damaged or does not fit.
     """
@@ -53,8 +56,7 @@ def remeasure(bundle: Bundle, backend: Backend, say: Say = lambda line: None) ->
     for measure in bundle.manifest.certificate:
         if not backend.has(bundle, measure.component, measure.precision):
             continue
-        say(f"{measure.component} {measure.precision}")
-        figures = _figures(bundle, measure, golden, backend)
+        figures = _figures(bundle, measure, golden, backend, say)
         again = {name for name in measure.tolerances if not name.startswith(ROUNDED)}
         if lacking := sorted(again - figures.keys()):
             raise BundleError(
@@ -70,26 +72,30 @@ def remeasure(bundle: Bundle, backend: Backend, say: Say = lambda line: None) ->
     return found
 
 
-def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend) -> dict[str, float]:
+def _figures(bundle: Bundle, measure: Measure, golden: Golden, backend: Backend, say: Say) -> dict[str, float]:
     role, precision = measure.component, measure.precision
+    what, cases, number = f"{role} {precision}", golden.cases[role], count(1)
+    say(what)
     session = backend.open(bundle, role, precision)
     if wrong := mismatches(bundle, role, precision, session.inputs, session.outputs):
         raise BundleError("; ".join(wrong))
 
     def graph(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        say(f"{what}: golden case {next(number)} of {len(cases)}")
         try:
             return session(inputs)
         except BundleError as error:
             raise BundleError(f"the golden inputs of the {role} do not fit its graph: {error}") from error
 
-    figures = compare_golden(bundle, role, golden.cases[role], graph)
+    figures = compare_golden(bundle, role, cases, graph)
     if golden.runs is not None and role == PRIOR_ROLES[bundle.manifest.family]:
-        count = len(golden.runs)
+        runs = len(golden.runs)
         generator = Generator(bundle, backend, precision)
-        labels = run_labels(bundle.manifest.classes, count)
+        labels, tokens = run_labels(bundle.manifest.classes, runs), golden.runs
         try:
-            *_, last = generator.stream(seeds=range(count), label=labels)
-            tokens = last.tokens
+            for step in generator.stream(seeds=range(runs), label=labels):
+                say(f"{what}: step {step.index + 1} of {step.total} of {runs} pictures")
+                tokens = step.tokens
         except SamplingError:  # invalid logits, such as NaN
             tokens = np.full_like(golden.runs, -1)
         figures |= compare_runs(tokens, golden.runs)

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from smalti.cli.options import sampling_options, takes_sampling
+from smalti.cli.options import JsonOption, PrecisionOption, sampling_options, takes_sampling
+from smalti.cli.plain import App
 from smalti.errors import UsageError
-from smalti_train.evaluation.features import open_features
-from smalti_train.evaluation.report import evaluate, text, write
-from smalti_train.evaluation.subject import data_of, open_subject
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = App()
 
 
 @app.command()
@@ -22,19 +20,27 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def main(
     subject: Annotated[str, typer.Argument(metavar="BUNDLE|RUN", help="A bundle (path or name) or a run's folder.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for figures, report and sheets.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for figures, report and sheets."),
     ] = None,
-    data: Annotated[str, typer.Option(help="Data set: avatars, folder or fashion-mnist.")] = "avatars",
-    root: Annotated[Path | None, typer.Option(help="Folder of the images, for data sets that need one.")] = None,
-    train_count: Annotated[int | None, typer.Option(help="Training images to look for copies of.")] = None,
-    per_label: Annotated[int, typer.Option(help="Unseen images, and samples, of every label.")] = 250,
-    seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 0,
+    data: Annotated[str, typer.Option(metavar="NAME", help="Data set: avatars, folder or fashion-mnist.")] = "avatars",
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images, for data sets that need one.")
+    ] = None,
+    train_count: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Training images to look for copies of.")
+    ] = None,
+    per_label: Annotated[int, typer.Option(metavar="NUMBER", help="Unseen images, and samples, of every label.")] = 250,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Seed of the first sample.")] = 0,
     features: Annotated[
-        Path | None, typer.Option(help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
+        Path | None, typer.Option(metavar="FILE", help="Inception-v3 or VGG16 weights. [default: EffNet-Lite0]")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8; of a bundle.")] = "auto",
-    blur: Annotated[float, typer.Option(help="Measure coverage also with all images blurred by so many pixels.")] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    precision: PrecisionOption = "auto",
+    blur: Annotated[
+        float,
+        typer.Option(metavar="PIXELS", help="Measure coverage also with all images blurred by so many pixels."),
+    ] = 0.0,
+    as_json: JsonOption = False,
     **sampling: Any,
 ) -> None:
     """Measure a bundle or a run on images it has never seen, and its samples against them.
@@ -45,6 +51,11 @@ def main(
         raise UsageError(f"per-label {per_label}: at least 10 images of each label are needed to compare anything")
     if not 0 <= blur <= 16:
         raise UsageError(f"blur {blur}: 0 to 16 pixels")
+    # All three need torch, which help does without.
+    from smalti_train.evaluation.features import open_features
+    from smalti_train.evaluation.report import evaluate, text, write
+    from smalti_train.evaluation.subject import data_of, open_subject
+
     options = sampling_options(sampling)
     opened = open_subject(subject, precision=precision, **options)
     network = open_features(features)  # first, so that a wrong file wastes no work

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from smalti.errors import MissingExtra, OutputError
 from smalti.files import replace_file
+from smalti.platform import install_hint
 from smalti_kernels.platform import usable_cores
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite
@@ -110,9 +111,7 @@ def _converted(network: nn.Module, side: int) -> bytes:
     try:
         import onnxscript as _  # noqa: F401 - torch would fail without it only half-way through
     except ImportError as error:
-        raise MissingExtra(
-            f'converting a feature network needs {error.name}; pip install "smalti[evaluate]"'
-        ) from error
+        raise MissingExtra(f"converting a feature network needs {error.name}; {install_hint('evaluate')}") from error
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):

