@@ -15,6 +15,7 @@ from torch import Tensor
 
 from helpers.checkpoints import SMALL, Saved, State
 from smalti.cli.main import _run
+from smalti.platform import install_hint
 from smalti_train.importers import import_checkpoint
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN
@@ -184,13 +185,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_without_its_packages_the_command_says_which_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("smalti_train.cli.importing")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "smalti_train.importers.folders", None)
-    assert _run(["import", "--help"]) == 1
-    assert 'pip install "smalti[train]"' in capsys.readouterr().err
+    assert _run(["import", "--help"]) == 0
+    assert "The published checkpoint." in capsys.readouterr().out
+    assert _run(["import", str(VQGAN_FILE), "--source", "unleashing-vqgan", "-o", str(tmp_path / "out")]) == 1
+    assert install_hint("train") in capsys.readouterr().err
 
 
 def test_the_run_says_in_json_what_it_is(codec: Path) -> None:

@@ -164,5 +164,5 @@ def test_a_whole_module_is_refused(saved: Saved) -> None:
 def test_safetensors_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(MissingExtra, match=r"smalti\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[train\]"):
         import_checkpoint(tmp_path / "m.safetensors", "taming-vqgan")

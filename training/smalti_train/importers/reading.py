@@ -2,13 +2,15 @@
 
 Handled are: a bare state dict; a state dict below ``state_dict``, ``net``, ``model`` and the like; averaged (EMA)
 copies, as a second dictionary or by the names ``ema.X``, ``ema_model.X``, ``model_ema.X`` and Lightning's
-``model_ema.`` with the dots left out; prefixes of data parallelism (``module.``) and compilation (``_orig_mod.``). If a
-file holds raw and averaged weights, the averaged ones are taken: published samples come from them.
+``model_ema.`` with the dots left out; names that data parallelism (``module``), compilation (``_orig_mod``) and other
+wrappers put before or into those of the weights. If a file holds raw and averaged weights, the averaged ones are taken:
+published samples come from them. Objects of other classes beside the weights are left out (``unpickling.py``).
 """
 
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import warnings
 import zipfile
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 
 from smalti.errors import MissingExtra, UsageError
+from smalti.platform import install_hint
+from smalti_train.importers.unpickling import Inert, inert_load
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "module", "params", "weights")
 """Keys below which training programs put the state dict, the clearest first."""
@@ -30,6 +34,14 @@ AVERAGED = re.compile(r"(?:^|[_.])ema(?:$|[_.])", re.IGNORECASE)
 AVERAGED_PREFIX = re.compile(r"^(?:\w+_|_)?ema(?:_\w+)?\.", re.IGNORECASE)
 COUNTERS = {"decay", "num_updates", "initted", "step", "n_averaged"}
 """Keys beside the weights in averaged copies."""
+INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""Names that a wrapper puts into those of the weights; no published model has one of them itself."""
+EXTRA_STATE = "_extra_state"
+"""Name of what a module keeps beside its weights."""
+FETCH = (
+    "which could run code and is not unpickled: fetch it again, or where you trust it load it with the program that "
+    "wrote it and save its state_dict() alone"
+)
 SHOWN = 4
 """Greatest number of keys of each kind in a message."""
 
@@ -112,6 +124,9 @@ def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
                 raise UsageError(f"holds several dictionaries of weights ({some(nested)}); save the wanted one alone")
             break
         held = wrapped
+    held = {key: value for key, value in held.items() if not str(key).endswith(EXTRA_STATE)}
+    if foreign := next((value.name for value in held.values() if isinstance(value, Inert)), None):
+        raise UsageError(f"pickles more than weights ({ascii(foreign)[1:121]}) among them, {FETCH}")
     odd = [str(key) for key, value in held.items() if not isinstance(key, str) or not _is_plain(value)]
     if odd:
         raise UsageError(f"holds things that are not plain tensors: {some(odd)}")
@@ -121,11 +136,35 @@ def _state_dict(held: Any, depth: int = DEPTH) -> dict[str, Tensor]:
 
 
 def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the prefixes of compilation and data parallelism."""
-    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
-    while (named := [name for name in state if name not in COUNTERS]) and all(n.startswith("module.") for n in named):
-        state = {name.removeprefix("module."): state[name] for name in named}
-    return state
+    """The state without the names that compilation, data parallelism and other wrappers put into those of weights."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in INSERTED) for name in state}
+    while own := [inner for inner in plain.values() if inner not in COUNTERS and not AVERAGED_PREFIX.match(inner)]:
+        if not all(inner.startswith("module.") for inner in own):
+            break
+        plain = {name: inner.removeprefix("module.") for name, inner in plain.items() if inner not in COUNTERS}
+    below: dict[str, set[str]] = {}
+    for inner in plain.values():
+        parts = inner.split(".")
+        for depth in range(1, len(parts)):
+            below.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
+    plain = {name: _inner(inner, below) for name, inner in plain.items()}
+    # Lightning's averaged copies have the same names, without dots.
+    dotless = {name.replace(".", ""): inner.replace(".", "") for name, inner in plain.items()}
+    for name in plain:
+        head, _, tail = name.partition(".")
+        if AVERAGED.search(head) and tail in dotless:
+            plain[name] = f"{head}.{dotless[tail]}"
+    return {inner: state[name] for name, inner in plain.items()}
+
+
+def _inner(name: str, below: Mapping[str, set[str]]) -> str:
+    """A name without each ``module`` that is all there is below the names before it."""
+    parts = name.split(".")
+    return ".".join(
+        part
+        for depth, part in enumerate(parts)
+        if part != "module" or depth in (0, len(parts) - 1) or below[".".join(parts[:depth])] - COUNTERS != {"module"}
+    )
 
 
 def _tensors_in(value: Mapping[Any, Any], depth: int = DEPTH) -> bool:
@@ -160,19 +199,30 @@ def unpacked(path: Path, file: BinaryIO) -> Any:
             raise UsageError(f"{path} is a TorchScript program; weights alone are read, no code")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # it loads anyway, or is refused below
-            return torch.load(file, map_location="cpu", weights_only=True)
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                return _beside(file, error)
     except ImportError as error:
-        raise MissingExtra(f'{path} needs safetensors; pip install "smalti[train]"') from error
+        raise MissingExtra(f"{path} needs safetensors; {install_hint('train')}") from error
     except UsageError:
         raise
     except Exception as error:  # the loaders document no errors, and damage can raise almost any
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # an error of the disk; EINVAL is a seek beyond the end of a truncated file
-        raise UsageError(
-            f"{path} is damaged, or pickles more than weights{_foreign(error)}, which could run code and is not "
-            "unpickled: fetch it again, or where you trust it load it with the program that wrote it and save its "
-            "state_dict() alone"
-        ) from error
+        raise UsageError(f"{path} is damaged, or pickles more than weights{_foreign(error)}, {FETCH}") from error
+
+
+def _beside(file: BinaryIO, refused: pickle.UnpicklingError) -> Any:
+    """The content of a file that holds other things beside weights; else raises ``refused``."""
+    file.seek(0)
+    try:
+        held = inert_load(file)
+    except Exception:  # as above
+        raise refused from None
+    if isinstance(held, Inert):
+        raise refused
+    return held
 
 
 def _foreign(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """The hourglass transformer of McKinney and Willcocks 2022 as our own: ``sundae-hourglass``.
 
 Our model carries the published names. A file also has the frequencies of its rotary positions; they are read off it and
-not kept as weights. It lacks a row for "no label"; that row becomes zeros.
+not kept as weights. With learned positions (``pos_emb.weight``) it has none. It lacks a row for "no label"; that row
+becomes zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti_train.importers.fitting import Layout, Published, Slot, checked_config, fitted, shapes_of
 from smalti_train.models.meta_init import unfilled
-from smalti_train.models.sundae_transformer import Depth, SundaeTransformer, SundaeTransformerConfig
+from smalti_train.models.sundae_transformer import HEAD_DIM, Depth, SundaeTransformer, SundaeTransformerConfig
 
 CONFIG_KEYS = ("heads", "grid")
 """Keys of a user's config for a prior: heads of the attention (checked), rows and columns of tokens."""
@@ -27,6 +28,7 @@ PRE, VALLEY, POST = "pre_transformer", "valley_transformer", "post_transformer"
 RESAMPLERS = ("attn_resampling_pre_valley", "attn_resampling_post_valley")
 FREQUENCIES = "rotary_pos_emb.freqs"
 CLASSES = "class_emb.weight"
+POSITIONS = "pos_emb.weight"
 DEEPEST = 3
 """Greatest number of nested hourglasses in :data:`Depth`."""
 
@@ -35,18 +37,20 @@ def import_sundae_hourglass(state: Mapping[str, Tensor], config: Mapping[str, An
     """Import the released prior, plain, class-conditional or nested, in eval mode.
 
     ``config`` may hold ``grid`` [h, w], which weights do not tell (without it the model takes any square of tokens, and
-    cannot become a run), and ``heads``, which is then checked. Sizes are read off the weights, with the published 2x2
-    shortening. Raises UsageError for what does not fit.
+    cannot become a run), and ``heads``, which is then checked; with learned positions, the weights do not tell it
+    either, and without it heads have the published 64 dimensions. Sizes are read off the weights, with the published
+    2x2 shortening. Raises UsageError for what does not fit.
     """
     known = checked_config(config, CONFIG_KEYS)
     prefix = "net." if any(name.startswith("net.") for name in state) else ""
     published = Published(shapes_of(state), prefix)
-    sizes = sundae_config(published, known.get("grid"))
+    sizes = sundae_config(published, known.get("grid"), known.get("heads"))
     if known.get("heads", sizes.heads) != sizes.heads:
         raise UsageError(f"heads {known['heads']}: the weights have {sizes.heads} heads of {sizes.head_dim} dimensions")
     layout = sundae_layout(sizes, prefix)
     weights = fitted(state, layout, WHAT)
-    frequencies = _highest(state, [name for name in layout if name.endswith(FREQUENCIES)])
+    rotary = [name for name in layout if name.endswith(FREQUENCIES)]
+    frequencies = _highest(state, rotary) if rotary else sizes.published_frequencies
     if CLASSES in weights:
         weights[CLASSES] = torch.cat((weights[CLASSES], torch.zeros(1, sizes.width)))
     with unfilled():
@@ -55,10 +59,13 @@ def import_sundae_hourglass(state: Mapping[str, Tensor], config: Mapping[str, An
     return model.eval()
 
 
-def sundae_config(published: Published, grid: tuple[int, int] | None) -> SundaeTransformerConfig:
+def sundae_config(
+    published: Published, grid: tuple[int, int] | None, heads: int | None = None
+) -> SundaeTransformerConfig:
     """Sizes of a prior with ``token_emb.``, ``transformer.`` and ``to_logits.``, without its frequencies' values.
 
-    Raises UsageError when a tensor that shows a size is missing, or when no published hourglass has such sizes.
+    ``heads`` counts only where positions are learned. Raises UsageError when a tensor that shows a size is missing, or
+    when no published hourglass has such sizes.
     """
     depth = _depth(published, TOP)
     width = published.size(
@@ -69,17 +76,28 @@ def sundae_config(published: Published, grid: tuple[int, int] | None) -> SundaeT
         (f"{TOP}.downsample.proj.bias", 0),
     )
     stacks = _stacks(depth, TOP, resampled=False)
-    frequencies = published.size(*((f"{stack}.{FREQUENCIES}", 0) for stack in stacks))
     firsts = [f"{stack}.layers.0.0.fn" for stack in stacks]
     queries = published.size(
         *((f"{first}.to_q.weight", 0) for first in firsts), *((f"{first}.to_out.weight", 1) for first in firsts)
     )
-    head_dim = 4 * frequencies  # on two axes, each frequency turns one pair of dimensions
-    if width < 1 or head_dim < 1 or queries < 1 or queries % head_dim:
-        raise UsageError(
-            f"its attention has {queries} dimensions, which {frequencies} frequencies per axis, as in heads of "
-            f"{head_dim}, do not divide"
-        )
+    positions = published.size((POSITIONS, 0)) if _learned(published) else 0
+    if positions:
+        head_dim = queries // heads if heads else HEAD_DIM
+        if head_dim < 1 or queries != head_dim * (heads or queries // head_dim) or queries < head_dim:
+            raise UsageError(
+                f"its attention has {queries} dimensions, which "
+                + (f"{heads} heads do not divide" if heads else f'are no heads of {HEAD_DIM}: give "heads"')
+            )
+    else:
+        frequencies = published.size(*((f"{stack}.{FREQUENCIES}", 0) for stack in stacks))
+        head_dim = 4 * frequencies  # on two axes, each frequency turns one pair of dimensions
+        if head_dim < 1 or queries < 1 or queries % head_dim:
+            raise UsageError(
+                f"its attention has {queries} dimensions, which {frequencies} frequencies per axis, as in heads of "
+                f"{head_dim}, do not divide"
+            )
+    if width < 1:
+        raise UsageError("its tokens have no dimensions")
     patch, side = _patch(published, width)
     if patch != side**2:
         raise UsageError(f"it shortens {patch} tokens to one, which is no square patch as published hourglasses have")
@@ -94,7 +112,13 @@ def sundae_config(published: Published, grid: tuple[int, int] | None) -> SundaeT
         shorten=(side, side),
         attention_resampling=any(published.has(f"{TOP}.{name}.") for name in RESAMPLERS),
         published=True,
+        positions=positions,
     )
+
+
+def _learned(published: Published) -> bool:
+    """Whether positions are learned: embedded at the start, and no layer has rotary ones."""
+    return POSITIONS in published.shapes and not any(name.endswith(FREQUENCIES) for name in published.shapes)
 
 
 def sundae_layout(config: SundaeTransformerConfig, prefix: str = "") -> Layout:
@@ -104,7 +128,8 @@ def sundae_layout(config: SundaeTransformerConfig, prefix: str = "") -> Layout:
     layout = {prefix + name: Slot(tuple(value.shape), name) for name, value in state.items()}
     if config.classes:
         layout[prefix + CLASSES] = Slot((config.classes, config.width), CLASSES)
-    for stack in _stacks(config.depth, TOP, config.attention_resampling):
+    stacks = () if config.positions else _stacks(config.depth, TOP, config.attention_resampling)
+    for stack in stacks:
         layout[f"{prefix}{stack}.{FREQUENCIES}"] = Slot((config.head_dim // 4,), None)
     return layout
 

@@ -2,7 +2,8 @@
 
 See section 3.2. It reads a grid in which any token may be wrong and predicts the right one everywhere; there is no
 mask. The first and last layers work on all tokens, those between on a grid shortened along both axes, which may be
-shortened again (nested hourglasses). Positions are rotary, so a model works on any grid that can be shortened.
+shortened again (nested hourglasses). Positions are rotary, so a model works on any grid that can be shortened; some
+published weights have learned ones instead (``positions``), for so many tokens.
 Parameters carry their published names; ``published`` keeps the quirks of published checkpoints.
 """
 
@@ -70,13 +71,18 @@ class SundaeTransformerConfig:
     """Compute as published weights need it (see ``sundae_attention``, ``sundae_resampling``)."""
     published_frequencies: tuple[float, float] = (16.0, 4.0)
     """With ``published``: highest frequency of the layers around a shortened grid, and of those on the innermost."""
+    positions: int = 0
+    """With ``published``: embed each token's number in raster order, below this, in place of all rotary positions, as
+    an option of the published code does. 0: rotary positions."""
 
     def __post_init__(self) -> None:
         """Check that the sizes fit each other. Raises UsageError, saying which does not."""
         sizes = (self.codes, self.width, self.heads, self.head_dim, *self.shorten, *(self.grid or ()))
         if min(sizes) < 1 or self.classes < 0 or any(count < 0 for count in _flat(self.depth)):
             raise UsageError(f"sizes of a SUNDAE prior are at least 1, classes and layers at least 0, unlike in {self}")
-        if self.head_dim % 4:
+        if self.positions < 0 or (self.positions and not self.published):
+            raise UsageError(f"positions {self.positions}: only published weights embed them; leave it at 0")
+        if self.head_dim % 4 and not self.positions:
             raise UsageError(f"head_dim {self.head_dim}: rotary positions need a multiple of 4")
         if math.prod(self.shorten) < 2:
             raise UsageError("shorten (1, 1) shortens nothing: a patch has at least 2 tokens, such as (2, 2)")
@@ -105,6 +111,11 @@ class SundaeTransformerConfig:
             raise UsageError(
                 f"grid {grid[0]}x{grid[1]}: this prior shortens grids, so rows must be a multiple of {multiples[0]} "
                 f"and columns of {multiples[1]}"
+            )
+        if 0 < self.positions < math.prod(grid):
+            raise UsageError(
+                f"grid {grid[0]}x{grid[1]}: this prior learned {self.positions} positions, so a grid has at most as "
+                "many tokens"
             )
 
 
@@ -152,9 +163,11 @@ class Hourglass(nn.Module):
         x = self.post_transformer(x, turn)
         return x if self.norm_out is None else self.norm_out(x)
 
-    def _turn(self, grid: Pair, stack: int, device: torch.device) -> Turn:
-        """Cosines and sines for the layers around the shortened grid (``stack`` 0) or on it (1)."""
+    def _turn(self, grid: Pair, stack: int, device: torch.device) -> Turn | None:
+        """Cosines and sines for the layers around the shortened grid (``stack`` 0) or on it (1); None without any."""
         config = self.config
+        if config.positions:
+            return None
         highest = config.published_frequencies[stack] if config.published else None
         return turn_of(rotary_angles(grid, config.head_dim, config.rotary, highest, device))
 
@@ -189,6 +202,7 @@ class SundaeTransformer(nn.Module):
         # A model without classes has no such table, as published.
         self.class_emb = nn.Embedding(config.classes + 1, config.width) if config.classes else None
         self.place = nn.Linear(4 * OCTAVES, config.width, bias=False) if config.places else None
+        self.pos_emb = nn.Embedding(config.positions, config.width) if config.positions else None
         self.transformer = Hourglass(config, config.depth)
         self.to_logits = nn.Linear(config.width, config.codes)
         self.apply(_initialise)
@@ -214,6 +228,8 @@ class SundaeTransformer(nn.Module):
             x = x + self.class_emb(labels)[:, None]
         if self.place is not None:
             x = x + self.place(place_features(grid, x.device).to(x.dtype))
+        if self.pos_emb is not None:
+            x = x + self.pos_emb.weight[: tokens.shape[1]]
         x = self.transformer(x, grid)
         if rows is not None:
             x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
