@@ -97,7 +97,7 @@ def test_safetensors(vgg: State, tmp_path: Path) -> None:
 def test_safetensors_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vgg.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(MissingExtra, match=r"smalti\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[train\]"):
         open_weights(tmp_path / "vgg.safetensors")
 
 
