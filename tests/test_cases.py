@@ -59,6 +59,17 @@ PICTURES = {
         "runtime/test_masks.py::test_cases_sizes_that_do_not_fit_are_refused_with_the_ways_out",
         "runtime/test_masks.py::test_cases_the_commands_fit",
     ),
+    "margins that do not fit": (
+        "runtime/test_cases_calls.py::test_cases_of_margins_that_do_not_fit_leave_the_picture_whole",
+    ),
+    "closed files, tensors and other arrays": (
+        "runtime/test_cases_calls.py::test_cases_of_pictures_whose_file_was_closed",
+        "runtime/test_cases_calls.py::test_cases_of_arrays_of_other_kinds_are_pictures",
+        "runtime/test_cases_calls.py::test_cases_of_what_is_no_picture_say_what_helps",
+    ),
+    "files that Pillow cannot read, whatever it raises": (
+        "runtime/test_images.py::test_cases_of_errors_of_pillow_are_told",
+    ),
     "features that change with scale": ("runtime/test_masks.py::test_cases_embedding_hardly_depends_on_scale",),
 }
 PROCESSES = {
@@ -90,6 +101,10 @@ PROCESSES = {
     "an end that waits for a native call": (
         "runtime/test_ending.py::test_a_native_call_does_not_hold_up_the_end",
         "runtime/test_ending.py::test_it_ends_within_two_seconds_and_leaves_nothing",
+    ),
+    "several event loops": ("runtime/test_cases_calls.py::test_cases_of_several_event_loops_share_a_generator",),
+    "an interrupt while the command starts": (
+        "runtime/test_cases_streams.py::test_cases_of_an_interrupt_while_the_command_starts",
     ),
     "memory that grows with the image": (
         "runtime/test_resolutions.py::test_a_large_image_encodes_tile_by_tile_to_the_same_tokens",
@@ -154,6 +169,17 @@ FILES = {
         "training/importers/test_cases_positions.py::"
         "test_cases_of_learned_positions_compute_what_the_published_code_does",
     ),
+    "places that are no plain files": (
+        "runtime/test_cases_places.py::test_cases_of_named_pipes_take_the_bytes_and_stay",
+        "runtime/test_cases_places.py::test_cases_of_sockets_and_folders_are_refused_and_stay",
+        "runtime/test_cases_places.py::test_cases_of_links_are_followed",
+        "runtime/test_cases_places.py::test_cases_of_pipes_in_a_folder_neither_hang_nor_vanish",
+    ),
+    "modes that become wider": ("runtime/test_cases_places.py::test_cases_of_replaced_files_keep_their_mode",),
+    "half files that count as drawn": ("runtime/test_cases_places.py::test_cases_of_half_files_are_drawn_again",),
+    "recipes of unfinished pictures": (
+        "runtime/test_cases_calls.py::test_cases_of_unfinished_steps_are_replayed_as_they_were",
+    ),
     "apps in one folder": (
         "test_cases_freezing.py::test_cases_of_hooks_are_found_and_name_what_is_there",
         "test_cases_freezing.py::test_cases_of_an_app_in_one_folder_draws_as_the_package_does",
@@ -165,6 +191,11 @@ ARGUMENTS = {
         "runtime/test_arguments.py::test_cases_of_any_value_of_any_option_are_drawn_or_refused",
         "runtime/test_arguments.py::test_cases_of_any_value_of_load_are_refused",
     ),
+    "steps that are written to, and errors of on_step": (
+        "runtime/test_cases_calls.py::test_cases_of_steps_that_are_written_to_change_no_draw",
+        "runtime/test_cases_calls.py::test_cases_of_errors_of_on_step_arrive_as_they_are",
+    ),
+    "messages that mislead": ("runtime/test_cases_calls.py::test_cases_of_messages_say_what_is_wrong",),
     "seeds beside a seed": ("runtime/test_arguments.py::test_cases_of_seeds_beside_a_seed_ask_which_one_is_meant",),
     "red lines of a graph": ("runtime/test_arguments.py::test_cases_of_wrong_inputs_of_the_prior_print_nothing",),
 }
@@ -193,6 +224,15 @@ COMMANDS = {
     "no list of labels or bundles": (
         "runtime/test_cases_command.py::test_cases_of_labels_listed_without_loading",
         "runtime/test_cases_command.py::test_cases_of_bundles_listed",
+    ),
+    "output that is lost": (
+        "runtime/test_cases_streams.py::test_cases_of_a_closed_stdout_are_no_success",
+        "runtime/test_cases_streams.py::test_cases_of_a_full_stdout_are_named",
+        "runtime/test_cases_streams.py::test_cases_of_wrong_words_end_with_2_whatever_stderr_is",
+    ),
+    "options that are ignored": (
+        "runtime/test_cases_command.py::test_cases_of_outputs_and_labels_that_are_refused",
+        "runtime/test_cases_command.py::test_cases_of_a_replay_from_stdin",
     ),
     "a long verification that says nothing": (
         "runtime/test_cases_command.py::test_cases_of_verify_say_what_they_measure",

@@ -26,9 +26,12 @@ Known = dict[str, tuple[int, NDArray[np.float32]]]
 
 
 def described(gen: smalti.Generator, path: Path) -> NDArray[np.float32]:
-    """Return the features of a file. Raises OSError, ValueError, SmaltiError or DecompressionBombError."""
-    with Image.open(path) as image:
-        return gen.embed([image])[0]  # it may have any size and mode
+    """Return the features of a file. Raises UsageError, which names it, where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return gen.embed([image])[0]  # it may have any size and mode
+    except Exception as error:  # Pillow's readers of damaged files raise whatever they run into
+        raise smalti.UsageError(f"{path}: {str(error) or type(error).__name__}") from error
 
 
 def read(index: Path, gen: smalti.Generator) -> Known:
@@ -71,8 +74,8 @@ def update(folder: Path, index: Path, gen: smalti.Generator) -> None:
                 known.pop(str(path), None)
                 known[str(path)] = (changed, described(gen, path))
                 fresh += 1
-            except (OSError, ValueError, smalti.SmaltiError, Image.DecompressionBombError) as error:
-                print(f"\nskipped {path}: {error}", file=sys.stderr)
+            except (OSError, smalti.SmaltiError) as error:
+                print(f"\nskipped {error}", file=sys.stderr)
             if time.monotonic() - saved > SAVE_S:
                 write(index, known, gen)
                 saved = time.monotonic()

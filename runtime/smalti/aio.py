@@ -7,8 +7,8 @@
     async for step in gen.stream(seed=7):
         ...
 
-A task that is cancelled ends its call between two pieces of work. At most ``at_once`` calls work at a time; others wait
-their turn.
+A task that is cancelled ends its call between two pieces of work. At most ``at_once`` calls of one event loop work at a
+time; others wait their turn. Several loops, each in a thread of its own, may use one generator.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from smalti import generator
 from smalti.drawing.folder import Written
 from smalti.drawing.result import Result, Step
 from smalti.errors import Cancelled, UsageError
+from smalti.families.checks import shown
 from smalti.loading import load as loads
 from smalti.loading import replay as replaying
 
@@ -33,10 +34,11 @@ Made = TypeVar("Made")
 async def load(*arguments: Any, at_once: int = 1, **named: Any) -> Generator:
     """Load a bundle as :func:`smalti.load` does, which says what may be given and what is raised.
 
-    ``at_once`` is how many calls work at a time, at least 1. More than one helps where a GPU waits for the host.
+    ``at_once`` is how many calls of an event loop work at a time, at least 1. More than one helps where a GPU waits for
+    the host.
     """
-    if not isinstance(at_once, int) or at_once < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"at_once {at_once!r}: a whole number, at least 1, is needed")
+    if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:  # pyright: ignore
+        raise UsageError(f"at_once {shown(at_once)}: a whole number, at least 1, is needed")
     loaded = await asyncio.to_thread(loads.load, *arguments, **named)
     return Generator(loaded, at_once)
 
@@ -54,7 +56,9 @@ class Generator:
         """Wrap a generator, which may be used by others too."""
         self.generator = loaded
         """The generator itself: its manifest, labels and report."""
-        self._turns = asyncio.Semaphore(at_once)
+        self._at_once = at_once
+        self._turns: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._lock = threading.Lock()
 
     async def generate(self, *arguments: Any, **named: Any) -> Result:
         """Draw images: see :meth:`smalti.Generator.generate`."""
@@ -100,16 +104,23 @@ class Generator:
         """Paint on beyond an image's edges step by step: see :meth:`smalti.Generator.stream_outpaint`."""
         return self._stream(self.generator.stream_outpaint, *arguments, **named)
 
+    def _turn(self) -> asyncio.Semaphore:
+        """Return what calls of the running loop wait for: a semaphore serves one loop only."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._turns = {known: turns for known, turns in self._turns.items() if not known.is_closed()}
+            return self._turns.setdefault(loop, asyncio.Semaphore(self._at_once))
+
     async def _call(self, method: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
         cancel = named.pop("cancel", None) or threading.Event()
-        async with self._turns:
+        async with self._turn():
             return await _to_the_end(partial(method, *arguments, cancel=cancel, **named), cancel)
 
     async def _stream(
         self, method: Callable[..., Iterator[Step]], *arguments: Any, **named: Any
     ) -> AsyncIterator[Step]:
         cancel = named.pop("cancel", None) or threading.Event()
-        async with self._turns:
+        async with self._turn():
             steps = await _to_the_end(partial(method, *arguments, cancel=cancel, **named), cancel)
             while (step := await _to_the_end(partial(next, steps, None), cancel)) is not None:
                 yield step
@@ -117,7 +128,7 @@ class Generator:
 
 async def _to_the_end(work: Callable[[], Made], cancel: threading.Event) -> Made:
     """Do work in a thread. Where this task is cancelled, cancel the work, and wait until it has ended."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+    task = asyncio.ensure_future(asyncio.to_thread(_awaitable, work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -125,3 +136,11 @@ async def _to_the_end(work: Callable[[], Made], cancel: threading.Event) -> Made
         with contextlib.suppress(Cancelled):
             await task
         raise
+
+
+def _awaitable(work: Callable[[], Made]) -> Made:
+    """Do work. A StopIteration of a function that is told steps or pictures would never reach who awaits."""
+    try:
+        return work()
+    except StopIteration as error:
+        raise RuntimeError("a function that is told steps or pictures raised StopIteration") from error

@@ -9,12 +9,13 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 from smalti.errors import OutputError
-from smalti.platform import exchanged, is_portable, patiently, reachable, refused
+from smalti.platform import exchanged, is_portable, patiently, reachable, refused, with_mode_of
 
 _NUMBERS = itertools.count()
 _partial: set[Path] = set()
@@ -23,17 +24,29 @@ _SHORT = 48
 """Characters that every file system takes as a name."""
 STALE = 3600
 """Seconds after which nobody writes a partial file any more."""
+_TAKES_BYTES = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device"}
+"""What is no file and is written into as it stands: nothing of it is replaced."""
+_TAKES_NONE = {stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a disk"}
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old bytes or the new ones, never a part. Raises OSError."""
-    path = reachable(path)
+    """Write a file so that readers see the old bytes or the new ones, never a part. Raises OSError.
+
+    A link stays, and the file that it leads to is written. A file that is replaced keeps who may read and write it. A
+    named pipe and a device take the bytes as they stand; what takes none, such as a socket, is refused.
+    """
+    path = destination(path)
+    if _checked_kind(path) in _TAKES_BYTES:
+        with path.open("wb") as handle:
+            handle.write(content)
+        return
     partial = beside(path)
     _partial.add(partial)
     try:
+        partial.touch(0o600 if path.exists() else 0o666)  # nobody else reads it before it has its mode
         partial.write_bytes(content)
         flush(partial)
-        patiently(lambda: partial.replace(path))
+        move_file(partial, path)
     finally:
         # An interrupt must not leave it behind either.
         with contextlib.suppress(OSError):
@@ -53,19 +66,65 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_folder(output: Path) -> Generator[Path, None, None]:
     """Give an empty folder beside ``output`` to write into; it goes away if it was not moved into place.
 
-    Move it with :func:`move_folder`. An OSError inside becomes an OutputError that names ``output``.
+    Move it with :func:`move_folder` or :func:`replace_folder`. An OSError inside becomes an OutputError that names
+    ``output``.
     """
-    partial = beside(reachable(output))
-    _partial.add(partial)
+    partial = None
     try:
+        place = destination(output)
+        partial = beside(place)
+        _partial.add(partial)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
+        partial.mkdir(0o700 if place.is_dir() else 0o777)  # it gets that folder's mode when it takes its place
         yield partial
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     finally:
-        remove_folder(partial)
-        _partial.discard(partial)
+        if partial is not None:
+            remove_folder(partial)
+            _partial.discard(partial)
+
+
+def destination(path: Path) -> Path:
+    """Return where a link leads to, and any other path as the system takes it. Raises OSError for links in a circle."""
+    path = reachable(path)
+    if not path.is_symlink() or kind_of(path) in _TAKES_BYTES:  # a link to an open pipe leads to no path
+        return path
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link that leads to itself")
+    return reachable(found)
+
+
+def kind_of(path: Path) -> int:
+    """Return what lies at a path, links followed, as ``stat`` names it: ``S_IFREG`` for a file; 0 where nothing does.
+
+    Raises OSError for a name that no file can have.
+    """
+    try:
+        return stat.S_IFMT(reachable(path).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return 0
+        raise
+
+
+def told_kind(path: Path) -> str:
+    """Say what lies at a path where that is no file, such as "a named pipe"; empty for files and where nothing does."""
+    try:
+        return {**_TAKES_BYTES, **_TAKES_NONE}.get(kind_of(path), "")
+    except OSError:  # which is told where it is read or written
+        return ""
+
+
+def _checked_kind(path: Path) -> int:
+    """Return what lies at a path, as :func:`kind_of` does. Raises OSError for what no bytes can be written to."""
+    kind = kind_of(path)
+    if kind in _TAKES_NONE:
+        raise OSError(errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL, f"it is {_TAKES_NONE[kind]}, not a file")
+    return kind
 
 
 def remove_partial() -> None:
@@ -89,9 +148,18 @@ def remove_stale(folder: Path, begin: str) -> None:
                 path.unlink(missing_ok=True)
 
 
+def move_file(new: Path, target: Path) -> None:
+    """Rename a written file to ``target`` in place of what stands there, whose mode and links stay. Raises OSError."""
+    target = destination(target)
+    if (kind := _checked_kind(target)) in _TAKES_BYTES:
+        raise OSError(errno.EINVAL, f"it is {_TAKES_BYTES[kind]}, not a file")
+    with_mode_of(target, new)
+    patiently(lambda: new.replace(target))
+
+
 def move_folder(new: Path, target: Path) -> None:
     """Rename a folder to a name that is free. Raises OSError."""
-    target = reachable(target)
+    target = destination(target)
     patiently(lambda: new.rename(target))
 
 
@@ -111,10 +179,10 @@ def flush(file: Path) -> None:
 def check_writable(path: Path) -> None:
     """Check before the work that ``path`` can be written. Raises OutputError with the reason when it cannot."""
     try:
-        full = reachable(path)
+        full = destination(path)
         _check_name(full)
-        if full.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if _checked_kind(full) in _TAKES_BYTES:
+            return
         if reason := refused(full):
             raise PermissionError(errno.EACCES, reason)
         _try(beside(full))
@@ -133,6 +201,8 @@ def check_folder(path: Path) -> None:
         nearest = next((folder for folder in (full, *full.absolute().parents) if folder.exists()), None)
         if nearest is None:
             raise FileNotFoundError(errno.ENOENT, "there is no such drive")
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder")
         if reason := refused(full):
             raise PermissionError(errno.EACCES, reason)
         _try(beside(nearest / "probe"))
@@ -172,11 +242,15 @@ def replace_folder(new: Path, target: Path) -> None:
     """Rename the folder ``new`` to ``target`` and remove the folder that stood there.
 
     On Linux and macOS the two folders are swapped in one step, so ``target`` exists at every moment. Where that is not
-    possible, the old folder is renamed first, and renamed back if the new one cannot take its place.
+    possible, the old folder is renamed first, and renamed back if the new one cannot take its place. The new folder
+    gets the old one's mode. Where ``target`` is a link, the folder that it leads to is replaced.
 
-    Raises OSError when renaming fails.
+    Raises OSError when renaming fails, or when what stands there is no folder.
     """
-    target = reachable(target)
+    target = destination(target)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+    with_mode_of(target, new)
     if not target.exists():
         move_folder(new, target)
     elif exchanged(new, target):

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from smalti.backends.base import Backend
 from smalti.backends.forked import renewed_after_fork
 from smalti.bundle.reader import Bundle
 from smalti.codec.fit import Fit
-from smalti.codec.masks import check_pair, extended, seen_by_encoder, to_repaint
+from smalti.codec.margins import extended, fitted_margins
+from smalti.codec.masks import check_pair, seen_by_encoder, to_repaint
 from smalti.codec.pictures import Picture, to_pixels
 from smalti.drawing.calls import checked
 from smalti.drawing.draw import Plan, draw, stream
@@ -29,7 +30,7 @@ from smalti.drawing.result import Result, Step
 from smalti.drawing.watch import OnStep, Watch
 from smalti.errors import UsageError
 from smalti.families.base import Settings
-from smalti.families.checks import number
+from smalti.families.checks import number, share
 from smalti.families.limits import Limits
 from smalti.families.settings import Options, resolve
 from smalti.saving.formats import Format
@@ -182,7 +183,9 @@ class Generator(Loaded):
         """Paint on beyond the edges of ``image``: ``left``, ``top``, ``right`` and ``bottom`` pixels more.
 
         The image's own pixels stay exactly what they are. The sides of the whole are multiples of the resolution's
-        factor; else ``fit`` brings the whole to such a size. All else is as in :meth:`inpaint`.
+        factor; else ``fit`` changes the margins, never the image: "pad" paints on so much further, on the right and
+        below or on the only side that was asked for, and "crop" less far. "stretch" is for other calls. All else is as
+        in :meth:`inpaint`.
 
         Raises UsageError for sizes that do not fit or a value out of range, BundleError for a bundle without an
         encoder, Cancelled when the call was cancelled.
@@ -234,13 +237,13 @@ class Generator(Loaded):
         tokens = self.encode([pixels], options.get("resolution"), fit=fit, cancel=cancel)
         factor = self.manifest.resolution(options.get("resolution")).factor
         settings = self._sized(count, seed, options, (tokens.shape[2] * factor, tokens.shape[1] * factor))
-        strength = number("strength", strength, 0, 1)
+        strength = share("strength", strength)
         origin = Origin(call="vary", image=digest(pixels), strength=strength, fit=fit)
         return self._draw(varied(tokens, settings, self.manifest.latent, origin), watch, started)
 
     def generate_into(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | bytes | os.PathLike[str],
         count: int | None = None,
         seed: int = 0,
         *,
@@ -254,8 +257,10 @@ class Generator(Loaded):
         """Draw images into a folder, one file for each, which is written as soon as its image is ready.
 
         A file is named after the bundle and its seed, such as ``avatars-7.png``, and holds its recipe. One that is
-        there and says that it is the same image is left as it is, without drawing it again: call again with the same
-        arguments after an interrupt, or with a larger ``count``. The folder is made where it is missing.
+        there, whole, and says that it is the same image is left as it is, without drawing it again: call again with the
+        same arguments after an interrupt, or with a larger ``count``. A damaged one is drawn again. The quality of its
+        format is not compared: say ``overwrite`` to write the same images in another. The folder is made where it is
+        missing.
 
         Args:
             folder: a path.
@@ -279,9 +284,8 @@ class Generator(Loaded):
         def drawn(part: Settings) -> Result:
             return self._draw(Plan(self._masked(part), part), watch, time.perf_counter())
 
-        return draw_into(
-            self, settings, drawn, folder, format=format, quality=quality, overwrite=overwrite, on_picture=on_picture
-        )
+        asked: dict[str, Any] = {"format": format, "quality": quality, "overwrite": overwrite, "on_picture": on_picture}
+        return draw_into(self, settings, drawn, folder, watch, **asked)
 
     def warm_up(self, count: int = 1, **options: Unpack[Options]) -> None:
         """Draw once and forget it, so that the next draw of this kind finds everything open and compiled."""
@@ -314,7 +318,9 @@ class Generator(Loaded):
     ) -> Plan:
         pixels = to_pixels(image)
         origin = of_outpaint(pixels, margins, feather, fit)
-        return self._repainting(*extended(pixels, margins), origin, count, seed, options, watch)
+        factor = self.manifest.resolution(options.get("resolution")).factor
+        whole = extended(pixels, fitted_margins((pixels.shape[1], pixels.shape[0]), margins, factor, fit))
+        return self._repainting(*whole, origin, count, seed, options, watch)
 
     def _repainting(
         self,

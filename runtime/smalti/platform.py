@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -124,6 +125,15 @@ def patiently(action: Callable[[], Done]) -> Done:
             if getattr(error, "winerror", None) not in HELD or time.monotonic() >= until:
                 raise
         time.sleep(PAUSE)
+
+
+def with_mode_of(old: Path, new: Path) -> None:
+    """Let the same people read and write ``new`` as ``old``, where that exists. Windows lets a folder say who may.
+
+    Raises OSError.
+    """
+    if sys.platform != "win32" and old.exists():
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
 
 
 def reachable(path: Path, room: int = ROOM) -> Path:

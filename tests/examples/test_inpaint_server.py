@@ -92,7 +92,7 @@ def test_wrong_requests_are_told_what_is_wrong_and_the_server_goes_on(server, wa
         ({**wanted, "image": coded(wide)}, 400, "64"),
         ({**wanted, "label": "nobody"}, 400, "nobody"),
         ({**wanted, "seed": -1}, 400, "seed"),
-        ({**wanted, "steps": 101}, 400, "at most 100"),
+        ({**wanted, "steps": 101}, 400, "allowed are 1 .. 100"),
         ({**wanted, "feather": "wide"}, 400, "feather"),
         (huge, 400, "pixels"),
     ]

@@ -22,6 +22,7 @@ def folder(gen: smalti.Generator, tmp_path: Path) -> Path:
         picture.save(folder / ("deeper" if seed % 2 else ".") / f"{seed}.png")
     (folder / "damaged.png").write_bytes((folder / "0.png").read_bytes()[:300])
     (folder / "none.jpg").write_bytes(b"no picture")
+    (folder / "short.tif").write_bytes(b"II*\0" + (folder / "0.png").read_bytes()[4:200])
     (folder / "notes.txt").write_text("no picture either", encoding="utf-8")
     return folder
 
@@ -35,9 +36,10 @@ def test_copies_find_their_originals_and_files_that_cannot_be_read_are_named(sea
     index = tmp_path / "index.npz"
     code, out, err = search("index", folder, index)
     assert (code, out) == (0, "8 pictures, 8 of them new\n"), err
-    assert [name for name in ("damaged.png", "none.jpg", "notes.txt") if f"{name}:" in err] == [
+    assert [name for name in ("damaged.png", "none.jpg", "short.tif", "notes.txt") if f"{name}:" in err] == [
         "damaged.png",
         "none.jpg",
+        "short.tif",
     ]
     for seed, picture in enumerate(gen.generate(8, seed=3).images[:2]):
         picture.resize((32, 32)).save(tmp_path / "copy.webp", lossless=True)
@@ -80,7 +82,7 @@ def test_an_index_that_was_interrupted_goes_on(search, start, folder, tiny_bundl
         shutil.copy(folder / "4.png", folder / f"copy-{number}.png")
     process = start("search.py", "index", folder, tmp_path / "index.npz", "--bundle", tiny_bundle)
     told = ""
-    while "\n20 of 410" not in told.replace("\r", "\n"):
+    while "\n20 of 411" not in told.replace("\r", "\n"):
         told += process.stderr.read(1)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

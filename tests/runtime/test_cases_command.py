@@ -140,11 +140,31 @@ def test_cases_of_stdin(piped, picture, white, gen) -> None:
         (["inpaint", "-", "-", "-o", "-"], b"", b"stdin holds one file"),
         (["encode", "-", "-o", "-"], b"no picture", b"stdin cannot be read as an image"),
         (["decode", "-", "-o", "-"], b"no array", b"stdin is not a .npy of integers"),
-        (["decode", "-", "-o", "-"], b"", b"stdin is not a .npy of integers"),
+        (["decode", "-", "-o", "-"], b"", b"-: stdin is empty"),
+        (["encode", "-", "-o", "-"], b"", b"-: stdin is empty"),
     ):
         done = piped(*line, send=send)
         assert (done.returncode, done.stdout) == (2, b"")
         assert says in done.stderr
+
+
+def test_cases_of_a_replay_from_stdin(piped, picture, run, tmp_path) -> None:
+    done = piped("generate", "--replay", "-", "-o", "-", send=picture.read_bytes())
+    assert done.returncode == 0, done.stderr
+    again = np.asarray(Image.open(io.BytesIO(done.stdout)))
+    assert np.array_equal(again, np.asarray(Image.open(picture)))
+    for line, send, says in (
+        (["--replay", "-"], b"", b"-: stdin is empty"),
+        (["--replay", "-"], b"no picture", b"source stdin cannot be read as an image"),
+        (["--replay", "-", "--image", "-"], b"", b"stdin holds one file"),
+        (["--overwrite"], b"", b"--overwrite belongs to a FOLDER/"),
+        (["--replay", picture, "--overwrite"], b"", b"--overwrite belongs to a FOLDER/"),
+    ):
+        done = piped("generate", *line, "-o", tmp_path / "a.png", send=send)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert says in done.stderr
+    run("vary", picture, "-o", tmp_path / "v.png", "--steps", 2)
+    assert "--image FILE" in run("generate", "--replay", tmp_path / "v.png", "-o", tmp_path / "w.png")[2]
 
 
 def test_bytes_are_not_sent_to_a_terminal(run, picture, monkeypatch) -> None:
@@ -183,6 +203,7 @@ def test_cases_of_json_on_encode_decode_and_embed(run, out, picture, gen) -> Non
         (["-o", "new/", "--format", "gif"], "allowed are png, jpeg, webp"),
         (["-o", "-", "--format", "gif"], "allowed are png, jpeg, webp"),
         (["-o", "a.png", "--columns", "0"], "columns 0: at least 1"),
+        (["-o", "new/", "--columns", "2"], "columns 2: a sheet has them"),
         (["-o", "a.png", "--label", "99"], "label 99: this bundle knows lorelei"),
         (["-o", "a.png", "--label", "0", "--label", "1"], "2 labels for 1 image, and each image has one"),
         (["-o", "a.png", "--count", "2", *["--label", "0"] * 3], "3 labels for 2 images"),
@@ -227,6 +248,9 @@ def test_cases_of_labels_listed_without_loading(python, tiny_bundle) -> None:
     assert lines == [[str(index), name] for index, name in enumerate(names)]
     done = python(code, "labels", tiny_bundle, "--json", blocked=("onnxruntime",))
     assert json.loads(done.stdout)["labels"] == list(names)
+    again = python(code, "labels", "--bundle", tiny_bundle, "--json", blocked=("onnxruntime",))
+    assert again.stdout == done.stdout
+    assert python(code, "labels", tiny_bundle, "--bundle", "avatars").returncode == 2
 
 
 def test_cases_of_bundles_listed(tiny_bundle, tmp_path, capsys) -> None:
@@ -245,6 +269,11 @@ def test_cases_of_bundles_listed(tiny_bundle, tmp_path, capsys) -> None:
     assert _run(["bundles", str(folder)]) == 0
     assert "! " in capsys.readouterr().out
     assert _run(["bundles", str(tmp_path / "none")]) == 2
+    capsys.readouterr()
+    assert _run(["bundles", str(folder / "other")]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("avatars ")
+    assert told.err == f"folder {folder / 'other'}: there are no bundles in it\n"
 
 
 def test_cases_of_a_bar_on_a_terminal_alone(run, out, monkeypatch) -> None:

@@ -72,9 +72,9 @@ def test_a_refusal_has_its_exit_code_says_why_and_writes_nothing(target, argumen
         (["decode", "empty.npy", "-o", "a.png"], 2, "empty.npy is not a .npy of integers"),
         (["decode", "pickle.npy", "-o", "a.png"], 2, "pickle.npy is not a .npy of integers"),
         (["decode", "float.npy", "-o", "a.png"], 2, "tokens must be integers"),
-        (["encode", "missing.png", "-o", "t.npy"], 2, "missing.png cannot be read as an image"),
+        (["encode", "missing.png", "-o", "t.npy"], 2, "missing.png does not exist"),
         (["encode", "empty.npy", "-o", "t.txt"], 2, "name a file that ends in .npy"),
-        (["embed", "missing.png", "-o", "t.npy"], 2, "missing.png cannot be read as an image"),
+        (["embed", "missing.png", "-o", "t.npy"], 2, "missing.png does not exist"),
         (["embed", "empty.npy", "-o", "t.txt"], 2, "name a file that ends in .npy"),
     ],
 )

@@ -105,7 +105,7 @@ def test_the_block_blocks(python):
 
 
 def test_a_plain_import_loads_neither_the_backend_nor_the_command_line(python):
-    done = python("import smalti\nprint(*sys.modules)")
+    done = python("import smalti\nassert 'numpy' not in sys.modules\nsmalti.load\nprint(*sys.modules)")
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert "numpy" in loaded
@@ -120,6 +120,7 @@ def test_public_names_exist_and_are_sorted():
 
 
 def test_no_public_name_is_missing():
+    assert all(hasattr(smalti, name) for name in smalti.__all__)  # which imports each
     inside = {name for name, value in vars(smalti).items() if not isinstance(value, ModuleType) and name[0] != "_"}
     modules = {"aio"}
     assert inside - {"annotations"} == set(smalti.__all__) - {"__version__"} - modules

@@ -174,7 +174,7 @@ def test_only_a_part_is_drawn_at_once_so_that_memory_is_bounded(gen, tmp_path, m
 @pytest.mark.parametrize(
     ("named", "says"),
     [
-        ({"folder": ""}, "folder ''"),
+        ({"folder": ""}, "folder is empty"),
         ({"folder": None}, "folder None"),
         ({"folder": "a\0b"}, "NUL"),
         ({"format": "gif"}, "format 'gif'"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import random
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from PIL import Image, PngImagePlugin
 
 from smalti import OutputError, UsageError
 from smalti.codec.opening import open_image
+from smalti.codec.pictures import to_pixels
 from smalti.files import check_folder, check_writable, write_whole
 from smalti.saving.chunks import KEY
 from smalti.saving.formats import contact_sheet, save_png
@@ -131,12 +135,42 @@ def test_the_rarer_kinds_of_damage_are_refused_as_well(tmp_path):
         read_recipe(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("name", ["missing.png", "folder", "notes.txt"])
-def test_an_image_that_cannot_be_opened_is_named(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("missing.png", r"missing\.png does not exist; name an image file$"),
+        ("folder", "folder cannot be read as an image: Is a directory$"),
+        ("notes.txt", r"notes\.txt cannot be read as an image"),
+    ],
+)
+def test_an_image_that_cannot_be_opened_is_named_once(name, told, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match=f"{name} cannot be read as an image"):
+    with pytest.raises(UsageError, match=told) as error:
         open_image(tmp_path / name)
+    assert str(error.value).count(name) == 1
+
+
+KINDS = ("AVIF", "BMP", "GIF", "ICNS", "ICO", "PCX", "PPM", "SPIDER", "TGA", "TIFF", "WEBP")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cases_of_errors_of_pillow_are_told(kind, tmp_path):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"Pillow cannot write {kind} here")
+    file = io.BytesIO()
+    Image.fromarray(NOISE).convert("F" if kind == "SPIDER" else "RGB").resize((32, 32)).save(file, kind)
+    content, draws = file.getvalue(), random.Random(kind)
+    path = tmp_path / "a.image"
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draws.randint(0, 3)):
+            damaged[draws.randrange(min(len(content), 400))] = draws.choice((0, 1, 127, 255, draws.randrange(256)))
+        path.write_bytes(damaged[: draws.choice((len(content), draws.randrange(len(content))))])
+        for read in (open_image, read_recipe, lambda path: to_pixels(open_image(path))):
+            with contextlib.suppress(UsageError), warnings.catch_warnings(action="ignore"):
+                read(path)
 
 
 def test_a_sheet_lays_images_out_row_by_row():

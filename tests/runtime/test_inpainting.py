@@ -141,7 +141,7 @@ def test_outpainting_is_repainting_a_larger_image(gen, image):
         ({}, "left 0, top 0, right 0, bottom 0: 0 or more"),
         ({"left": -16}, "left -16"),
         ({"top": 1.5}, "whole numbers"),
-        ({"top": 8}, "image size 64x72: sides must be multiples of 16"),
+        ({"top": 8}, "the whole is 64x72, and its sides must be multiples of 16"),
     ):
         with pytest.raises(UsageError, match=message):
             gen.outpaint(image, **margins)

@@ -50,7 +50,7 @@ CALLS: dict[str, Call] = {
     ),
     "outpaint": lambda gen, image: (gen.outpaint(image, 2, 7, left=16, bottom=32, feather=2), {"image": image}),
     "outpaint, fitted": lambda gen, image: (
-        gen.outpaint(odd(image), 1, 7, right=20, fit="crop"),
+        gen.outpaint(odd(image), 1, 7, right=20, bottom=20, fit="crop"),
         {"image": odd(image)},
     ),
     "vary, fitted": lambda gen, image: (gen.vary(odd(image), 1, 7, fit="stretch"), {"image": odd(image)}),

@@ -197,7 +197,7 @@ def test_cases_of_open_files_of_another_kind(open_it: Any, says: str, result: sm
         ({"target": "a.jpg", "which": 3}, r"which 3: allowed are 0 \.\. 2"),
         ({"target": "a.jpg", "which": -1}, r"which -1: allowed are 0 \.\. 2"),
         ({"target": io.BytesIO()}, "format None: an open file whose name says none needs it"),
-        ({"target": b"a.png"}, "target b'a.png': .* a path is text"),
+        ({"target": bytearray(b"a.png")}, "target bytearray.*: .* a path is text"),
     ],
 )
 def test_what_cannot_be_saved_is_refused(
@@ -345,7 +345,7 @@ class Text:
     [
         (io.StringIO("x"), "for text; .*mode 'rb'"),
         (Text(), "it gives no bytes"),
-        (io.BytesIO(b""), "cannot be read as an image"),
+        (io.BytesIO(b""), "source open file: it is empty"),
         (io.BytesIO(b"\x89PNG\r\n\x1a\n"), "cannot be read as an image"),
         (Pieces(), "not opened to read"),
     ],

@@ -119,6 +119,8 @@ def _locate(source: str | Path | None) -> Path:
         return embedded[source]
     if not isinstance(source, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not type-check
         raise UsageError(f"bundle of type {type(source).__name__}: a path is needed, or the name of an embedded bundle")
+    if not str(source):
+        raise UsageError(f"bundle is empty: a path or a name is needed; embedded are {', '.join(embedded)}")
     if "\0" in str(source):
         raise UsageError(f"bundle {str(source)!r}: no path has a NUL character in it")
     path = reachable(Path(source))

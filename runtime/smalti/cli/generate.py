@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -21,14 +22,17 @@ from smalti.cli.options import (
 )
 from smalti.cli.reports import draw_report, drawn_line
 from smalti.cli.targets import (
+    PIPE,
     ColumnsOption,
     FormatOption,
     OutputOption,
     QualityOption,
     Target,
+    check_one_stdin,
     picture_target,
     read_images,
     say,
+    stdin_bytes,
     write_result,
 )
 from smalti.errors import UsageError
@@ -61,7 +65,7 @@ def generate(
         bool, typer.Option("--overwrite", help="Draw also what is in the FOLDER/ already. [default: skip it]")
     ] = False,
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A picture made by smalti: make the same picture again.")
+        Path | None, typer.Option(metavar="FILE", help="A picture made by smalti, or - for stdin: make it again.")
     ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The image that a picture to replay began from.")
@@ -86,6 +90,10 @@ def generate(
     In a FOLDER/ each image is written as soon as it is ready, and what is there already is not drawn again.
     """
     target = picture_target(output, format, quality, columns)
+    if overwrite and (replay is not None or not target.folder):
+        raise UsageError(
+            "--overwrite belongs to a FOLDER/ that images are drawn into; leave it out, or name one with -o"
+        )
     options = sampling_options(sampling)
     if replay is not None:
         drawing = {"count": count, "seed": seed, "label": label or None, **options}
@@ -159,8 +167,13 @@ def _replay(
     """Draw again what a picture shows."""
     names = {"image": image, "mask": mask}
     there = {name: path for name, path in names.items() if path is not None}
+    check_one_stdin([source, *there.values()])
     opened: dict[str, Any] = dict(zip(there, read_images(list(there.values()))))
-    result = replay_picture(source, **opened, bundle=bundle, provider=provider, threads=threads)
+    file: Any = source
+    if str(source) == PIPE:
+        file = io.BytesIO(stdin_bytes())
+        file.name = "stdin"  # as messages call it
+    result = replay_picture(file, **opened, bundle=bundle, provider=provider, threads=threads)
     files = write_result(result, target, portable_name(result.bundle.manifest.name))
     if as_json:
         say(target.piped, draw_report(result, files, result.settings, result.timings))

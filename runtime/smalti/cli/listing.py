@@ -11,15 +11,23 @@ import typer
 
 from smalti.bundle.reader import MANIFEST, embedded_bundles, open_bundle
 from smalti.cli.card import size_told
+from smalti.cli.completion import complete_bundle
 from smalti.cli.escape import printable
 from smalti.cli.options import BundleArgument, JsonOption
 from smalti.errors import BundleError, UsageError
 from smalti.platform import reachable
 
+NamedOption = Annotated[
+    str | None,
+    typer.Option("--bundle", metavar="BUNDLE", help="The same, as for other verbs.", autocompletion=complete_bundle),
+]
 
-def labels(bundle: BundleArgument = None, as_json: JsonOption = False) -> None:
+
+def labels(bundle: BundleArgument = None, named: NamedOption = None, as_json: JsonOption = False) -> None:
     """List the labels of a bundle, a line each: the index and the name. --label takes both."""
-    opened = open_bundle(bundle)
+    if bundle is not None and named is not None:
+        raise UsageError(f"bundle {bundle} and --bundle {named}: which one is meant? Leave one of them out")
+    opened = open_bundle(bundle if named is None else named)
     names = opened.manifest.classes
     if as_json:
         report = {"bundle": opened.manifest.name, "path": str(opened.path), "labels": list(names)}
@@ -43,7 +51,10 @@ def bundles(
     """
     paths = {path: True for path in embedded_bundles().values()}
     for folder in folders or ():
-        paths |= {path: False for path in _inside(folder) if path not in paths}
+        inside = list(_inside(folder))
+        if not inside:
+            typer.echo(printable(f"folder {folder}: there are no bundles in it"), err=True)
+        paths |= {path: False for path in inside if path not in paths}
     found = [_described(path, embedded) for path, embedded in paths.items()]
     if as_json:
         typer.echo(json.dumps({"bundles": found}, indent=2))

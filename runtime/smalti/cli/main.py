@@ -1,41 +1,63 @@
-"""The ``smalti`` command. Verbs of training and export are loaded when they are called."""
+"""The ``smalti`` command. Verbs of training and export are loaded when they are called.
+
+Next to nothing is imported before :func:`main` is called, so that an interrupt finds somebody who answers it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import signal
 import sys
-from pathlib import Path
-from typing import cast
-
-from smalti.cli.ending import ending_soon
-from smalti.cli.escape import forgive, printable_lines
-from smalti.cli.verbs import EXTRAS, LAZY, VARIABLE, lazy_verb
-from smalti.errors import MissingExtra, SmaltiError, UsageError, exit_code
-from smalti.platform import at_home, command_line, ending_signals, install_hint
 
 INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code (see :mod:`smalti.errors`)."""
-    forgive(sys.stdout, sys.stderr)
+    try:
+        code = _watched(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while this was imported or set up; what comes later is told by _run
+        print("smalti: interrupted", file=sys.stderr or sys.stdout)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _watched(arguments: list[str]) -> int:
+    """Run with handlers of signals, and with streams that can be printed to."""
+    import contextlib
+    import signal
+
+    from smalti.cli.ending import ending_soon
+    from smalti.cli.streams import lost_output, prepare, tell
+    from smalti.platform import ending_signals
+
+    prepare()
     with contextlib.suppress(ValueError):  # for which there must be the main thread
         for number in ending_signals():
             # Unwound like any other exit, so that no temporary folder stays behind.
             signal.signal(number, _terminated)
     with ending_soon(ending_signals(), TERMINATED, "smalti: terminated"):
-        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+        code = _run(arguments)
+        if (reason := lost_output()) and not code:  # else an error was told before, and this may be that one
+            tell(f"smalti: {reason}")
+            code = 1
+    return code
 
 
 def _terminated(number: int, frame: object) -> None:
-    print("smalti: terminated", file=sys.stderr)
+    from smalti.cli.streams import tell
+
+    tell("smalti: terminated")
     sys.exit(TERMINATED)
 
 
 def _run(arguments: list[str]) -> int:
+    import os
+
+    from smalti.cli.escape import printable_lines
+    from smalti.cli.streams import tell
+    from smalti.cli.verbs import VARIABLE, lazy_verb
+    from smalti.errors import MissingExtra, SmaltiError, exit_code
+    from smalti.platform import command_line, install_hint
+
     try:
         if VARIABLE in os.environ:
             return _complete()
@@ -48,14 +70,14 @@ def _run(arguments: list[str]) -> int:
             raise MissingExtra(f"the command line needs {error.name}; {install_hint('cli')}") from error
         return _call(app, arguments, command_line())
     except SmaltiError as error:
-        print(printable_lines(f"smalti: {error}"), file=sys.stderr)
+        tell(printable_lines(f"smalti: {error}"))
         return exit_code(error)
     except OSError as error:
         # A full disk or a vanished folder while logs or caches are written; the message says which.
-        print(f"smalti: {error}", file=sys.stderr)
+        tell(printable_lines(f"smalti: {error}"))
         return 1
     except KeyboardInterrupt:
-        print("smalti: interrupted", file=sys.stderr)
+        tell("smalti: interrupted")
         return INTERRUPTED
 
 
@@ -64,6 +86,12 @@ def _as_a_shell(arguments: list[str]) -> list[str]:
 
     Raises UsageError for an empty one: an empty path is the working folder, which nobody means by it.
     """
+    import os
+    from pathlib import Path
+
+    from smalti.errors import UsageError
+    from smalti.platform import at_home
+
     read: list[str] = []
     for before, argument in zip(["", *arguments], arguments):
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
@@ -89,9 +117,15 @@ def _complete() -> int:
 
 def _call_lazy(verb: str, arguments: list[str]) -> int:
     """Run a verb of another floor. Its help needs the command line's extra alone, and its work more."""
+    from importlib import import_module
+
+    from smalti.cli.verbs import EXTRAS, LAZY
+    from smalti.errors import MissingExtra, SmaltiError
+    from smalti.platform import command_line, install_hint
+
     module, _ = LAZY[verb]
     try:
-        app: object = importlib.import_module(module).app
+        app: object = import_module(module).app
         return _call(app, arguments, f"{command_line()} {verb}")
     except ImportError as error:
         if isinstance(error, SmaltiError) or error.name is None:  # which says itself what is missing
@@ -105,7 +139,11 @@ def _call_lazy(verb: str, arguments: list[str]) -> int:
 
 def _call(app: object, arguments: list[str], name: str) -> int:
     """Run a typer app without letting it exit by itself, so that our own errors keep their codes."""
+    from typing import cast
+
     import typer
+
+    from smalti.cli.streams import silence
 
     # The parent of all complaints about options and arguments: click's own, and from typer 0.26 on typer's copy of it.
     complaint = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
@@ -113,7 +151,10 @@ def _call(app: object, arguments: list[str], name: str) -> int:
         command = typer.main.get_command(app)  # pyright: ignore[reportArgumentType]
         code = command.main(arguments, prog_name=name, standalone_mode=False) or 0
     except complaint as error:
-        error.show()
+        try:
+            error.show()
+        except (OSError, ValueError):  # stderr cannot be written to
+            silence(sys.stderr)
         return error.exit_code
     except typer.Abort:
         raise KeyboardInterrupt from None

@@ -106,7 +106,7 @@ def outpaint(
     as_json: JsonOption = False,
     **sampling: Any,
 ) -> None:
-    """Paint on beyond an image's edges; its own pixels stay as they are."""
+    """Paint on beyond an image's edges; its own pixels stay as they are, and --fit pad or crop changes the margins."""
     target = picture_target(output, format, quality, columns)
     check_labels(label, count)
     (pixels,) = read_images([image])

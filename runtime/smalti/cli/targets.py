@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from smalti.codec.opening import UNREADABLE, open_image
+from smalti.cli.streams import Closed
+from smalti.codec.opening import open_image, reading
 from smalti.drawing.result import Result
 from smalti.errors import OutputError, UsageError
 from smalti.files import check_folder, check_writable, write_whole
@@ -71,7 +73,9 @@ def picture_target(output: str, format: str | None, quality: int | None, columns
         _check_no_terminal("a picture", "a .png")
         return Target(None, False, *check_format(format or "png", quality), columns)
     path = Path(output)
-    if reachable(path).is_dir() or output.endswith(("/", "\\")):
+    if os.path.isdir(reachable(path)) or output.endswith(("/", "\\")):  # False for a name that is too long
+        if columns is not None:
+            raise UsageError(f"columns {columns}: a sheet has them, and in a folder each image has its own file")
         checked = check_format(format or "png", quality)
         check_folder(path)
         return Target(path, True, *checked, columns)
@@ -81,10 +85,9 @@ def picture_target(output: str, format: str | None, quality: int | None, columns
             f"output {output}: name a file that ends in .png, .jpg, .jpeg or .webp, or a folder (with a slash at its "
             "end), or - for stdout"
         )
-    if format not in (None, ending):
-        check_format(format, quality)
+    checked = check_format(format or ending, quality)
+    if checked[0] != ending:
         raise UsageError(f"format {format}: output {output} ends as {ending} does; leave --format out, or rename it")
-    checked = check_format(ending, quality)
     check_writable(path)
     return Target(path, False, *checked, columns)
 
@@ -141,9 +144,14 @@ def write_array(array: NDArray[Any], output: str) -> None:
 
 def read_images(names: Sequence[Path]) -> list[Image.Image]:
     """Open images completely; ``-`` is stdin, which can be read once. Raises UsageError."""
+    check_one_stdin(names)
+    return [_read_stdin() if str(name) == PIPE else open_image(name) for name in names]
+
+
+def check_one_stdin(names: Sequence[Path]) -> None:
+    """Raise UsageError where more than one file is to be read from stdin."""
     if [str(name) for name in names].count(PIPE) > 1:
         raise UsageError("image -: stdin holds one file; name the others")
-    return [_read_stdin() if str(name) == PIPE else open_image(name) for name in names]
 
 
 def stdin_bytes() -> bytes:
@@ -154,6 +162,8 @@ def stdin_bytes() -> bytes:
     if stream.isatty():
         raise UsageError("-: stdin is a terminal; name a file, or send one with <")
     content = cast(bytes, stream.buffer.read(LARGEST_FILE + 1))
+    if not content:
+        raise UsageError("-: stdin is empty; name a file, or send one with <")
     if len(content) > LARGEST_FILE:
         raise UsageError(f"-: at most {LARGEST_FILE} bytes are read from stdin; name a file")
     return content
@@ -170,11 +180,10 @@ def say(target_is_piped: bool, text: str) -> None:
 
 
 def _read_stdin() -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(stdin_bytes()))
+    content = io.BytesIO(stdin_bytes())
+    with reading("stdin"):
+        image = Image.open(content)
         image.load()
-    except UNREADABLE as error:
-        raise UsageError(f"stdin cannot be read as an image: {error}") from None
     return image
 
 
@@ -188,7 +197,9 @@ def _member(target: Target, name: str) -> Path:
 
 
 def _check_no_terminal(what: str, file: str) -> None:
-    if sys.stdout is None or sys.stdout.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+    if sys.stdout is None or isinstance(sys.stdout, Closed):  # pyright: ignore[reportUnnecessaryComparison]
+        raise UsageError(f"output -: stdout is closed; leave it open, or name {file}")
+    if sys.stdout.isatty():
         raise UsageError(f"output -: {what} is no text for a terminal; send it on with > or |, or name {file}")
 
 

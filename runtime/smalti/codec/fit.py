@@ -9,20 +9,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.errors import UsageError
+from smalti.families.checks import shown
 
 Fit: TypeAlias = Literal["pad", "crop", "stretch"]
 """``pad`` continues the last column and row to the right and downwards, to the next multiples; positions stay what they
 are. ``crop`` cuts the same from both sides, to the largest multiples. ``stretch`` resizes to the nearest multiples."""
 
 FITS: tuple[str, ...] = get_args(Fit)
-WAYS = 'fit="pad", "crop" or "stretch"'
+WAYS = 'fit="pad", "crop" or "stretch" (--fit at the prompt)'
 """How messages about sizes that do not fit name the way out."""
 
 
 def check_fit(fit: Any) -> Fit | None:
     """Return ``fit``, checked. Raises UsageError for anything that is neither a Fit nor None."""
     if fit is not None and fit not in FITS:
-        raise UsageError(f"fit {fit!r}: allowed are {', '.join(FITS)}, and None to refuse sizes that do not fit")
+        raise UsageError(f"fit {shown(fit)}: allowed are {', '.join(FITS)}, and None to refuse sizes that do not fit")
     return fit
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -55,25 +53,6 @@ def to_repaint(mask: Picture) -> NDArray[np.bool_]:
     if found.alpha is not None and (found.alpha.min() < found.alpha.max() or not found.alpha.any()):
         return np.asarray(found.alpha > 127)
     return np.asarray(np.asarray(Image.fromarray(found.colours).convert("L")) > 127)
-
-
-def extended(image: Picture, margins: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return an image's pixels on a larger canvas (uint8 [H, W, 3]), and where they are not (bool [H, W]).
-
-    ``margins`` are the pixels added on the left, at the top, on the right and at the bottom. Raises UsageError when one
-    is negative or no whole number, or all are 0.
-    """
-    try:
-        left, top, right, bottom = (operator.index(side) for side in margins)
-    except TypeError:
-        raise UsageError(f"margins {margins}: whole numbers of pixels are needed") from None
-    if min(left, top, right, bottom) < 0 or not any((left, top, right, bottom)):
-        raise UsageError(
-            f"left {left}, top {top}, right {right}, bottom {bottom}: 0 or more pixels each, and some on one side"
-        )
-    pixels = to_pixels(image)
-    beyond = np.pad(np.zeros(pixels.shape[:2], np.bool_), ((top, bottom), (left, right)), constant_values=True)
-    return np.pad(pixels, ((top, bottom), (left, right), (0, 0))), beyond
 
 
 def seen_by_encoder(pixels: NDArray[np.uint8], repaint: NDArray[np.bool_], scale: int) -> NDArray[np.uint8]:

@@ -16,19 +16,21 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.codec.levels import Levels, to_levels, to_switches
-from smalti.codec.opening import UNREADABLE, frames
+from smalti.codec.opening import frames, loaded, reading
 from smalti.codec.profiles import SPACES, to_srgb
 from smalti.errors import UsageError
 
 Picture: TypeAlias = Image.Image | NDArray[Any]
-"""A PIL image of any mode, or an array [H, W], or [H, W, C] of 1 to 4 channels: grey, RGB, the last transparency."""
+"""A PIL image of any mode, or an array [H, W], or [H, W, C] of 1 to 4 channels: grey, RGB, the last transparency.
+
+What NumPy can read as an array, such as a tensor of torch on the CPU, is one too."""
 
 MOST_PIXELS = 2**28
 """Most pixels of one picture: 16384x16384."""
@@ -68,17 +70,28 @@ def read(picture: Picture, what: str = "an image", *, mask: bool = False) -> Rea
     brightness.
     """
     if isinstance(picture, Image.Image):
-        try:
-            return _of_image(picture, what, mask)
-        except UsageError:
-            raise
-        except (*UNREADABLE, TypeError) as error:  # the latter for remarks on it of another type
-            raise UsageError(f"{what} of mode {picture.mode} cannot be read: {error}") from None
-    if isinstance(picture, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not type-check
-        return _of_array(picture, what, mask)
-    raise UsageError(
-        f"{what} must be a PIL image or an array [H, W, 3]; got {type(picture).__name__}; open files first"
-    )
+        return _of_image(picture, what, mask)
+    return _of_array(as_array(picture, what), what, mask)
+
+
+def as_array(picture: Any, what: str) -> NDArray[Any]:
+    """Return a picture that is no PIL image as a plain array. Raises UsageError for what is none."""
+    if isinstance(picture, np.ma.MaskedArray):
+        raise UsageError(f"{what}: an array with a mask of its own has no values there; hand in array.filled(0)")
+    kind = type(cast(object, picture)).__name__
+    if not hasattr(picture, "__array__"):
+        advice = "np.array(...) makes one of nested lists" if isinstance(picture, list | tuple) else "open files first"
+        raise UsageError(f"{what} must be a PIL image or an array [H, W, 3]; got {kind}; {advice}")
+    try:
+        return np.asarray(picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a class that is not ours, such as a tensor on a GPU
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(
+            f"{what} of type {kind} cannot be read as an array: {told}; of a tensor of torch, hand in "
+            "tensor.detach().cpu().numpy()"
+        ) from None
 
 
 def to_pixels(picture: Picture) -> Levels:
@@ -93,6 +106,8 @@ def all_pixels(pictures: Iterable[Picture]) -> list[Levels]:
 
     Raises UsageError for what is no list of pictures, and as :func:`read` does.
     """
+    if hasattr(pictures, "__array__") and not isinstance(pictures, Image.Image):
+        pictures = as_array(pictures, "images")
     single = isinstance(pictures, Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
     if single or not isinstance(pictures, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError("a list of images is needed; put the one in brackets")
@@ -112,7 +127,7 @@ def _of_image(image: Image.Image, what: str, mask: bool) -> Reading:
     notes: list[str] = []
     if (count := frames(image)) > 1:  # asked before loading, which may close the file
         notes.append(f"it is one of {count} frames, and the others were not read")
-    image.load()
+    loaded(image, what)
     measure = to_switches if mask else to_levels
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
@@ -123,7 +138,8 @@ def _of_image(image: Image.Image, what: str, mask: bool) -> Reading:
         key = image.info.get("transparency")
         alpha = np.where(values == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
     else:
-        plain, alpha = _split(image)
+        with reading(what):
+            plain, alpha = _split(image)
         if mask and image.mode == "L":
             plain = Image.fromarray(measure(np.asarray(plain), what, pillow=True))
     profile = image.info.get("icc_profile")
@@ -131,7 +147,9 @@ def _of_image(image: Image.Image, what: str, mask: bool) -> Reading:
         plain, note = to_srgb(plain, profile)
         notes += [note] if note else []
     turn = _orientation(image)
-    colours = _turned(np.asarray(plain.convert("RGB")), turn)
+    with reading(what):
+        plain = plain.convert("RGB")
+    colours = _turned(np.asarray(plain), turn)
     return _reading(colours, None if alpha is None else _turned(alpha, turn), notes)
 
 
@@ -192,7 +210,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 .. 8; 1 where there is none that can be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except (*UNREADABLE, AttributeError, KeyError, TypeError):  # a picture outlives damaged remarks on it
+    except Exception:  # of Pillow's; a picture outlives damaged remarks on it
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 

@@ -94,6 +94,8 @@ def encode_tiled(
 def check_box(box: Any, width: int, height: int) -> Box:
     """Return a box inside a picture of a size. Raises UsageError for anything else."""
     told = f"box {shown(box)}: left, top, right and bottom in pixels are needed, within {width}x{height}"
+    if isinstance(box, np.ndarray):
+        box = cast("NDArray[Any]", box).tolist()
     if not isinstance(box, tuple | list) or len(cast("list[Any]", box)) != 4:
         raise UsageError(told)
     left, top, right, bottom = (whole("box", side) for side in cast("list[Any]", box))

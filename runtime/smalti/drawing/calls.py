@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.bundle.manifest import Manifest
+from smalti.codec.pictures import as_array
 from smalti.codec.tiles import check_box
 from smalti.drawing.elsewhere import Opened, check_process
 from smalti.errors import UsageError
 from smalti.families.checks import listed, shown, whole
 from smalti.families.limits import coding_bytes, memory_told
+from smalti.families.settings import check_names
 
 Kind = TypeVar("Kind")
 MARGINS: Final = ("left", "top", "right", "bottom")
@@ -49,7 +51,8 @@ def checked(kind: type[Kind]) -> type[Kind]:
 
 def _checked(method: FunctionType) -> Callable[..., Any]:
     signature = inspect.signature(method)
-    checks = [CHECKS[name] for name in signature.parameters if name in CHECKS]
+    checks = [_check_names] if "options" in signature.parameters else []
+    checks += [CHECKS[name] for name in signature.parameters if name in CHECKS]
     checks += [SPECIAL[method.__name__]] if method.__name__ in SPECIAL else []
 
     @wraps(method)
@@ -59,8 +62,9 @@ def _checked(method: FunctionType) -> Callable[..., Any]:
             if checks:
                 bound = signature.bind(self, *given, **named)  # a TypeError, as Python's own, for a missing argument
                 bound.apply_defaults()
-                arguments = {**bound.arguments, **bound.arguments.get("options", {})}
-                for check in checks:
+                options = bound.arguments.get("options", {})
+                arguments = {**bound.arguments, "options": tuple(options), **options}
+                for check in checks:  # the names of options first: a wrong one explains much of what else is wrong
                     check(self, arguments)
             answer = method(self, *given, **named)
         return _steps(answer) if inspect.isgenerator(answer) else answer
@@ -71,6 +75,11 @@ def _checked(method: FunctionType) -> Callable[..., Any]:
 def _steps(steps: Iterator[Any]) -> Iterator[Any]:
     with memory_told():
         yield from steps
+
+
+def _check_names(model: Checked, given: Mapping[str, Any]) -> None:
+    del model
+    check_names(given["options"])
 
 
 def _check_options(model: Checked, given: Mapping[str, Any]) -> None:
@@ -90,8 +99,9 @@ def _check_images(model: Checked, given: Mapping[str, Any]) -> None:
     images, limits = given["images"], model.limits
     if isinstance(images, Image.Image):
         raise UsageError("images: a list of images is needed; put the one in brackets")
-    if _is_array(images) and images.ndim > 1:  # one beside the other
-        images = list(images)
+    if hasattr(images, "__array__"):  # one beside the other
+        images = as_array(images, "images")
+        images = list(images) if images.ndim > 1 else images
     sizes = [_size("images", one) for one in listed("images", images, "images", limits.count)]
     if not sizes:
         raise UsageError("images is empty: one or more images are needed")
@@ -203,9 +213,11 @@ def _size(name: str, image: Any) -> tuple[int, int]:
     """Return width and height of a picture. What its pixels are is checked where they are read."""
     if isinstance(image, Image.Image):
         return image.size
-    if _is_array(image) and image.ndim in (2, 3):
-        return image.shape[1], image.shape[0]
-    raise UsageError(f"{name}: an image must be a PIL image or uint8 [H, W, 3]; got {_form(image)}; open files first")
+    array = as_array(image, f"{name}: an image")
+    if array.ndim in (2, 3):
+        return array.shape[1], array.shape[0]
+    advice = "hand in one picture at a time" if array.ndim == 4 else "rows and columns of pixels are needed"
+    raise UsageError(f"{name}: an image must be a PIL image or an array [H, W, 3]; got {_form(array)}; {advice}")
 
 
 CHECKS: Final[Mapping[str, Check]] = {

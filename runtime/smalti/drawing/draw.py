@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -73,6 +74,9 @@ def draw(model: Model, plan: Plan, watch: Watch, started: float) -> Result:
         tokens = plan.start
         for step in _steps(model, run, plan, timings, watch):
             tokens = step.tokens
+            if watch.on_step is not None:
+                watch.on_step(step)
+        tokens = tokens.copy()  # a result's may be written to
         images = decoded(model, tokens, timings, plan.settings.resolution, watch)
     timings.host = time.perf_counter() - started - timings.total
     return _result(model, plan, plan.finish(images), tokens, timings)
@@ -148,15 +152,17 @@ def _drawn(model: Model, run: Run, timings: Timings) -> Iterator[Int32]:
 
 
 def _steps(model: Model, run: Run, plan: Plan, timings: Timings, watch: Watch) -> Iterator[Step]:
-    """Draw call by call, and tell each step."""
+    """Draw call by call."""
     drawn = _drawn(model, run, timings)
     index, codes = 0, model.manifest.latent.codes
 
     def images(tokens: Int32, spent: Timings) -> Images:
         return plan.finish(decoded(model, tokens, spent, plan.settings.resolution, Watch()))
 
-    def result(tokens: Int32, spent: Timings) -> Result:
-        return _result(model, plan, images(tokens, spent), tokens, spent)
+    def result(tokens: Int32, spent: Timings, step: int) -> Result:
+        taken = None if step + 1 == run.calls else step
+        partly = replace(plan, origin=msgspec.structs.replace(plan.origin, step=taken))
+        return _result(model, partly, images(tokens, spent), tokens, spent)
 
     while True:
         watch.check()
@@ -165,13 +171,10 @@ def _steps(model: Model, run: Run, plan: Plan, timings: Timings, watch: Watch) -
         timings.draw += time.perf_counter() - started - (timings.network - before)
         if grids is None:
             return
-        spent = replace(timings)
-        step = Step(
-            index, run.calls, grids, plan.settings, spent, images, partial(_preview, model, plan), result, codes
-        )
-        if watch.on_step is not None:
-            watch.on_step(step)
-        yield step
+        seen = grids.copy()  # the run goes on with its own, whatever is done with these
+        seen.setflags(write=False)
+        spent, preview = replace(timings), partial(_preview, model, plan)
+        yield Step(index, run.calls, seen, plan.settings, spent, images, preview, result, codes)
         index += 1
 
 

@@ -15,13 +15,14 @@ from smalti.backends.base import ProviderReport
 from smalti.bundle.manifest import Manifest
 from smalti.bundle.reader import Bundle
 from smalti.drawing.result import Result, Timings, recipe_of
+from smalti.drawing.watch import Watch
 from smalti.errors import OutOfMemory, OutputError, UsageError
 from smalti.families.base import Settings
 from smalti.families.checks import shown
 from smalti.families.limits import Limits
-from smalti.files import check_folder, portable_name, remove_stale
+from smalti.files import check_folder, portable_name, remove_stale, told_kind
 from smalti.platform import reachable
-from smalti.saving.formats import SUFFIXES, Format, check_format
+from smalti.saving.formats import SUFFIXES, Format, check_format, is_whole
 from smalti.saving.recipe import Recipe, read_recipe
 from smalti.saving.targets import as_path
 
@@ -50,9 +51,9 @@ class Written:
     paths: tuple[Path, ...]
     """Of all images, in the order of their seeds."""
     drawn: int
-    """How many were drawn and written."""
+    """How many were drawn and written, those among them whose files were there and damaged."""
     skipped: int
-    """How many were there."""
+    """How many were there, whole."""
     timings: Timings
     """Seconds of all that was drawn."""
 
@@ -61,7 +62,8 @@ def draw_into(
     model: Model,
     settings: Settings,
     drawn: Drawn,
-    folder: str | os.PathLike[str],
+    folder: str | bytes | os.PathLike[str],
+    watch: Watch,
     *,
     format: Format,
     quality: int | None,
@@ -70,7 +72,8 @@ def draw_into(
 ) -> Written:
     """Draw what ``settings`` say into a folder; ``drawn`` draws a part of them.
 
-    :meth:`smalti.Generator.generate_into` says what the arguments are, and what is raised.
+    :meth:`smalti.Generator.generate_into` says what the arguments are, and what is raised. ``watch`` says whether the
+    call was cancelled.
     """
     place = as_path("folder", folder, "a path of a folder")
     format, quality = check_format(format, quality)
@@ -78,9 +81,11 @@ def draw_into(
         raise UsageError(f"overwrite {shown(overwrite)}: True or False is needed")
     if on_picture is not None and not callable(on_picture):
         raise UsageError(f"on_picture {shown(on_picture)}: a function is needed that takes done, total and a path")
+    watch.check()
     together = _together(model, settings)
     paths = _paths(place, model.manifest.name, settings.seeds, format)
     check_folder(place)
+    _check_files(paths)
     there = frozenset[int]() if overwrite else _there(model, settings, paths)
     try:
         reachable(place).mkdir(parents=True, exist_ok=True)
@@ -125,21 +130,31 @@ def _paths(folder: Path, bundle: str, seeds: Sequence[int], format: Format) -> t
     return tuple(folder / f"{name}-{seed}{ending}" for seed in seeds)
 
 
+def _check_files(paths: Sequence[Path]) -> None:
+    """Raise OutputError where something of a picture's name is no file. To read or write a pipe could take for ever."""
+    for path in paths:
+        if told := told_kind(path):
+            raise OutputError(f"cannot write {path}: it is {told}, not a file; move it, or take another folder")
+
+
 def _there(model: Model, settings: Settings, paths: Sequence[Path]) -> frozenset[int]:
-    """Return which images are there. Raises UsageError for files that are others, or no images of smalti's."""
+    """Return which images are there, whole. Raises UsageError for files that are others, or no images of smalti's.
+
+    One that is cut off or damaged, and says that it is the same image, is not there: it is drawn again.
+    """
     found: list[int] = []
     others: list[str] = []
     for index, path in enumerate(paths):
-        if not os.path.lexists(reachable(path)):
+        if not reachable(path).exists():  # nor is what a link leads to
             continue
         try:
             own = same_picture(read_recipe(path), recipe_of(model.bundle, model.report, _part(settings, [index])))
             reason = "it was drawn otherwise"
         except UsageError as error:
             own, reason = False, str(error)
-        if own:
+        if own and is_whole(path):
             found.append(index)
-        else:
+        elif not own:
             others.append(reason if str(path) in reason else f"{path}: {reason}")
     if others:
         raise UsageError(

@@ -14,7 +14,7 @@ from smalti.codec.masks import matched, paste, patches
 from smalti.drawing.draw import Images, Plan
 from smalti.errors import UsageError
 from smalti.families.base import Settings
-from smalti.families.checks import whole
+from smalti.families.checks import share, whole
 from smalti.saving.recipe import Origin, digest
 from smalti_kernels import STREAM_SUBSET, random_words
 
@@ -71,9 +71,7 @@ def varied(tokens: Int32, settings: Settings, latent: Latent, origin: Origin) ->
 
     Each seed draws others, and at least one: those at the positions of the smallest words of its own noise.
     """
-    strength = origin.strength or 0.0
-    if not 0 < strength <= 1:
-        raise UsageError(f"strength {strength}: allowed are numbers above 0, at most 1")
+    strength = share("strength", origin.strength)
     height, width = tokens.shape[1:]
     count = max(1, round(strength * height * width))
     row, column = np.divmod(np.arange(height * width, dtype=np.int64), width)

@@ -178,13 +178,13 @@ class Step:
     """Number of steps. In the family sundae a run may have fewer, because it ends when all its samples are frozen."""
     tokens: Int32
     """int32 [N, h, w]. In the family absorbing, K stands where a token is masked. In the family multinomial, tokens
-    still have noise."""
+    still have noise. It is a copy that cannot be written to."""
     settings: Settings
     timings: Timings
     """Seconds spent up to here, without those of whoever watches."""
     _images: Callable[[Int32, Timings], list[Image.Image]] = field(repr=False)
     _preview: Callable[[Int32], list[Image.Image]] = field(repr=False)
-    _result: Callable[[Int32, Timings], Result] = field(repr=False)
+    _result: Callable[[Int32, Timings, int], Result] = field(repr=False)
     _codes: int = field(repr=False)
 
     @memory_told()
@@ -197,12 +197,13 @@ class Step:
 
     @memory_told()
     def result(self) -> Result:
-        """Decode the tokens as :meth:`images` does, and return what can be saved; its recipe is that of the whole run.
+        """Decode the tokens as :meth:`images` does, and return what can be saved.
 
-        The last step's result is that of :meth:`Generator.generate`. An earlier one's pictures are unfinished, and
-        replaying its recipe gives the finished ones.
+        The last step's result is that of :meth:`Generator.generate`. An earlier one's pictures are unfinished: its
+        recipe says after which step they were taken, and replaying it gives the same pictures.
         """
-        return self._result(absorbing.fill_masked(self.tokens, self._codes), replace(self.timings))
+        filled = absorbing.fill_masked(self.tokens, self._codes).copy()
+        return self._result(filled, replace(self.timings), self.index)
 
     @memory_told()
     def preview(self) -> list[Image.Image]:

@@ -27,8 +27,18 @@ def number(name: str, value: Any, least: float, most: float, others: str = "") -
     except OverflowError:  # a whole number that no float can hold
         found = math.inf
     if not least <= found <= most:
-        told = value[:LONGEST] if isinstance(value, str) else shown(value)
-        raise UsageError(f"{name} {told}: allowed are {least:g} .. {most:g}" + (f" {others}" if others else ""))
+        raise UsageError(f"{name} {shown(value)}: allowed are {least:g} .. {most:g}" + (f" {others}" if others else ""))
+    return found
+
+
+def share(name: str, value: Any) -> float:
+    """Return ``value`` as a float. Raises UsageError unless it is a number above 0, at most 1."""
+    try:
+        found = float(value) if _real(value) else math.nan
+    except OverflowError:
+        found = math.inf
+    if not 0 < found <= 1:
+        raise UsageError(f"{name} {shown(value)}: a number above 0, at most 1, is needed")
     return found
 
 

@@ -108,10 +108,10 @@ class Limits:
             )
 
     def check_steps(self, steps: int) -> None:
-        """Raise UsageError for more steps than a draw may have."""
-        if steps > self.steps:
+        """Raise UsageError for more steps than a draw may have, or none."""
+        if not 1 <= steps <= self.steps:
             raise UsageError(
-                f"steps {steps}: at most {self.steps} are allowed; take fewer, or load with smalti.Limits(steps=...)"
+                f"steps {steps}: allowed are 1 .. {self.steps}; for more, load with smalti.Limits(steps=...)"
             )
 
     def check_sizes(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
@@ -153,7 +153,7 @@ class Limits:
         """Raise UsageError or OutOfMemory for a draw that is too much."""
         count, (width, height), steps = len(settings.seeds), settings.size, settings.value("steps")
         self.check_count(count)
-        self.check_steps(steps or 0)
+        self.check_steps(steps or 1)
         self.check_pixels(width, height, "size")
         asked = f"count {count}, size {width}x{height}" + (f", steps {steps}" if steps else "")
         self.check_total(count * width * height, asked)

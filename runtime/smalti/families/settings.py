@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, TypedDict, get_args, get_type_hints
 
@@ -13,7 +13,7 @@ from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.schedule import Counts, Order, Remask
 from smalti.families.base import COMMON_OPTIONS, Settings
 from smalti.families.canvas import canvas_size
-from smalti.families.checks import listed, number, shown, whole
+from smalti.families.checks import listed, number, share, shown, whole
 from smalti.families.limits import Limits
 from smalti.families.registry import FAMILIES, OWN_OPTIONS, family_of
 from smalti_kernels import STREAM_LABEL, random_words
@@ -108,8 +108,7 @@ def resolve(
 
     Raises UsageError, which says what is allowed, and OutOfMemory as ``limits`` say.
     """
-    if unknown := [name for name in options if name not in Options.__annotations__]:
-        raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
+    check_names(options)
     asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name in ("schedule", "order"):
         if not isinstance(asked.get(name, ""), str):
@@ -127,13 +126,14 @@ def resolve(
     temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
     family = family_of(manifest)
     family.refuse_foreign(asked, OWN_OPTIONS, f"bundle {manifest.name}")
+    trained = manifest.noise.steps if manifest.noise else None
+    if limits is not None and asked.get("steps") is not None and (trained is None or limits.steps < trained):
+        limits.check_steps(whole("steps", asked["steps"]))  # before the family tells of its own bound, which is wider
     own = family.settle(asked, temperature, canvas, manifest)
     top_k = whole("top_k", asked.get("top_k", default.top_k))
-    top_p = number("top_p", asked.get("top_p", default.top_p), 0, 1)
+    top_p = share("top_p", asked.get("top_p", default.top_p))
     if top_k < 0:
         raise UsageError(f"top_k {top_k}: allowed are 0 (all tokens) and more")
-    if not top_p:
-        raise UsageError("top_p 0: it must be above 0 and at most 1 (all tokens)")
     names = tuple(_label_name(value, own_seed, manifest.classes, draw_labels) for value, own_seed in zip(labels, seeds))
     settings = Settings(
         seeds=tuple(seeds),
@@ -149,6 +149,12 @@ def resolve(
     if limits is not None:
         limits.check_draw(manifest, settings)
     return settings
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UsageError for the name of an option that there is not."""
+    if unknown := [name for name in names if name not in Options.__annotations__]:
+        raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(Options.__annotations__)}")
 
 
 def chosen_options(settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from smalti.backends.registry import AUTO
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.codec.masks import to_repaint
 from smalti.codec.pictures import Picture, to_pixels
-from smalti.drawing.result import Result
+from smalti.drawing.result import Result, Step
 from smalti.drawing.watch import OnStep, Watch
 from smalti.errors import BundleError, UsageError
 from smalti.generator import Generator
@@ -44,7 +44,8 @@ def replay(
         cancel: ends the call once it is set.
         on_step: is called with a :class:`Step` after each.
 
-    The result's ``columns`` are those of the sheet, so that saving it gives the same one. A JPEG or a WebP of a lower
+    Unfinished pictures, which :meth:`smalti.Step.result` gave, are drawn again as they were after that step. The
+    result's ``columns`` are those of the sheet, so that saving it gives the same one. A JPEG or a WebP of a lower
     quality is not that file again, but what it was made from.
 
     Raises UsageError for a source without a recipe, for an image or a mask that is missing, not needed or another one;
@@ -57,7 +58,20 @@ def replay(
     pixels = _given("image", image, recipe)
     repaint = _given("mask", mask, recipe)
     generator = _loaded(recipe, bundle, provider, threads, cancel)
-    result = _drawn(generator, recipe, pixels, repaint, {"cancel": cancel, "on_step": on_step})
+    taken: list[Result] = []
+
+    def take(step: Step) -> None:
+        if on_step is not None:
+            on_step(step)
+        if step.index == recipe.step:
+            taken.append(step.result())
+
+    watched = on_step if recipe.step is None else take
+    result = _drawn(generator, recipe, pixels, repaint, {"cancel": cancel, "on_step": watched})
+    if recipe.step is not None:
+        if not taken:
+            raise UsageError(f"the recipe is of pictures after step {recipe.step}, and the run has no such step")
+        result = taken[0]
     return replace(result, columns=recipe.columns)
 
 
@@ -69,7 +83,10 @@ def _given(what: str, given: Picture | None, recipe: Recipe) -> Any:
             raise UsageError(f"{what}: a recipe of {recipe.call} begins from no {what}; leave it out")
         return None
     if given is None:
-        raise UsageError(f"{what} None: the recipe is of {recipe.call}; give the {what} that it began from")
+        raise UsageError(
+            f"{what} None: the recipe is of {recipe.call}; give the {what} that it began from ({what}=..., or "
+            f"--{what} FILE)"
+        )
     pixels = to_pixels(given) if what == "image" else to_repaint(given)
     found = digest(pixels)
     if found != recorded:

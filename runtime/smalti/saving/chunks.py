@@ -11,8 +11,6 @@ from typing import Any, BinaryIO, Final
 
 from PIL import Image
 
-from smalti.codec.opening import UNREADABLE
-
 KEY: Final = "smalti"
 """The keyword of a recipe."""
 PARAMETERS: Final = "parameters"
@@ -61,7 +59,7 @@ def text_in_exif(image: Image.Image) -> str | None:
     """
     try:
         found: Any = image.getexif().get_ifd(_EXIF_FOLDER).get(TAGS[KEY])
-    except (*UNREADABLE, AttributeError, KeyError, TypeError):  # a picture outlives damaged remarks on it
+    except Exception:  # of Pillow's; a picture outlives damaged remarks on it
         return None
     if not isinstance(found, str) or not found.startswith(_HISTORY):  # that of another program
         return None

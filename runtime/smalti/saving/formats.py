@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from smalti.codec.opening import open_image
 from smalti.errors import UsageError
 from smalti.families.checks import shown, whole
 from smalti.files import write_whole
+from smalti.platform import reachable
 from smalti.saving.chunks import exif_of
 
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -23,12 +25,23 @@ SUFFIXES: Final[Mapping[str, Format]] = {".png": "png", ".jpg": "jpeg", ".jpeg":
 JPEG_QUALITY: Final = 95
 LONGEST_SIDE: Final[Mapping[Format, int]] = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383}
 """Pixels that a side may have."""
+TAIL: Final = 64
+"""Bytes at the end of a file among which is how it ends. Some programs add a few of their own."""
+END: Final[Mapping[str, bytes]] = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+"""How files end, by Pillow's names of formats. Without it, decoders fill up with grey or take zeros for pixels; a WebP
+says how long it is."""
 JPEG_EXIF: Final = 65533
 """Bytes of texts that a JPEG has room for."""
 
 
 def check_format(format: Any, quality: Any = None) -> tuple[Format, int | None]:
-    """Return a format and its quality, checked. Raises UsageError for another format, or a quality that it lacks."""
+    """Return a format and its quality, checked. Raises UsageError for another format, or a quality that it lacks.
+
+    A format may be written in capitals, and as the ends of files are: ``JPG``, ``.png``.
+    """
+    if isinstance(format, str):
+        plain = format.lower().removeprefix(".")
+        format = SUFFIXES.get(f".{plain}", plain)
     if not isinstance(format, str) or format not in FORMATS:
         raise UsageError(f"format {shown(format)}: allowed are {', '.join(FORMATS)}")
     if quality is None:
@@ -75,6 +88,16 @@ def encoded(
     else:
         image.save(buffer, "WEBP", quality=quality, exif=exif)
     return buffer.getvalue()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a picture's file can be decoded to its last pixel, and ends as its format does."""
+    try:
+        image = open_image(path)
+        end = reachable(path).read_bytes()[-TAIL:]
+    except (OSError, UsageError):
+        return False
+    return END.get(image.format or "", b"") in end
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smalti.codec.fit import Fit
-from smalti.codec.opening import UNREADABLE
+from smalti.codec.opening import UNREADABLE, reading
 from smalti.errors import UsageError
-from smalti.families.checks import shown
 from smalti.families.settings import DECLARED
 from smalti.platform import reachable
 from smalti.saving.chunks import KEY, text_in_exif, text_in_png
-from smalti.saving.targets import Source, check_source
+from smalti.saving.targets import Source, check_source, told_file
 
 ALWAYS_BEFORE: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "order": "random", "remask": 0.0}
 """Values of options that did not exist when older pictures were made."""
@@ -26,7 +25,10 @@ Call: TypeAlias = Literal["generate", "inpaint", "outpaint", "vary"]
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """What a draw began from: nothing, or an image and what the call says of it. Images are known by their digests."""
+    """What a draw began from, and how far it went.
+
+    It began from nothing, or from an image and what the call says of it. Images are known by their digests.
+    """
 
     call: Call = "generate"
     """The method of :class:`smalti.Generator`."""
@@ -39,6 +41,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     margins: tuple[int, int, int, int] | None = None
     """Pixels that were added on the left, at the top, on the right and at the bottom."""
     strength: float | None = None
+    step: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """The index of the step after which unfinished pictures were taken, as :meth:`smalti.Step.result` does; None for
+    the pictures of the whole run."""
 
 
 class Recipe(Origin, frozen=True, kw_only=True):
@@ -94,9 +99,9 @@ def read_recipe(source: Source) -> Recipe:
     cannot be read, is no picture, or has no recipe.
     """
     place = check_source("source", source)
-    where = str(place) if isinstance(place, Path) else f"source {shown(source)}"
+    where = str(place) if isinstance(place, Path) else told_file("source", source)
     try:
-        text = _text_of(place)
+        text = _text_of(place, where)
     except FileNotFoundError:
         raise UsageError(f"{where} does not exist; name a picture that smalti made") from None
     except UNREADABLE as error:
@@ -114,12 +119,14 @@ def read_recipe(source: Source) -> Recipe:
         raise UsageError(f"{where}: its recipe cannot be read: {error}") from None
 
 
-def _text_of(place: Path | Any) -> str | None:
-    """Return the text of the recipe in a file; None if there is none. Raises errors of UNREADABLE."""
+def _text_of(place: Path | Any, where: str) -> str | None:
+    """Return the text of the recipe in a file; None if there is none. Raises UsageError, and errors of UNREADABLE."""
     if isinstance(place, Path):
         with reachable(place).open("rb") as file:
-            return _text_of(file)
-    with Image.open(place) as image:
+            return _text_of(file, where)
+    with reading(where):
+        image = Image.open(place)
+    with image:
         found: Any = image.info.get(KEY)
         found = found if isinstance(found, str) else text_in_exif(image)
         return text_in_png(place) or found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -35,7 +36,7 @@ class Reads(Protocol):
         ...
 
 
-AnyPath: TypeAlias = str | os.PathLike[str]
+AnyPath: TypeAlias = str | bytes | os.PathLike[str]
 Target: TypeAlias = AnyPath | Writes
 Source: TypeAlias = AnyPath | Reads
 
@@ -43,6 +44,8 @@ Source: TypeAlias = AnyPath | Reads
 def as_path(name: str, value: Any, allowed: str) -> Path:
     """Return a path from text or what gives text. Raises UsageError, which says what is ``allowed``, for others."""
     found = _text_of(value)
+    if isinstance(value, str | bytes) and not value:
+        raise UsageError(f"{name} is empty: {allowed} is needed")
     if not found or "\0" in found:
         raise UsageError(f"{name} {shown(value)}: {allowed} is needed, and a path is text without NUL characters")
     return Path(found)
@@ -53,7 +56,7 @@ def _text_of(value: Any) -> str | None:
         found = cast(object, os.fspath(cast("os.PathLike[str]", value)))
     except TypeError:  # no path, or one that says that it is something else
         return None
-    return found if isinstance(found, str) else None
+    return os.fsdecode(found) if isinstance(found, str | bytes) else None
 
 
 def check_target(target: Any, format: Any, quality: Any) -> tuple[Path | Writes, Format, int | None]:
@@ -63,14 +66,15 @@ def check_target(target: Any, format: Any, quality: Any) -> tuple[Path | Writes,
     is open to write bytes, for a name that says no format or another one, and as :func:`check_format` does.
     """
     allowed = f"a path that ends in {ENDS}, or a file that is open to write bytes,"
-    if isinstance(target, str | os.PathLike) or not isinstance(target, Writes):
+    if isinstance(target, str | bytes | os.PathLike) or not isinstance(target, Writes):
         where: Path | Writes = as_path("target", target, allowed)
         ending = SUFFIXES.get(where.suffix.lower())
         if format is None and ending is None:
             raise UsageError(f"target {where}: {allowed} is needed; or say format: {', '.join(FORMATS)}")
-        if isinstance(format, str) and format in FORMATS and ending not in (None, format):
-            raise UsageError(f"format {format}: target {where} ends as {ending} does; leave format out, or rename it")
-        return where, *check_format(ending if format is None else format, quality)
+        kind, quality = check_format(ending if format is None else format, quality)
+        if ending not in (None, kind):
+            raise UsageError(f"format {kind}: target {where} ends as {ending} does; leave format out, or rename it")
+        return where, kind, quality
     _check_open("target", target, "write", "w")
     if format is None:
         name: Any = getattr(target, "name", None)
@@ -98,10 +102,12 @@ def write(where: Path | Writes, content: bytes) -> None:
                 return  # all of it, as far as such an object says
             left = left[done:]
     except TypeError as error:
-        raise UsageError(f"target {shown(where)}: it takes no bytes ({error}); open it with mode 'wb'") from error
+        raise UsageError(
+            f"{told_file('target', where)}: it takes no bytes ({error}); open it with mode 'wb'"
+        ) from error
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write to {shown(where)}: {told}") from error
+        raise OutputError(f"cannot write to {told_file('', where)}: {told}") from error
 
 
 def check_source(name: str, source: Any) -> Path | io.BytesIO:
@@ -109,7 +115,7 @@ def check_source(name: str, source: Any) -> Path | io.BytesIO:
 
     Raises UsageError for what is neither a path nor a file that is open to read bytes, or cannot be read.
     """
-    if isinstance(source, str | os.PathLike) or not isinstance(source, Reads):
+    if isinstance(source, str | bytes | os.PathLike) or not isinstance(source, Reads):
         return as_path(name, source, "a path, or a file that is open to read bytes,")
     _check_open(name, source, "read", "r")
     can: Any = getattr(source, "seekable", None)
@@ -118,21 +124,34 @@ def check_source(name: str, source: Any) -> Path | io.BytesIO:
             cast(Any, source).seek(0)
         content: Any = source.read(LARGEST_FILE + 1)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{name} {shown(source)}: it cannot be read: {error}") from error
+        raise UsageError(f"{told_file(name, source)}: it cannot be read: {error}") from error
     if not isinstance(content, bytes | bytearray):
-        raise UsageError(f"{name} {shown(source)}: it gives no bytes; open it with mode 'rb'")
+        raise UsageError(f"{told_file(name, source)}: it gives no bytes; open it with mode 'rb'")
+    if not content:
+        raise UsageError(f"{told_file(name, source)}: it is empty; a picture is needed")
     if len(content) > LARGEST_FILE:
-        raise UsageError(f"{name} {shown(source)}: at most {LARGEST_FILE} bytes are read; name its path")
+        raise UsageError(f"{told_file(name, source)}: at most {LARGEST_FILE} bytes are read; name its path")
     return io.BytesIO(content)
+
+
+def told_file(name: str, file: Any) -> str:
+    """Return how messages call an open file, which is argument ``name``: stdin, stdout, or by its own name."""
+    for stream, told in ((sys.stdin, "stdin"), (sys.stdout, "stdout"), (sys.stderr, "stderr")):
+        if stream is not None and file in (stream, getattr(stream, "buffer", None)):  # pyright: ignore
+            return told
+    own: Any = getattr(file, "name", None)
+    return f"{name} {own if isinstance(own, str) else 'open file'}".strip()
 
 
 def _check_open(name: str, file: Any, verb: str, mode: str) -> None:
     """Raise UsageError for a file that is closed, is for text, or was opened for something else."""
     advice = f"a file that is open to {verb} bytes is needed (mode '{mode}b'), or a path"
     if getattr(file, "closed", False) is True:
-        raise UsageError(f"{name} {shown(file)}: it is closed; {advice}")
+        raise UsageError(f"{told_file(name, file)}: it is closed; {advice}")
     if isinstance(file, io.TextIOBase | type):
-        raise UsageError(f"{name} {shown(file)}: it is {'a class' if isinstance(file, type) else 'for text'}; {advice}")
+        raise UsageError(
+            f"{told_file(name, file)}: it is {'a class' if isinstance(file, type) else 'for text'}; {advice}"
+        )
     can = getattr(file, "writable" if verb == "write" else "readable", None)
     if callable(can) and not can():
-        raise UsageError(f"{name} {shown(file)}: it was not opened to {verb}; {advice}")
+        raise UsageError(f"{told_file(name, file)}: it was not opened to {verb}; {advice}")

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from smalti.codec.opening import UNREADABLE
+from smalti.codec.opening import reading
 from smalti.codec.pictures import read, tell
 from smalti.errors import UsageError
 from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
@@ -72,7 +72,7 @@ def open_folder(
         file = wanted[index]
         try:
             pixels, own = read_noted(root / file, size)
-        except UNREADABLE as error:
+        except (OSError, UsageError) as error:
             _log.warning("skipped %s: %s", root / file, error)
             return None
         notes.append(own)
@@ -163,7 +163,9 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 def read_noted(path: Path, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read as :func:`read_square` does, and return what the user should know of the picture too."""
-    with Image.open(path) as file:
+    with reading("the file"):
+        file = Image.open(path)
+    with file:
         found = read(file)
     square = ImageOps.fit(Image.fromarray(found.pixels), (size, size), Image.Resampling.LANCZOS)
     return np.asarray(square), found.notes
