@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from filelock import FileLock
 from helpers.skips import SkipGuard
 from helpers.stub_driver import Stub, build_stub
 
+with contextlib.suppress(ValueError):
+    # A shell's job in the background has it ignored, and so would all that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects that stay: a tenth of its time is looking at them
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:

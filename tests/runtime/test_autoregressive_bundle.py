@@ -150,7 +150,7 @@ def test_a_call_that_fails_is_forgotten(table):
         ({"size": (128, 64)}, "size: these are 8x4 tokens, and bundle tiny-ar draws images of 4x4 tokens only"),
         ({"size": (100, 64)}, "size 100x64: sides must be multiples of 16"),
         ({"top_k": -1}, "top_k -1: allowed are 0"),
-        ({"top_p": 0}, "top_p 0: it must be above 0"),
+        ({"top_p": 0}, "top_p 0: a number above 0"),
     ],
 )
 def test_what_such_a_bundle_cannot_do_is_refused(gen, option, says):

@@ -137,9 +137,9 @@ def test_repainting_never_draws_again_what_is_kept(gen, remask):
         ({"choice_temperature": -1.0, "order": "confidence"}, r"choice_temperature -1.0: allowed are 0 .. 1e\+06"),
         ({"top_k": -1}, "top_k -1: allowed are 0"),
         ({"top_k": 1.5}, "top_k 1.5: a whole number is needed"),
-        ({"top_p": 0.0}, "top_p 0: it must be above 0 and at most 1"),
-        ({"top_p": 1.5}, "top_p 1.5: allowed are 0 .. 1"),
-        ({"top_p": float("nan")}, "top_p nan: allowed are 0 .. 1"),
+        ({"top_p": 0.0}, "top_p 0.0: a number above 0, at most 1, is needed"),
+        ({"top_p": 1.5}, "top_p 1.5: a number above 0, at most 1, is needed"),
+        ({"top_p": float("nan")}, "top_p nan: a number above 0, at most 1, is needed"),
     ],
 )
 @pytest.mark.parametrize("method", ["generate", "stream"])

@@ -216,7 +216,7 @@ def test_control_break_ends_a_command_as_termination_does(
     monkeypatch.setattr(platform, "signal", SimpleNamespace(Signals=signals))
     assert [one.name for one in platform.ending_signals()] == ["SIGTERM", "SIGBREAK"]
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, BREAK)}
-    monkeypatch.setattr(cli, "ending_signals", lambda: (signal.SIGTERM, BREAK))
+    monkeypatch.setattr(platform, "ending_signals", lambda: (signal.SIGTERM, BREAK))
     monkeypatch.setattr(cli, "_run", lambda arguments: signal.raise_signal(BREAK))
     try:
         with pytest.raises(SystemExit) as ended:

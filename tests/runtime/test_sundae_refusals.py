@@ -42,7 +42,7 @@ def gen(bundle) -> smalti.Generator:
         ({"steps": 1.5}, "steps 1.5: a whole number is needed"),
         ({"temperature": 0}, r"temperature 0: allowed are 0.01 \.\. 100"),
         ({"final_temperature": 0.001}, r"final_temperature 0.001: allowed are 0.01 \.\. 100"),
-        ({"final_temperature": "cold"}, "final_temperature cold: allowed are"),
+        ({"final_temperature": "cold"}, "final_temperature 'cold': allowed are"),
         ({"proportion": 0}, "proportion 0: a number above 0 and at most 1 is needed, or two"),
         ({"proportion": (0.5, 1.5)}, r"proportion \(0.5, 1.5\): a number above 0"),
         ({"proportion": (0.5, 0.5, 0.5)}, "proportion"),
