@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -172,18 +174,30 @@ def as_request(
         position=positions,
         step=np.broadcast_to(steps, (rows,)),
         seeds=words,
-        scale=_scales(temperature, count),
-        top_k=_top_k(top_k, count),
-        top_p=_top_p(top_p, count),
+        scale=_for_each(_scales, temperature, count),
+        top_k=_for_each(_top_k, top_k, count),
+        top_p=_for_each(_top_p, top_p, count),
         width=int(width),
         logprob=bool(logprob),
         threads=usable_cores() if threads is None else int(threads),
     )
 
 
+def _for_each(check: Callable[[Any, int], NDArray[Any]], value: ArrayLike, count: int) -> NDArray[Any]:
+    """Check one number for all grids, or one for each. One number is the same at every step, and is checked once."""
+    if type(value) in (int, float):
+        return np.full(count, _known(check, value))
+    return check(value, count)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _known(check: Callable[[Any, int], NDArray[Any]], value: Any) -> Any:
+    return check(value, 1)[0]
+
+
 def _name(array: Array) -> str:
     """The dtype's name as in NumPy; torch puts its own name in front."""
-    return str(array.dtype).rpartition(".")[2]
+    return array.dtype.name if isinstance(array, np.ndarray) else str(array.dtype).rpartition(".")[2]
 
 
 def _bits(logits: Array) -> Any:

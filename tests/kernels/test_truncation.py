@@ -207,7 +207,6 @@ def test_changed_says_which_tokens_are_new():
 @given(st.integers(2, 5), st.booleans(), st.booleans())
 def test_threads_do_not_change_the_result(threads, cut, wanted):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smalti_kernels.impl.reference._THREAD_ELEMENTS", 1)
         patch.setattr("smalti_kernels.impl.reference._BLOCK_ELEMENTS", 900)
         c = case()
         options = {"logprob": wanted, "top_k": 30 if cut else 0}

@@ -21,8 +21,11 @@ only those tokens whose bound reaches the best exact score so far. `_Block.score
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +34,7 @@ from numpy.typing import NDArray
 from smalti_kernels.checks import Draw, Request
 from smalti_kernels.errors import SamplingError
 from smalti_kernels.spec.guidance import guide
-from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, gumbel, random_words, token_noise, token_words
+from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, gumbel, philox4x32, token_noise, token_words
 from smalti_kernels.spec.tables import log_ratio, weights
 from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
@@ -46,11 +49,11 @@ of it; the table's Gumbel is within 6e-5 nats of the exact one."""
 SAFE_BOUND: Final = 16128.0 * (1 << FRACTION_BITS) * BOUND_UNITS
 """If a row's greatest bound lies within +- this, the row has an answer and no token clamped at -2^30 can win."""
 
-# Elements per block: 8 rows of 8192 tokens. A pass touches at most 512 KiB, so intermediates stay in a 1 MiB L2 cache.
-_BLOCK_ELEMENTS: Final = 1 << 16
-# With fewer elements per thread (about half a millisecond of work), starting a thread costs more than it gains.
-_THREAD_ELEMENTS: Final = 1 << 18
+# Elements per block, and fewest per thread: 64 rows of 8192 tokens. Smaller blocks would stay in a cache, and cost
+# more calls of NumPy. Each takes Python's lock, and threads would wait for it longer than one on a small block lasts.
+_BLOCK_ELEMENTS: Final = 1 << 19
 _NEVER: Final = np.int32(-(2**31))
+_kept = threading.local()
 # Zero exponent of the bound: bits(float32(noise >> 1)) of p = 1, that is of 2^31.
 _BITS_OF_ONE: Final = float((127 + 31) << 23)
 
@@ -61,12 +64,12 @@ def draw(request: Request) -> Draw:
     Raises SamplingError when a row has no answer; the message names the first such row.
     """
     total, vocabulary = request.logits.shape
-    y, x = np.divmod(request.position, request.width)
-    keys = random_words(request.seeds[request.sample], stream=STREAM_DRAW, step=request.step, y=y, x=x)
+    keys = _keys(request)
     drawn = np.empty(total, np.int32)
     logprob = np.empty(total, np.int32) if request.logprob else None
-    per_block = max(1, min(total, _BLOCK_ELEMENTS // vocabulary))
-    words = token_words(vocabulary)
+    threads = max(1, min(request.threads, total * vocabulary // _BLOCK_ELEMENTS))
+    per_block = max(1, min(-(-total // threads), _BLOCK_ELEMENTS // vocabulary))
+    words = _words(vocabulary)
     starts = iter(range(0, total, per_block))
     turn = threading.Lock()
     failures: list[tuple[int, SamplingError]] = []
@@ -76,7 +79,7 @@ def draw(request: Request) -> Draw:
             return None if failures else next(starts, None)
 
     def work(_: int) -> None:
-        block = _Block(request, words, per_block)
+        block = _Block(request, words, per_block, _scratch_of_thread())
         for start in iter(next_start, None):
             rows = slice(start, min(start + per_block, total))
             try:
@@ -84,12 +87,13 @@ def draw(request: Request) -> Draw:
             except SamplingError as error:
                 failures.append((start, error))
 
-    threads = max(1, min(request.threads, total * vocabulary // _THREAD_ELEMENTS))
     if threads == 1:
         work(0)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
+        others = [_pool(os.getpid()).submit(work, index) for index in range(1, threads)]
+        work(0)
+        for other in others:
+            other.result()
     if failures:
         # Blocks start in order, so every block before the first failure has run, and the same row is always named.
         raise min(failures, key=lambda failure: failure[0])[1]
@@ -97,6 +101,37 @@ def draw(request: Request) -> Draw:
     tokens = request.tokens.copy()
     tokens[request.sample, request.position] = drawn
     return Draw(tokens, drawn != before, logprob)
+
+
+def _keys(request: Request) -> NDArray[np.uint32]:
+    """Return the keys of the rows, uint32 [R, 4]: `random_words` of coordinates that are checked already."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    y, x = np.divmod(request.position.view(np.uint64), np.uint64(request.width))
+    seeds, stream = request.seeds[request.sample], np.full_like(y, STREAM_DRAW)
+    return philox4x32((x, y, request.step.astype(np.uint64), stream), (seeds & low, seeds >> half))
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads that stay from one draw to the next. A forked child has none of its parent's, and gets its own."""
+    del process
+    return ThreadPoolExecutor(os.cpu_count() or 1, "smalti-draw")
+
+
+@lru_cache(maxsize=4)
+def _words(vocabulary: int) -> NDArray[np.uint32]:
+    words = token_words(vocabulary)
+    words.flags.writeable = False
+    return words
+
+
+def _scratch_of_thread() -> dict[str, NDArray[Any]]:
+    """Return this thread's arrays of its last draw, by their use: new memory for each draw costs a tenth of it."""
+    try:
+        return _kept.arrays
+    except AttributeError:
+        _kept.arrays = dict[str, NDArray[Any]]()
+        return _kept.arrays
 
 
 def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[Any] | None) -> str | None:
@@ -141,17 +176,24 @@ def _unsound(values: NDArray[np.float32], what: str) -> str | None:
 class _Block:
     """Draw a block of rows at a time; intermediates, [rows, V] each, are reused for the next block."""
 
-    def __init__(self, request: Request, words: NDArray[np.uint32], rows: int) -> None:
+    def __init__(self, request: Request, words: NDArray[np.uint32], rows: int, kept: dict[str, NDArray[Any]]) -> None:
         shape = (rows, len(words))
+
+        def array(use: str, dtype: type[np.generic], wanted: bool = True) -> NDArray[Any]:
+            size = math.prod(shape) if wanted else 0
+            if use not in kept or kept[use].size < size:
+                kept[use] = np.empty(size, dtype)
+            return kept[use][:size].reshape(shape if wanted else (0, 0))
+
         self.request = request
         self.words = words
         self.truncated = request.truncated
-        self.noise = np.empty(shape, np.uint32)
-        self.scratch = np.empty(shape, np.uint32)
-        self.bound = np.empty(shape, np.float32)
-        self.values = np.empty(shape, np.float32)
-        self.uncond = np.empty(shape if request.uncond is not None else (0, 0), np.float32)
-        self.near = np.empty(shape, np.bool_)
+        self.noise = array("noise", np.uint32)
+        self.scratch = array("scratch", np.uint32)
+        self.bound = array("bound", np.float32)
+        self.values = array("values", np.float32)
+        self.uncond = array("uncond", np.float32, request.uncond is not None)
+        self.near = array("near", np.bool_)
 
     def run(self, rows: slice, keys: NDArray[np.uint32], logprob: NDArray[np.int32] | None) -> NDArray[np.int32]:
         """Draw the tokens of some rows, int32 [rows]; also write their log-probabilities to `logprob` if given."""
@@ -183,7 +225,7 @@ class _Block:
         request = self.request
         values = self.widen(request.logits[rows], self.values)
         if request.uncond is not None:
-            if values.base is not self.values:
+            if request.logits.dtype == np.float32:  # they are the caller's
                 values = self.values[: len(values)]
                 np.copyto(values, request.logits[rows])
             guide(values, self.widen(request.uncond[rows], self.uncond), request.guidance)

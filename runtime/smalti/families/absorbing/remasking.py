@@ -5,7 +5,7 @@ The positions do not depend on the tokens that are drawn, so these schedules are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from smalti_kernels import STREAM_SUBSET, random_words
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
+WORDS = 2**16
+"""Words of noise that are made together."""
 
 
 def remasking_schedule(
@@ -71,8 +73,7 @@ def remasking_schedule(
     masked, waiting = drawable, np.zeros_like(drawable)  # waiting: masked again, and not yet at a call
     calls = np.zeros(len(totals), np.int64)
     drawn, hidden, step_of = _Places(), _Places(), _Places()
-    for step in range(steps):
-        words = random_words(seed_column, stream=STREAM_SUBSET, step=step, y=y, x=x).astype(np.int64)
+    for step, words in enumerate(_words(seed_column, steps, y, x)):
         unmasked = drawable & ~masked
         if counts == "binomial":
             again, now = _by_chance(unmasked, masked, words, remask, step, steps)
@@ -89,6 +90,14 @@ def remasking_schedule(
         waiting |= again
         masked = (masked & ~now) | again
     return Schedule(drawn.table(calls), step_of.table(calls)[:, :, 0], hidden.table(calls))
+
+
+def _words(seeds: NDArray[np.uint64], steps: int, y: Integers, x: Integers) -> Iterator[Integers]:
+    """Yield the words int64 [N, L, 4] of each step; those of several steps are made together, which costs less."""
+    together = max(1, WORDS // (4 * len(seeds) * len(y)))
+    for first in range(0, steps, together):
+        some = np.arange(first, min(first + together, steps))[:, None, None]
+        yield from random_words(seeds, stream=STREAM_SUBSET, step=some, y=y, x=x).astype(np.int64)
 
 
 class _Places:
