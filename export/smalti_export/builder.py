@@ -36,6 +36,7 @@ from smalti_export.parity import golden
 from smalti_export.parity.certificate import TOLERANCES
 from smalti_export.parity.measure import Figures, make_figures
 from smalti_export.precision.attempts import Part, attempts
+from smalti_export.precision.cpu_operators import FUSED_OPSET
 from smalti_export.precision.fp16 import fp16_tensors, in_fp32
 from smalti_export.precision.int8 import too_large
 from smalti_export.source import Pair, released, seeing
@@ -102,7 +103,7 @@ def make_draft(
     factor = record.latent.factor
     specs = graph_specs(factor, pair.prior_run.model, features, record.resolutions[1:])
     for roles, model in models.items():
-        own = {name: value for name, value in kept.items() if name.startswith(PARTS.get(roles[0], ("",)))}
+        own = {name: value for name, value in kept.items() if roles[0] in PARTS and name.startswith(PARTS[roles[0]])}
         graphs = {role: (record.resolution_of(role).factor // factor, specs[role]) for role in roles}
         for part in _traced(model, graphs, own, precisions, say):
             _add(draft, record, part, _possible(part.role, precisions), figures, say)
@@ -151,6 +152,9 @@ def _traced(
             used.update(found.values())
             graphs[role][precision] = externalise(proto, found, file)
             if precision == "fp32" and "int8" in _possible(role, precisions) and too_large(proto) is None:
+                if role in PRIOR_ROLES.values():
+                    proto = trace(role, wrap(role, inside, scale), spec, FUSED_OPSET)
+                    found = name_by_content(proto, released_names(model))
                 whole[role] = proto
                 convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
                 fixed[role] = [node.name for node in convolutions if node.input[1] not in found]

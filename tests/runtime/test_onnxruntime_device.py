@@ -79,8 +79,10 @@ def test_bound_graphs_answer_what_sessions_answer_and_have_no_shape_nodes(role: 
         found = blank(expected)
         graph.queue(tensors(arrays), tensors(found))
         for name, answer in expected.items():
-            # Embeddings are means, over a number of pixels that is a constant here.
-            assert np.allclose(found[name], answer, rtol=0, atol=1e-6 if name == "embedding" else 0), name
+            # Embeddings are means, over a number of pixels that is a constant here. Few rows of the prior's last layer
+            # are products of other shapes, which a session that knows their number adds up in another order.
+            allowed = {"embedding": 1e-6, "logits": 1e-5}.get(name, 0)
+            assert np.allclose(found[name], answer, rtol=0, atol=allowed), name
         nodes = graph.nodes()
         assert {node.provider for node in nodes} == {CPU}
         assert "Shape" not in {node.operator for node in nodes}

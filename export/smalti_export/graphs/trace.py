@@ -76,7 +76,7 @@ def graph_specs(
     return specs
 
 
-def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
+def trace(role: Role, graph: nn.Module, spec: GraphSpec, opset: int = OPSET) -> onnx.ModelProto:
     """Export a wrapped model to ONNX with the free sizes of the spec; the weights stay inside the proto.
 
     A proto with more than 2 GB of weights cannot be written to a file until ``externalise`` has moved them out.
@@ -88,7 +88,7 @@ def trace(role: Role, graph: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
             inputs,
             dynamo=True,
             dynamic_shapes=free,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             verbose=False,

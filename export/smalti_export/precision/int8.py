@@ -3,7 +3,8 @@
 Matrix products with constant weights and convolutions run in 8 bit: unsigned activations and signed weights with a
 scale per output channel, the fastest combination on x86. Norms, softmax and the products inside attention stay fp32. An
 activation's range has the least squared error on real inputs (``activation_ranges``); before a ReLU, it is the range
-after the ReLU.
+after the ReLU. Products are written as ``cpu_operators`` has them, whose results are floats; convolutions pass 8 bits
+on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from smalti_export.graphs.trace import remade, strip_traces
 from smalti_export.graphs.weights import halved
 from smalti_export.precision.activation_ranges import Feed, activation_ranges
+from smalti_export.precision.cpu_operators import attention_without_transposes, constant_products, quantized_products
 
-QUANTIZED = ("MatMul", "Conv")
-"""Operators that run in 8 bit."""
 LARGEST = 2**31 - 2**24
 """Most bytes of weights inside a graph to be quantised: protobuf's limit less a margin."""
 
@@ -58,7 +58,7 @@ def too_large(proto: onnx.ModelProto) -> str | None:
     return f"calibration takes graphs of at most {LARGEST / 1e9:.1f} GB of fp32 weights, and this has {size / 1e9:.1f}"
 
 
-def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] = ()) -> onnx.ModelProto:
+def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Collection[str] = ()) -> onnx.ModelProto:
     """Quantise an fp32 graph that holds its weights, with scales calibrated on ``feeds``.
 
     ``feeds`` are real inputs of the graph; one batch size is enough. Nodes named in ``keep`` stay fp32.
@@ -71,30 +71,33 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] 
         source, prepared, target = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
         source.write_bytes(activations_first(proto).SerializeToString())
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        whole = onnx.ModelProto.FromString(prepared.read_bytes())
-        keep = [*keep, *products_of_activations(whole)]
+        whole = attention_without_transposes(onnx.ModelProto.FromString(prepared.read_bytes()))
         # The graph's outputs keep their full range, because the greatest logit is the likeliest token.
         last = set(last_layers(whole, 1))
         outputs = {node.output[0] for node in whole.graph.node if node.name in last}
         ranges = activation_ranges(whole, quantized_tensors(whole, keep), feeds, outputs)
-        quantize_static(
-            str(prepared),
-            str(target),
-            _Reader([least(whole, feeds[0])]),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*QUANTIZED, "Relu"],  # done by the range of the convolution before it
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=keep,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "TensorQuantOverrides": {
-                    name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()
-                }
-            },
-        )
-        result = onnx.ModelProto.FromString(target.read_bytes())
+        result = quantized_products(whole, ranges, keep)
+        if held := convolution_tensors(whole, keep):
+            prepared.write_bytes(result.SerializeToString())
+            quantize_static(
+                str(prepared),
+                str(target),
+                _Reader([least(whole, feeds[0])]),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Relu"],  # done by the range of the convolution before it
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(keep),
+                calibrate_method=CalibrationMethod.MinMax,
+                extra_options={
+                    "TensorQuantOverrides": {
+                        name: [{"rmin": np.float32(ranges[name][0]), "rmax": np.float32(ranges[name][1])}]
+                        for name in held
+                    }
+                },
+            )
+            result = onnx.ModelProto.FromString(target.read_bytes())
     strip_traces(result)
     result = halved(result)
     used = {node.domain for node in result.graph.node}
@@ -135,21 +138,25 @@ def activations_first(proto: onnx.ModelProto) -> onnx.ModelProto:
     return remade(proto, nodes, proto.graph.initializer)
 
 
-def quantized_tensors(proto: onnx.ModelProto, keep: Iterable[str]) -> list[str]:
+def quantized_tensors(proto: onnx.ModelProto, keep: Collection[str]) -> list[str]:
     """Activations that are stored in 8 bits when all products and convolutions outside ``keep`` are quantised."""
-    constants, kept = {initializer.name for initializer in proto.graph.initializer}, set(keep)
-    held: dict[str, None] = {}
+    products = [node.input[0] for node in constant_products(proto, keep)]
+    return list(dict.fromkeys([*products, *convolution_tensors(proto, keep)]))
+
+
+def convolution_tensors(proto: onnx.ModelProto, keep: Collection[str]) -> list[str]:
+    """Inputs and results in 8 bits of the convolutions outside ``keep``, with the ReLUs after them."""
+    constants, held = {initializer.name for initializer in proto.graph.initializer}, dict[str, None]()
     for node in proto.graph.node:
-        if (node.op_type in QUANTIZED and node.name not in kept) or node.op_type == "Relu":
-            inputs = node.input[:2] if node.op_type == "MatMul" else node.input[:1]
-            held.update(dict.fromkeys(name for name in (*inputs, node.output[0]) if name not in constants))
+        if (node.op_type == "Conv" and node.name not in keep) or node.op_type == "Relu":
+            held.update(dict.fromkeys(name for name in (node.input[0], node.output[0]) if name not in constants))
     return list(held)
 
 
 def last_layers(proto: onnx.ModelProto, count: int) -> list[str]:
     """Names of the last ``count`` nodes that would run in 8 bit; no later layer can reduce their errors."""
-    attention = products_of_activations(proto)
-    names = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and node.name not in attention]
+    products = {node.name for node in constant_products(proto)}
+    names = [node.name for node in proto.graph.node if node.op_type == "Conv" or node.name in products]
     return names[max(0, len(names) - count) :] if count else []
 
 
@@ -172,13 +179,6 @@ def most_sensitive(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence
 
     names = [name for name in last_layers(proto, len(proto.graph.node)) if name not in keep]
     return sorted(names, key=error)
-
-
-def products_of_activations(proto: onnx.ModelProto) -> list[str]:
-    """Names of the matrix products without a constant factor, as in attention; 8 bits are too few for them."""
-    constants = {initializer.name for initializer in proto.graph.initializer}
-    products = (node for node in proto.graph.node if node.op_type == "MatMul")
-    return [node.name for node in products if not constants & set(node.input)]
 
 
 @contextlib.contextmanager

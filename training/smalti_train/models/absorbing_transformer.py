@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti_train.models.rows import at_rows
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Attention(nn.Module):
         """Float [B, n, width] to the same shape."""
         return self.attend(self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x)))
 
+    def asked(self, x: Tensor, rows: Tensor) -> Tensor:
+        """What :meth:`forward` answers at ``rows`` (int [B, R], raster positions) alone: float [B, R, width]."""
+        return self.attend(self.split(self.query(at_rows(x, rows))), self.split(self.key(x)), self.split(self.value(x)))
+
 
 class Block(nn.Module):
     """A pre-norm layer: attention, then an MLP four times as wide."""
@@ -94,9 +100,13 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *context: object) -> Tensor:
-        """Float [B, n, width] to the same shape; ``context`` is for the attention."""
-        x = x + self.drop(self.attn(self.ln1(x), *context))
+    def forward(self, x: Tensor, *context: object, rows: Tensor | None = None) -> Tensor:
+        """Float [B, n, width] to the same shape, or to its ``rows`` (int [B, R]); ``context`` is for the attention."""
+        read = self.ln1(x)
+        if rows is None:
+            x = x + self.drop(self.attn(read, *context))
+        else:
+            x = at_rows(x, rows) + self.drop(cast(Attention, self.attn).asked(read, rows))
         return x + self.drop(self.mlp(self.ln2(x)))
 
 
@@ -137,10 +147,8 @@ class TokenTransformer(nn.Module):
             labels = torch.full((len(x),), self.classes, device=x.device)
         return x + self.label_emb(labels)[:, None]
 
-    def output(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits (float [B, n or R, K]) from the last layer's output (float [B, n, width]), or from ``rows`` of it."""
-        if rows is not None:
-            x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
+    def output(self, x: Tensor) -> Tensor:
+        """Logits (float [B, n, K]) from the last layer's output (float [B, n, width])."""
         return self.head(self.ln_f(x))
 
     def check(self, tokens: Tensor, labels: Tensor | None, longest: int) -> None:
@@ -195,9 +203,10 @@ class AbsorbingTransformer(TokenTransformer):
         """
         x = self.tok_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
         x = self.drop(self.labelled(x, labels))
-        for block in self.blocks:
-            x = block(x)
-        return self.output(x, rows)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            x = block(x, rows=rows if index == last else None)
+        return self.output(at_rows(x, rows) if rows is not None and last < 0 else x)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, labels: Tensor | None = None, t: Tensor | None = None) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti_train.models.rows import at_rows
+
 
 @dataclass(frozen=True)
 class HourglassPriorConfig:
@@ -55,12 +57,14 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Float [B, n, width] to the same shape."""
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Float [B, n, width] to the same shape, or to what it is at ``rows`` (int [B, R]) alone: [B, R, width]."""
         b, n, width = x.shape
+        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        if rows is not None:  # all tokens are read, and only these are asked for
+            x, q, n = at_rows(x, rows), at_rows(q, rows), rows.shape[1]
         q, k, v = (
-            part.reshape(b, n, width // self.head_dim, self.head_dim).transpose(1, 2)
-            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+            torch.unflatten(part, 2, (width // self.head_dim, self.head_dim)).transpose(1, 2) for part in (q, k, v)
         )
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width)
         x = x + self.dropout(self.attention_out(attended))
@@ -135,8 +139,8 @@ class HourglassPrior(nn.Module):
         for block in self.blocks_inner:
             inner = block(inner)
         x = x + split(self.up(inner), self.config.grid)
-        for block in self.blocks_out:
-            x = block(x)
-        if rows is not None:
-            x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
+        for index, block in enumerate(self.blocks_out):
+            x = block(x, rows if index + 1 == len(self.blocks_out) else None)
+        if rows is not None and not self.blocks_out:
+            x = at_rows(x, rows)
         return self.head(self.norm(x))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti_train.models.rows import at_rows
 from smalti_train.models.sundae_attention import (
     OCTAVES,
     Axes,
@@ -232,7 +233,7 @@ class SundaeTransformer(nn.Module):
             x = x + self.pos_emb.weight[: tokens.shape[1]]
         x = self.transformer(x, grid)
         if rows is not None:
-            x = torch.gather(x, 1, rows[..., None].expand(-1, -1, x.shape[-1]))
+            x = at_rows(x, rows)
         return self.to_logits(x)
 
     def grid_of(self, length: int, grid: Pair | None = None) -> Pair:
