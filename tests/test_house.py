@@ -45,6 +45,7 @@ ROOMS = {
         "engines",
         "embedding",
         "source",
+        "again",
         "graphs",
         "precision",
         "parity",

@@ -11,7 +11,7 @@ import typer
 
 from smalti.cli.options import JsonOption, sampling_options, takes_sampling
 from smalti.cli.plain import App
-from smalti.errors import ParityError
+from smalti.errors import ParityError, UsageError
 
 app = App()
 
@@ -19,8 +19,12 @@ app = App()
 @app.command()
 @takes_sampling("resolution", "size", "stride", before="decoder_from")
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a prior's run.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of the bundle to write.")],
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a prior's run.")] = None,
+    again: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="Export the weights of this bundle again, in place of a run's."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the bundle. [default: the preset's]")
     ] = None,
@@ -48,19 +52,29 @@ def export(
     """
     # Both need torch and onnx, which help does without.
     from smalti_export.builder import PRECISIONS
-    from smalti_export.export import export_bundle
+    from smalti_export.export import export_again, export_bundle
 
-    asked = sampling_options(sampling)
-    failures = export_bundle(
-        run,
-        output,
-        name=name,
-        defaults=asked,
-        decoder_from=decoder_from,
-        preview_from=preview_from,
-        precisions=precision or PRECISIONS,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    asked, precisions = sampling_options(sampling), precision or PRECISIONS
+    if (run is None) == (again is None):
+        raise UsageError("name the folder of a run, or --again and a bundle")
+    if run is None:
+        if name or decoder_from or preview_from:
+            raise UsageError("--again takes name, decoder and preview from the bundle; leave their options out")
+        failures = export_again(again, output, defaults=asked, precisions=precisions, say=say)
+    else:
+        failures = export_bundle(
+            run,
+            output,
+            name=name,
+            defaults=asked,
+            decoder_from=decoder_from,
+            preview_from=preview_from,
+            precisions=precisions,
+            say=say,
+        )
     size = sum(file.stat().st_size for file in output.iterdir())
     if as_json:
         typer.echo(json.dumps({"path": str(output), "bytes": size, "left_out": list(failures)}, indent=2))

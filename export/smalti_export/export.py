@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import msgspec
 
 from smalti.bundle import manifest, manifest_file
 from smalti.bundle.manifest import Manifest, Precision, SamplerDefaults
-from smalti.bundle.reader import MANIFEST
+from smalti.bundle.reader import MANIFEST, open_bundle
 from smalti.errors import BundleError, UsageError
 from smalti.families.settings import resolve
 from smalti.files import check_folder, flush, replace_folder, whole_folder
 from smalti.platform import reachable
+from smalti_export.again import pair_of
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults
 from smalti_export.source import Pair, canvases, class_names, data_licences, load_pair, provenance, with_embedding
@@ -51,20 +52,58 @@ def export_bundle(
     Raises UsageError when the run cannot be exported, its prior does not allow the defaults, or ``output`` holds
     something else; ParityError when an fp32 graph misses its tolerance; OutputError when writing fails.
     """
+    output, wanted = _checked(output, precisions)
+    pair = load_pair(run, decoder_from, preview_from)
+    if not isinstance(defaults, SamplerDefaults):
+        defaults = sampler_defaults(pair.family, defaults or {})
+    return _export(pair, output, name or pair.prior_run.preset, defaults, wanted, say)
+
+
+def export_again(
+    source: str | Path | None,
+    output: Path,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    precisions: Collection[str] = PRECISIONS,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Write the bundle of another bundle's weights, as :func:`export_bundle` does from a run.
+
+    ``source`` is a bundle's path or name; it must be one of a preset of smalti. Weights, name and sampling settings
+    stay, but for the ``defaults`` that are given. Raises UsageError for another bundle.
+    """
+    output, wanted = _checked(output, precisions)
+    bundle = open_bundle(source)
+    pair, before = pair_of(bundle), bundle.manifest
+    settings = msgspec.structs.replace(before.sampler, **(defaults or {}))
+    return _export(pair, output, before.name, settings, wanted, say)
+
+
+def _checked(output: Path, precisions: Collection[str]) -> tuple[Path, list[Precision]]:
+    """Return where to write and what, once it is known that it can be."""
     output = reachable(output.resolve())  # replace the folder that a link leads to, not the link
     _check_output(output)
     if unknown := [one for one in precisions if one not in PRECISIONS]:
         raise UsageError(f"precision {unknown[0]!r}: allowed are {', '.join(PRECISIONS)}")
-    wanted: list[Precision] = [one for one in PRECISIONS if one == "fp32" or one in precisions]
-    pair = load_pair(run, decoder_from, preview_from)
+    return output, [one for one in PRECISIONS if one == "fp32" or one in precisions]
+
+
+def _export(
+    pair: Pair,
+    output: Path,
+    name: str,
+    defaults: SamplerDefaults,
+    wanted: Sequence[Precision],
+    say: Callable[[str], None],
+) -> list[str]:
     validation = open_split(pair.prior_run.data, "validation")
-    if not isinstance(defaults, SamplerDefaults):
-        defaults = sampler_defaults(pair.family, defaults or {})
-    record = describe(pair, validation, name or pair.prior_run.preset, defaults)
+    record = describe(pair, validation, name, defaults)
     resolve(record, 1, 0, {})  # refuses settings that the family does not allow, before any work
     _check_holds(record)
-    say("encoder: fitting the embedding")
-    draft = make_draft(with_embedding(pair, validation), validation, record, say, wanted)
+    if pair.embedding is None:
+        say("encoder: fitting the embedding")
+        pair = with_embedding(pair, validation)
+    draft = make_draft(pair, validation, record, say, wanted)
     record = msgspec.structs.replace(
         record,
         components=draft.components,

@@ -66,6 +66,8 @@ class Pair:
     """Preview decoder distilled from the autoencoder's decoder, if there is one."""
     preview_steps: int = 0
     """Training steps of the preview decoder."""
+    codebook: Tensor | None = None
+    """Codes float [K, D] as a bundle holds them, whose weights are exported again; None: those of the autoencoder."""
 
     @property
     def family(self) -> Family:
@@ -196,13 +198,23 @@ def released(pair: Pair) -> tuple[Autoencoder | SizedAutoencoder, dict[str, Tens
     into its convolutions. A VQGAN's norms depend on the image and stay.
     """
     if pair.heads is not None:
-        return folded(pair.heads)
-    model = pair.autoencoder
-    if isinstance(model, EdgeAutoencoder):
-        return folded(model)
-    model = copy.deepcopy(model).eval()
+        sized, hidden = folded(pair.heads)
+        _keep_codes(sized.autoencoder, pair)
+        return sized, hidden
+    if isinstance(pair.autoencoder, EdgeAutoencoder):
+        own, hidden = folded(pair.autoencoder)
+        _keep_codes(own, pair)
+        return own, hidden
+    model = copy.deepcopy(pair.autoencoder).eval()
     head = {name: value.half() for name, value in model.state_dict().items() if name.startswith("decoder.logsigma.")}
     return model, head
+
+
+def _keep_codes(model: EdgeAutoencoder, pair: Pair) -> None:
+    """Let the codes be those of the bundle: rounded, they have not quite one length; scaled, they would be others."""
+    if pair.codebook is not None:
+        with torch.no_grad():
+            model.quantizer.codebook.copy_(pair.codebook)
 
 
 def with_embedding(pair: Pair, images: ImageSet) -> Pair:
