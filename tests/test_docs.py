@@ -49,6 +49,7 @@ EXPORTED = [
     "SamplingError",
     "Settings",
     "SmaltiError",
+    "SpeedRegression",
     "Step",
     "Timings",
     "TrainingError",

@@ -18,7 +18,8 @@ from smalti.backends.device.arena import Arena
 from smalti.backends.device.backend import DeviceBackend
 from smalti.backends.device.ladder import Ladder
 from smalti.backends.device.loop import DeviceRun
-from smalti.verification.benchmark import measure as measure_runs
+from smalti.verification.speed.measure import measure as measure_runs
+from smalti.verification.speed.report import measured_values
 
 
 def measure(report: Report, machine: Machine) -> None:
@@ -51,7 +52,8 @@ def one_way(report: Report, machine: Machine, precision: Any, graphs: bool, name
 
 def steady(report: Report, machine: Machine, gen: smalti.Generator, batch: int, pixels: int, name: str) -> None:
     """Median seconds for each megapixel, after an untimed run."""
-    found = measure_runs(gen, batch, machine.sizes.steps, machine.sizes.repeats, pixels)
+    measured = measure_runs(gen, batch, machine.sizes.steps, machine.sizes.repeats, pixels)
+    found = {**measured_values(measured), "provider": dict(measured.provider)}
     rates = found["seconds_per_megapixel"]
     parts = f"network and draw {rates['network']:.3g}, decoder {rates['decoder']:.3g}, host {rates['host']:.3g}"
     note = f"{parts}; {found['steps']} steps, {found['seconds']['total'] / batch:.3g} s a picture"

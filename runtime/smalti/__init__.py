@@ -37,6 +37,7 @@ if typing.TYPE_CHECKING:
         ProviderUnavailable,
         SamplingError,
         SmaltiError,
+        SpeedRegression,
         TrainingError,
         UsageError,
     )
@@ -77,6 +78,7 @@ __all__ = [
     "SamplingError",
     "Settings",
     "SmaltiError",
+    "SpeedRegression",
     "Step",
     "Timings",
     "TrainingError",
@@ -115,6 +117,7 @@ _HOMES = {
         "ProviderUnavailable",
         "SamplingError",
         "SmaltiError",
+        "SpeedRegression",
         "TrainingError",
         "UsageError",
     ),

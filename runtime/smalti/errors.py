@@ -12,13 +12,14 @@
     ├── ProviderUnavailable          4   a requested provider that cannot run
     ├── EngineError                  5   an engine that could not be built
     ├── ParityError                  6   an exported variant that does not match its model
+    ├── SpeedRegression              7   draws that are slower than a baseline allows
     ├── TrainingError                1   a training whose loss is no longer a number
     ├── MissingExtra                 1   a command whose packages are not installed
     ├── Cancelled                    1   a call that its caller cancelled
     ├── OutOfMemory                  1   work for which there is not enough memory
     └── OutputError                  1   a file that cannot be written
 
-Exit code 7 (bench regression) is reserved; 130 is an interrupt.
+Exit code 130 is an interrupt.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class ParityError(SmaltiError):
     """A variant that does not match the model it was made from."""
 
 
+class SpeedRegression(SmaltiError):
+    """Draws that are slower than a baseline of ``smalti bench`` allows."""
+
+
 class TrainingError(SmaltiError):
     """A training whose loss is no longer a number; its last good checkpoint is untouched."""
 
@@ -81,6 +86,7 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
     KernelError: 4,
     EngineError: 5,
     ParityError: 6,
+    SpeedRegression: 7,
 }
 
 
@@ -105,6 +111,7 @@ __all__ = [
     "ProviderUnavailable",
     "SamplingError",
     "SmaltiError",
+    "SpeedRegression",
     "TrainingError",
     "UsageError",
     "exit_code",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import json
 import os
 import platform
@@ -97,6 +98,29 @@ def system_name() -> str:
     """Return operating system and processor, such as ``linux-x86_64`` or ``windows-x86_64``."""
     machine = platform.machine().lower()
     return f"{platform.system().lower()}-{'x86_64' if machine == 'amd64' else machine}"
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes of memory that this process ever held; None where the system does not say."""
+    with contextlib.suppress(OSError, AttributeError, ImportError, ValueError, IndexError):
+        if sys.platform == "win32":
+            # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits (the first is its own size), then eight of a word's size.
+            counters = (ctypes.c_size_t * 10)()
+            size = 8 + 8 * ctypes.sizeof(ctypes.c_size_t)
+            ctypes.cast(counters, ctypes.POINTER(ctypes.c_uint32))[0] = size
+            peak = 8 // ctypes.sizeof(ctypes.c_size_t)
+            kernel = ctypes.WinDLL("kernel32")
+            kernel.GetCurrentProcess.restype = ctypes.c_void_p
+            kernel.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32]
+            told = kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.addressof(counters), size)
+            return int(counters[peak]) if told else None
+        if sys.platform == "linux":
+            # getrusage would also count the program that started this one.
+            status = Path("/proc/self/status").read_text("ascii", "replace")
+            return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        usage: Any = importlib.import_module("resource")  # which Windows lacks; macOS counts in bytes
+        return int(usage.getrusage(usage.RUSAGE_SELF).ru_maxrss)
+    return None
 
 
 def own_group() -> dict[str, Any]:

@@ -104,8 +104,10 @@ def _session(
     options.enable_cpu_mem_arena = role != "encoder"
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Spinning workers would take cores from the host's part of each step and from other programs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Workers spin between two operators, which follow each other within microseconds, and stop with the call: longer,
+    # they would take cores from the host's part of each step and from other programs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Otherwise weights that the variant does not declare would be read from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if weights:

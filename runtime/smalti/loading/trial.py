@@ -15,8 +15,8 @@ from smalti.bundle.manifest import PRIOR_ROLES, missed
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, ProviderUnavailable, SamplingError, SmaltiError
 from smalti.generator import Generator
-from smalti.verification.benchmark import measure
 from smalti.verification.golden import compare_golden, read_golden
+from smalti.verification.speed.measure import measure
 
 REPEATS: Final = 3
 JUDGED, CRASHED, ABSENT, PASSING = 24.0 * 30, 24.0, 1.0, 0.25
@@ -77,7 +77,7 @@ def try_out(bundle: Bundle, backend: Backend, precision: str, *, timed: bool) ->
         if not problem:
             seconds = None
             try:
-                seconds = measure(generator, repeats=REPEATS)["seconds"]["total"] if timed else None
+                seconds = measure(generator, repeats=REPEATS).at("total") if timed else None
             except SamplingError as error:  # on the CPU it is the bundle's fault, and told when it is drawn with
                 if backend.name != "cpu":
                     return refused(backend.name, str(error)), None
