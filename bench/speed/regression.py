@@ -21,9 +21,10 @@ from typing import Any
 
 import smalti
 from smalti.backends.base import Arrays, Session
-from smalti.bundle.manifest import PRIOR_ROLES
+from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
+from smalti.bundle.reader import Bundle
 from smalti.cli.main import _run
-from smalti.generator import Generator
 from smalti.verification.speed.measure import Measured, measure
 
 REGRESSION = 7
@@ -46,12 +47,17 @@ class Slower:
 @contextlib.contextmanager
 def planted(role: str, share: float) -> Iterator[None]:
     """Make one component of every bundle slower by a share of its own time."""
-    real = Generator.session
-    Generator.session = lambda self, asked: Slower(real(self, asked), share) if asked == role else real(self, asked)  # type: ignore[method-assign]
+    real = OnnxRuntimeCpu.open
+
+    def opened(self: OnnxRuntimeCpu, bundle: Bundle, asked: Role, precision: Precision) -> Any:
+        session = real(self, bundle, asked, precision)
+        return Slower(session, share) if asked == role else session
+
+    OnnxRuntimeCpu.open = opened  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Generator.session = real  # type: ignore[method-assign]
+        OnnxRuntimeCpu.open = real  # type: ignore[method-assign]
 
 
 def share_of(measured: Measured, stage: str, plant: float) -> float:
