@@ -78,7 +78,7 @@ def draw(request: Request) -> Draw:
         with turn:
             return None if failures else next(starts, None)
 
-    def work(_: int) -> None:
+    def work() -> None:
         block = _Block(request, words, per_block, _scratch_of_thread())
         for start in iter(next_start, None):
             rows = slice(start, min(start + per_block, total))
@@ -87,13 +87,10 @@ def draw(request: Request) -> Draw:
             except SamplingError as error:
                 failures.append((start, error))
 
-    if threads == 1:
-        work(0)
-    else:
-        others = [_pool(os.getpid()).submit(work, index) for index in range(1, threads)]
-        work(0)
-        for other in others:
-            other.result()
+    others = [_pool(os.getpid()).submit(work) for _ in range(1, threads)]
+    work()
+    for other in others:
+        other.result()
     if failures:
         # Blocks start in order, so every block before the first failure has run, and the same row is always named.
         raise min(failures, key=lambda failure: failure[0])[1]
@@ -127,11 +124,7 @@ def _words(vocabulary: int) -> NDArray[np.uint32]:
 
 def _scratch_of_thread() -> dict[str, NDArray[Any]]:
     """Return this thread's arrays of its last draw, by their use: new memory for each draw costs a tenth of it."""
-    try:
-        return _kept.arrays
-    except AttributeError:
-        _kept.arrays = dict[str, NDArray[Any]]()
-        return _kept.arrays
+    return vars(_kept).setdefault("arrays", {})
 
 
 def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[Any] | None) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.errors import UsageError
-from smalti.families.absorbing.sampler import Denoiser, Sample, ask
+from smalti.families.absorbing.sampler import Denoiser, Sample, ask, asked_rows
 from smalti_kernels import STREAM_ORDER, random_words, sample
 from smalti_kernels.spec.noise import FRACTION_BITS, gumbel
 
@@ -121,7 +121,7 @@ def run(
         which, _ = np.nonzero(wanted)
         samples, positions, step = active[which], rows[wanted], call_steps[active, call][which]
         drawn = draw(
-            logits[wanted],
+            asked_rows(logits, wanted),
             tokens,
             sample=samples,
             position=positions,
@@ -131,7 +131,7 @@ def run(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            uncond=None if uncond is None else uncond[wanted],
+            uncond=None if uncond is None else asked_rows(uncond, wanted),
             guidance=guidance,
             logprob=True,
         )

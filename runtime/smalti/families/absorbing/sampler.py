@@ -84,7 +84,7 @@ def run(
         logits, uncond = ask(denoiser, tokens[active], labels[active], rows, guidance, no_label)
         which, _ = np.nonzero(wanted)
         tokens = draw(
-            _asked(logits, wanted),
+            asked_rows(logits, wanted),
             tokens,
             sample=active[which],
             position=positions[wanted],
@@ -94,13 +94,13 @@ def run(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            uncond=None if uncond is None else _asked(uncond, wanted),
+            uncond=None if uncond is None else asked_rows(uncond, wanted),
             guidance=guidance,
         ).tokens
         yield tokens
 
 
-def _asked(logits: Logits, wanted: NDArray[np.bool_]) -> Logits:
+def asked_rows(logits: Logits, wanted: NDArray[np.bool_]) -> Logits:
     """Return the logits [rows, K] of the positions in ``wanted`` [n, R], as a view where these are all."""
     return logits.reshape(-1, logits.shape[2]) if wanted.all() else logits[wanted]
 
