@@ -56,6 +56,19 @@ def runtime_version() -> str:
     return "onnxruntime (version unknown)"
 
 
+def session_options(threads: int) -> Any:
+    """Return options of a session, for all that is run and timed alike."""
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Workers spin between two operators, which follow each other within microseconds, and stop with the call: longer,
+    # they would take cores from the host's part of each step and from other programs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 def open_session(
     bundle: Bundle,
     role: Role,
@@ -96,18 +109,11 @@ def _session(
     variant = bundle.variant(role, precision)
     graph = bundle.read(variant.graph.file)
     weights = [bundle.read(name) for name in variant.weights]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(threads)
     # An arena never shrinks. An encoder is as fast without one, and inpainting has it idle while it decodes.
     options.enable_cpu_mem_arena = role != "encoder"
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Workers spin between two operators, which follow each other within microseconds, and stop with the call: longer,
-    # they would take cores from the host's part of each step and from other programs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Otherwise weights that the variant does not declare would be read from the working directory.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if weights:

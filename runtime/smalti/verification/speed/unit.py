@@ -18,7 +18,7 @@ from typing import Annotated, Final
 import msgspec
 import numpy as np
 
-from smalti.backends.onnxruntime_options import CPU, onnxruntime
+from smalti.backends.onnxruntime_options import CPU, onnxruntime, session_options
 
 GRAPH: Final = base64.b64decode(
     "CAgSADpeChEKAWEKAWISAWMiBk1hdE11bBIEdW5pdFoVCgFhEhAKDggBEgoKAxIBbgoDEgFuWhUKAWISEAoOCAESCgoDEgFu"
@@ -76,12 +76,7 @@ def open_unit(threads: int, draw: float) -> Unit:
     Raises ProviderUnavailable where ONNX Runtime is not installed.
     """
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(GRAPH, options, providers=[CPU], enable_fallback=0)
+    session = ort.InferenceSession(GRAPH, session_options(threads), providers=[CPU], enable_fallback=0)
     random = np.random.default_rng(0)
     inputs = {name: random.standard_normal((SIDE, SIDE), dtype=np.float32) for name in ("a", "b")}
     one = Unit(lambda: session.run(None, inputs), FEWEST)
