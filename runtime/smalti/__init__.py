@@ -101,26 +101,6 @@ _HOMES = {
     "smalti.bundle.reader": ("Bundle", "embedded_bundles", "open_bundle"),
     "smalti.drawing.folder": ("Written",),
     "smalti.drawing.result": ("Result", "Step", "Timings"),
-    "smalti.errors": (
-        "BundleError",
-        "Cancelled",
-        "DamagedKernel",
-        "DriverError",
-        "DriverUnavailable",
-        "EngineError",
-        "KernelError",
-        "MissingExtra",
-        "NoMatchingKernel",
-        "OutOfMemory",
-        "OutputError",
-        "ParityError",
-        "ProviderUnavailable",
-        "SamplingError",
-        "SmaltiError",
-        "SpeedRegression",
-        "TrainingError",
-        "UsageError",
-    ),
     "smalti.families.base": ("Settings",),
     "smalti.families.limits": ("Limits",),
     "smalti.generator": ("Generator",),
@@ -130,8 +110,8 @@ _HOMES = {
     "smalti.loading.upgrade": ("Upgrade",),
     "smalti.saving.recipe": ("Recipe", "read_recipe"),
 }
-"""The modules of these names. A name is imported when it is asked for: the command imports this package before it can
-say that it was interrupted, and that must not take long."""
+"""The modules of these names; all others are errors. A name is imported when it is asked for: the command imports this
+package before it can say that it was interrupted, and that must not take long."""
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 
@@ -140,9 +120,9 @@ if not typing.TYPE_CHECKING:  # a checker would take any name for one that is th
     def __getattr__(name: str) -> typing.Any:
         if name == "aio":
             return importlib.import_module("smalti.aio")
-        if name not in _MODULES:
+        if name not in __all__:
             raise AttributeError(f"module 'smalti' has no attribute {name!r}")
-        found = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        found = globals()[name] = getattr(importlib.import_module(_MODULES.get(name, "smalti.errors")), name)
         return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import smalti
+import smalti.errors
 
 pytestmark = pytest.mark.cases
 FULL = Path("/dev/full")
@@ -126,7 +127,8 @@ def test_cases_of_the_entry_point_import_next_to_nothing() -> None:
 def test_names_of_the_package_are_those_of_their_modules() -> None:
     assert all(getattr(smalti, name) is not None for name in smalti.__all__)
     assert set(smalti.__all__) <= set(dir(smalti))
-    assert set(smalti._MODULES) | {"aio", "__version__"} == set(smalti.__all__)
+    errors = set(smalti.errors.__all__) - {"exit_code"}
+    assert set(smalti._MODULES) | errors | {"aio", "__version__"} == set(smalti.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         getattr(smalti, "no" + "thing")
 

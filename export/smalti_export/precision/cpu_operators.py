@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from smalti_export.graphs.trace import remade
+from smalti_export.precision.activation_ranges import LEVELS
 
 FUSED_OPSET = 23
 """The first opset with attention as an operator."""
@@ -23,7 +24,6 @@ CONTRIB = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 HEADS_FIRST = [0, 2, 1, 3]
 """Transposition of [n, length, heads, d] to [n, heads, length, d], and back."""
-LEVELS = 255
 
 
 class _Graph:

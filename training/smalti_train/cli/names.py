@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-AUTOENCODERS: Final = (
-    "avatars-256",
-    "avatars-256-decoder",
-    "avatars-256-deep",
-    "avatars",
-    "avatars-64-vqgan",
-    "tiny",
-    "tiny-vqgan",
-    "fashion-mnist-sundae",
+_PUBLISHED: Final = (
     "unleashing-ffhq256",
     "unleashing-churches",
     "unleashing-bedrooms",
@@ -29,6 +21,18 @@ AUTOENCODERS: Final = (
     "vqddm-celebahq256",
     "vqddm-celebahq256-k512",
     "vqddm-churches256",
+)
+"""Recipes of papers, which have a preset of each."""
+AUTOENCODERS: Final = (
+    "avatars-256",
+    "avatars-256-decoder",
+    "avatars-256-deep",
+    "avatars",
+    "avatars-64-vqgan",
+    "tiny",
+    "tiny-vqgan",
+    "fashion-mnist-sundae",
+    *_PUBLISHED,
 )
 """Presets of autoencoders, by name."""
 PRIORS: Final = (
@@ -49,22 +53,7 @@ PRIORS: Final = (
     "fashion-mnist-sundae",
     "tiny-sundae",
     "tiny-multinomial",
-    "unleashing-ffhq256",
-    "unleashing-churches",
-    "unleashing-bedrooms",
-    "taming-imagenet-f16",
-    "sundae-ffhq1024",
-    "sundae-ffhq1024-d2048",
-    "sundae-ffhq256",
-    "sundae-celeba",
-    "sundae-churches",
-    "sundae-bedrooms",
-    "sundae-imagenet256",
-    "sundae-mnist",
-    "sundae-fashion-mnist",
-    "vqddm-celebahq256",
-    "vqddm-celebahq256-k512",
-    "vqddm-churches256",
+    *_PUBLISHED,
 )
 """Presets of priors, by name."""
 HEADS: Final = ("avatars-256", "avatars", "tiny")
