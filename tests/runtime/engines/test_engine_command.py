@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers.golden_bundle import plain_bundle
 from helpers.hints import installs
 from helpers.kept_engines import INSTALLED, keep
 from smalti import DriverUnavailable, UsageError, embedded_bundles, open_bundle
@@ -27,30 +26,6 @@ from smalti_kernels.impl.cuda.driver import Device
 
 RTX_3060 = Gpu("sm_86", "NVIDIA GeForce RTX 3060", here=True, cuda=(13, 0))
 BOTH = "with extra cu13 or cu12"
-
-
-@pytest.fixture
-def bundle(tmp_path) -> Bundle:
-    return open_bundle(plain_bundle(tmp_path / "bundle"))
-
-
-@pytest.fixture
-def cache(bundle, tmp_path, monkeypatch) -> Path:
-    """The bundle's folder in a cache of its own; it does not exist yet."""
-    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
-    return engine_cache(bundle)
-
-
-@pytest.fixture
-def engine(monkeypatch, capsys):
-    """Run a command of ``smalti engine`` where the versions of INSTALLED are; (exit code, stdout, stderr)."""
-    monkeypatch.setattr(command_line, "installed_versions", lambda: dict(INSTALLED))
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = _run(["engine", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def states(bundle: Bundle, installed=INSTALLED) -> dict[str, tuple[str, str]]:

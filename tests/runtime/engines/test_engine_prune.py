@@ -12,39 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.golden_bundle import plain_bundle
 from helpers.kept_engines import INSTALLED, keep
-from smalti import open_bundle
-from smalti.bundle.engine_folder import changing, engine_cache, read_folder
-from smalti.bundle.reader import Bundle
-from smalti.cli import engine as command_line
-from smalti.cli.main import _run
+from smalti.bundle.engine_folder import changing, read_folder
 from smalti.verification.engines.pruning import Rule, prune
 from smalti.verification.engines.scratch import scratch_folder, scratches, sweep
-
-
-@pytest.fixture
-def bundle(tmp_path) -> Bundle:
-    return open_bundle(plain_bundle(tmp_path / "bundle"))
-
-
-@pytest.fixture
-def cache(bundle, tmp_path, monkeypatch) -> Path:
-    """The bundle's folder in a cache of its own; it does not exist yet."""
-    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
-    return engine_cache(bundle)
-
-
-@pytest.fixture
-def engine(monkeypatch, capsys):
-    """Run a command of ``smalti engine`` where the versions of INSTALLED are; (exit code, stdout, stderr)."""
-    monkeypatch.setattr(command_line, "installed_versions", lambda: dict(INSTALLED))
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = _run(["engine", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def files(folder: Path) -> set[str]:
