@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,13 +58,21 @@ save_file({"codebook": models[-1][0].codebook.detach()}, f"{sys.argv[2]}/codeboo
 """
 
 
+ABORTED, ATTEMPTS = "terminate called without an active exception", 3
+"""What torch's gloo sometimes says when a process leaves after its training has ended, and how often to begin anew."""
+
+
 def train_in_two_processes(code: str, config: Run, run: Path, *arguments: Path) -> str:
     """Run ``code`` with the configuration and the arguments in two processes; what they said."""
     script, file = run.with_name("script.py"), run.with_name("config.json")
     script.write_text(code)
     file.write_bytes(to_json(config))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = subprocess.run([*launcher, script, file, run, *arguments], capture_output=True, text=True)
+    for _ in range(ATTEMPTS):
+        finished = subprocess.run([*launcher, script, file, run, *arguments], capture_output=True, text=True)
+        if finished.returncode == 0 or ABORTED not in finished.stderr:
+            break
+        shutil.rmtree(run, ignore_errors=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stderr
 
