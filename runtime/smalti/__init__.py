@@ -43,7 +43,7 @@ if typing.TYPE_CHECKING:
     )
     from smalti.families.base import Settings
     from smalti.families.limits import Limits
-    from smalti.generator import Generator
+    from smalti.drawing.generator import Generator
     from smalti.loading.building import BuildProgress, EngineBuild
     from smalti.loading.load import load
     from smalti.loading.replay import replay
@@ -103,7 +103,7 @@ _HOMES = {
     "smalti.drawing.result": ("Result", "Step", "Timings"),
     "smalti.families.base": ("Settings",),
     "smalti.families.limits": ("Limits",),
-    "smalti.generator": ("Generator",),
+    "smalti.drawing.generator": ("Generator",),
     "smalti.loading.building": ("BuildProgress", "EngineBuild"),
     "smalti.loading.load": ("load",),
     "smalti.loading.replay": ("replay",),

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from smalti import generator
+from smalti.drawing import generator
 from smalti.drawing.folder import Written
 from smalti.drawing.result import Result, Step
 from smalti.errors import Cancelled, UsageError

@@ -16,7 +16,7 @@ from smalti import BundleError, UsageError
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import run as draw_plainly
 from smalti.families.registry import FAMILIES
-from smalti.generator import NETWORK_BATCH
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 LENGTH, CODES = 16, 64

@@ -20,7 +20,7 @@ from smalti.families.multinomial import sampler as multinomial
 from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
 from smalti.families.sundae import sampler as sundae
-from smalti.generator import NETWORK_BATCH
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 GRID, CODES, LABELS, TIMES = (3, 4), 6, ("a", "b"), 30

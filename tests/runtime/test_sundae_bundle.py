@@ -18,7 +18,7 @@ from smalti.families.canvas import canvas_denoiser
 from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
 from smalti.families.sundae import sampler as sundae
-from smalti.generator import NETWORK_BATCH
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")

@@ -10,7 +10,7 @@ from smalti.bundle.manifest import Component, Latent, Resolution, Role, TensorSp
 from smalti.codec.batches import AT_ONCE
 from smalti.codec.tiles import tile_of
 from smalti.errors import EngineError
-from smalti.generator import NETWORK_BATCH
+from smalti.drawing.generator import NETWORK_BATCH
 
 Range = tuple[int, int, int]
 """Smallest, best and largest value of one size."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from smalti.bundle.manifest import Manifest, Precision, Role
 from smalti.families.autoregressive.past import Graph
 from smalti.families.base import Prior
-from smalti.generator import EMBEDDING
+from smalti.drawing.generator import EMBEDDING
 from smalti.verification.comparison import Case, run_labels
 from smalti_export.precision.activation_ranges import Feed
 from smalti_train.data.tensors import from_numpy

@@ -39,7 +39,7 @@ from smalti.cli.targets import (
 from smalti.codec.fit import check_fit
 from smalti.errors import UsageError
 from smalti.families.limits import memory_told
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.loading.load import load
 from smalti.platform import command_line, reachable
 

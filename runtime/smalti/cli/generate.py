@@ -38,7 +38,7 @@ from smalti.cli.targets import (
 from smalti.errors import UsageError
 from smalti.families.settings import Options, resolve, unsuited
 from smalti.files import portable_name
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.loading.load import load
 from smalti.loading.replay import replay as replay_picture
 

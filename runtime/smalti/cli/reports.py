@@ -9,7 +9,7 @@ from typing import Any
 from smalti.drawing.result import Result, Timings
 from smalti.families.base import Settings
 from smalti.families.settings import chosen_options
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 
 STAGES = ("network", "draw", "decoder", "host", "total")
 

@@ -21,7 +21,7 @@ from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import ProviderUnavailable
-from smalti.generator import GIVEN, Generator
+from smalti.drawing.generator import GIVEN, Generator
 from smalti.loading.machine import fingerprint, nvidia
 from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process

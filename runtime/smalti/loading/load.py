@@ -14,7 +14,7 @@ from smalti.bundle.reader import Bundle, open_bundle
 from smalti.errors import UsageError
 from smalti.families.checks import shown
 from smalti.families.limits import Limits
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.loading.auto import load_best
 from smalti.loading.building import OnProgress, build_missing
 

@@ -14,7 +14,7 @@ from smalti.codec.pictures import Picture, to_pixels
 from smalti.drawing.result import Result, Step
 from smalti.drawing.watch import OnStep, Watch
 from smalti.errors import BundleError, UsageError
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.loading.load import check_load, load
 from smalti.saving.recipe import Recipe, digest, read_recipe
 from smalti.saving.targets import Source
@@ -55,9 +55,28 @@ def replay(
     check_load(bundle, provider, cancel=cancel).check_threads(threads)
     Watch(cancel, on_step)
     recipe = source if isinstance(source, Recipe) else read_recipe(source)
-    pixels = _given("image", image, recipe)
-    repaint = _given("mask", mask, recipe)
+    pixels = given_picture("image", image, recipe)
+    repaint = given_picture("mask", mask, recipe)
     generator = _loaded(recipe, bundle, provider, threads, cancel)
+    return again(generator, recipe, image=pixels, mask=repaint, cancel=cancel, on_step=on_step)
+
+
+def again(
+    generator: Generator,
+    recipe: Recipe,
+    *,
+    image: Any = None,
+    mask: Any = None,
+    cancel: threading.Event | None = None,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Draw what a recipe describes with a generator that is loaded already.
+
+    ``image`` and ``mask`` are what :func:`given_picture` gives. Raises BundleError where the generator's bundle is
+    another one, or is computed in other precisions; UsageError and Cancelled as :func:`replay` does.
+    """
+    check_same(recipe, generator.bundle)
+    check_precisions(recipe, generator)
     taken: list[Result] = []
 
     def take(step: Step) -> None:
@@ -67,7 +86,7 @@ def replay(
             taken.append(step.result())
 
     watched = on_step if recipe.step is None else take
-    result = _drawn(generator, recipe, pixels, repaint, {"cancel": cancel, "on_step": watched})
+    result = _drawn(generator, recipe, image, mask, {"cancel": cancel, "on_step": watched})
     if recipe.step is not None:
         if not taken:
             raise UsageError(f"the recipe is of pictures after step {recipe.step}, and the run has no such step")
@@ -75,8 +94,11 @@ def replay(
     return replace(result, columns=recipe.columns)
 
 
-def _given(what: str, given: Picture | None, recipe: Recipe) -> Any:
-    """Return the pixels of an image, or where a mask repaints, checked against the recipe; None where it has none."""
+def given_picture(what: str, given: Picture | None, recipe: Recipe) -> Any:
+    """Return the pixels of a recipe's ``image``, or where its ``mask`` repaints; None where it has none.
+
+    Raises UsageError where it is missing, not needed, or another one than the recipe's.
+    """
     recorded = recipe.image if what == "image" else recipe.mask
     if recorded is None:
         if given is not None:
@@ -97,6 +119,24 @@ def _given(what: str, given: Picture | None, recipe: Recipe) -> Any:
     return pixels
 
 
+def check_same(recipe: Recipe, bundle: Bundle) -> None:
+    """Raise BundleError where a bundle is not the very one of a recipe."""
+    if bundle.digest != recipe.bundle_digest:
+        raise BundleError(
+            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
+            f"{recipe.bundle_digest[:12]}..., here {bundle.digest[:12]}...); name that one with --bundle"
+        )
+
+
+def check_precisions(recipe: Recipe, generator: Generator) -> None:
+    """Raise BundleError where a generator computes in other precisions than those of a recipe."""
+    if generator.report.precision != recipe.precision:
+        raise BundleError(
+            f"the picture was made in {recipe.precision}, and provider {generator.report.actual} would draw it in "
+            f"{generator.report.precision}; name another provider"
+        )
+
+
 def _loaded(
     recipe: Recipe, bundle: str | Path | Bundle | None, provider: str, threads: int | None, cancel: Any
 ) -> Generator:
@@ -107,20 +147,10 @@ def _loaded(
             "--bundle PATH"
         )
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(recipe.bundle if bundle is None else bundle)
-    if opened.digest != recipe.bundle_digest:
-        raise BundleError(
-            f"the picture was made with another version of bundle {recipe.bundle} (manifest sha256 "
-            f"{recipe.bundle_digest[:12]}..., here {opened.digest[:12]}...); name that one with --bundle"
-        )
+    check_same(recipe, opened)
     # By the coarsest, since a component that does not come in it runs in fp32.
     precision = next((one for one in ("int8", "fp16", "fp32") if one in recipe.precision.values()), "auto")
-    generator = load(opened, provider, precision, threads, cancel=cancel)
-    if generator.report.precision != recipe.precision:
-        raise BundleError(
-            f"the picture was made in {recipe.precision}, and provider {generator.report.actual} would draw it in "
-            f"{generator.report.precision}; name another provider"
-        )
-    return generator
+    return load(opened, provider, precision, threads, cancel=cancel)
 
 
 def _drawn(generator: Generator, recipe: Recipe, image: Any, mask: Any, watched: dict[str, Any]) -> Result:

@@ -14,7 +14,7 @@ from smalti.backends.registry import open_backend
 from smalti.bundle.manifest import PRIOR_ROLES, missed
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, ProviderUnavailable, SamplingError, SmaltiError
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.verification.golden import compare_golden, read_golden
 from smalti.verification.speed.measure import measure
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from smalti.errors import UsageError
 from smalti.families.settings import Options
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.verification.speed.baseline import (
     Baseline,
     Compared,

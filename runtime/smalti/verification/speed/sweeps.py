@@ -8,7 +8,7 @@ from typing import Final
 
 from smalti.errors import UsageError
 from smalti.families.registry import family_of
-from smalti.generator import Generator
+from smalti.drawing.generator import Generator
 from smalti.verification.speed.measure import Kind, Measured, measure_each
 from smalti_kernels.platform import usable_cores
 
