@@ -24,6 +24,8 @@ HEAVY = (
 )
 WITHOUT_JSON = {
     "completion": "prints a script",
+    "serve": "runs until it is told to end",
+    "studio": "as serve",
     "train autoencoder": "says its losses on stderr and keeps them in the run",
     "train prior": "as train autoencoder",
     "train log-sigma": "as train autoencoder",

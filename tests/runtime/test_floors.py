@@ -43,7 +43,7 @@ def trespasses(floor: str, source: str) -> set[str]:
 def test_a_floor_imports_only_floors_below(floor):
     files = sorted(ROOTS[floor].rglob("*.py"))
     assert files
-    lazy = {module for module, _ in LAZY.values()}
+    lazy = {module for module, _ in LAZY.values() if not module.startswith("smalti.")}
     for file in files:
         allowed = lazy if file == ROOTS["smalti"] / "cli/verbs.py" else set()
         assert trespasses(floor, file.read_text()) == allowed, file
@@ -93,7 +93,7 @@ print(json.dumps({"names": names, "tokens": tokens, "loaded": loaded}))
     done = python(code, tiny_bundle, blocked=ABOVE)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert {"smalti.cli.commands", "smalti.generator", "smalti_kernels.impl.reference"} <= set(report["names"])
+    assert {"smalti.cli.commands", "smalti.drawing.generator", "smalti_kernels.impl.reference"} <= set(report["names"])
     assert report["tokens"] == gen.generate(2, 7).tokens.tolist()
     assert not set(report["loaded"]) & set(ABOVE)
 

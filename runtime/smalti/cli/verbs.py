@@ -1,8 +1,10 @@
-"""Verbs that other floors bring. Each is loaded when it is called."""
+"""Verbs that other floors or extras bring. Each is loaded when it is called."""
 
 from __future__ import annotations
 
 LAZY = {
+    "studio": ("smalti.cli.studio", "Open a page to paint on (needs the extra serve)."),
+    "serve": ("smalti.cli.serve", "Serve pictures over HTTP (needs the extra serve)."),
     "train": ("smalti_train.cli.train", "Train an autoencoder or a prior (needs the extra train)."),
     "import": ("smalti_train.cli.importing", "Read a published checkpoint as a run (needs the extra train)."),
     "evaluate": ("smalti_train.cli.evaluate", "Measure a bundle or a run (needs the extra evaluate)."),
@@ -10,7 +12,7 @@ LAZY = {
     "engine build": ("smalti_export.engines.cli", "Build engines of a bundle (needs the extra engines or trt)."),
 }
 """Module and line of help of each verb, of one word or two. The module has a typer ``app``."""
-EXTRAS = {"import": "train", "engine build": "engines"}
+EXTRAS = {"studio": "serve", "import": "train", "engine build": "engines"}
 """Extra of each verb whose extra has another name."""
 
 VARIABLE = "_SMALTI_COMPLETE"

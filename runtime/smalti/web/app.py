@@ -1,0 +1,140 @@
+"""The application: its routes behind the guard, errors as answers, and bundles that are loaded while it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from smalti.bundle.reader import Bundle
+from smalti.drawing.generator import Generator
+from smalti.errors import SmaltiError
+from smalti.version import __version__
+from smalti.web import docs, health
+from smalti.web.api import native
+from smalti.web.desk.desk import Desk
+from smalti.web.desk.shelf import Shelf
+from smalti.web.failures import LEFT, Refused, body_of, headers_of, refusal_of
+from smalti.web.guard import Guard
+from smalti.web.metrics import Metrics
+from smalti.web.serving import Serving
+from smalti.web.studio.gallery import Gallery
+
+Load = Callable[[Bundle], Generator]
+ABOUT = "Vector-quantised image models. The same seed gives the same picture, here and from the library."
+
+
+def create_app(
+    shelf: Shelf,
+    serving: Serving,
+    load: Load,
+    *,
+    gallery: Gallery | None = None,
+    on_ready: Callable[[], object] = lambda: None,
+    on_failure: Callable[[BaseException], object] = lambda error: None,
+) -> FastAPI:
+    """Make the application of a server.
+
+    Args:
+        shelf: the bundles, opened.
+        serving: who may ask, and how much.
+        load: makes a bundle ready; it is called in a thread while the server listens already.
+        gallery: where the studio keeps pictures; None serves no studio.
+        on_ready: is called once all bundles are ready.
+        on_failure: is told why one cannot be made ready.
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Made here, since events belong to the loop that runs.
+        app.state.desk = desk = Desk(shelf, serving, metrics)
+        desk.start()
+
+        async def load_all() -> None:
+            try:
+                await asyncio.to_thread(shelf.load, load)
+            except Exception as error:
+                on_failure(error)
+            else:
+                on_ready()
+
+        loading = asyncio.ensure_future(load_all())
+        try:
+            yield
+        finally:
+            await desk.stop()
+            loading.cancel()
+
+    app = FastAPI(
+        title="smalti",
+        version=__version__,
+        description=ABOUT,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours come from here
+        redoc_url=None,
+        lifespan=lifespan,
+        max_body_size=serving.max_body,
+        exception_handlers={
+            SmaltiError: _told,
+            RequestValidationError: _invalid,
+            HTTPException: _plain,
+        },
+    )
+    for router in (native.router, health.router, docs.router):
+        app.include_router(router)
+    docs.mount(app)
+    app.add_middleware(Counted, metrics=metrics)
+    app.add_middleware(Guard, serving=serving)
+    return app
+
+
+class Counted:
+    """Counts answers by route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Stand before an application."""
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, and look at its status."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route: Any = getattr(scope.get("route"), "path", "other")  # no address of a client's own making
+                self.metrics.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
+async def _told(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SmaltiError)
+    refused = refusal_of(error)
+    if refused.status == LEFT:
+        return JSONResponse(None, LEFT)
+    return JSONResponse(body_of(refused), refused.status, headers_of(refused))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Say what a body has that is not allowed, as all other errors are said."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(one) for one in first["loc"] if one != "body")
+    message = f"{where or 'body'}: {first['msg']}"
+    return JSONResponse(body_of(Refused(400, "invalid_body", message, param=where or None)), 400)
+
+
+async def _plain(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "refused")
+    return JSONResponse(body_of(Refused(error.status_code, code, str(error.detail))), error.status_code, error.headers)

@@ -1,0 +1,1 @@
+"""Work that waits for its turn, and the bundles that do it."""

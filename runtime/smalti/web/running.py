@@ -1,0 +1,67 @@
+"""Open bundles, listen, and serve until told to end: what the commands serve and studio do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from smalti.bundle.reader import Bundle
+from smalti.drawing.generator import Generator
+from smalti.loading.load import load
+from smalti.web.app import create_app
+from smalti.web.desk.shelf import opened as shelf_of
+from smalti.web.server import address, bound, run
+from smalti.web.serving import Serving
+from smalti.web.studio.gallery import Gallery
+
+
+def listen(
+    serving: Serving,
+    bundles: Sequence[str],
+    provider: str,
+    precision: str,
+    threads: int | None,
+    *,
+    tell: Callable[[str], object],
+    gallery: Gallery | None = None,
+    opened: Callable[[str], object] | None = None,
+) -> None:
+    """Serve ``bundles`` (``NAME=PATH`` or ``PATH``; none is the embedded one) until SIGTERM or Ctrl+C.
+
+    Args:
+        serving: where to listen, who may ask, and how much.
+        bundles: those to serve.
+        provider: as in :func:`smalti.load`, and so are ``precision`` and ``threads``.
+        precision: as there.
+        threads: as there.
+        tell: is given lines about what happens.
+        gallery: where the studio keeps pictures; None serves no studio.
+        opened: is given the address once the server listens.
+
+    Raises what :func:`smalti.load` raises for a bundle that cannot be made ready, and UsageError for an address that
+    cannot be taken.
+    """
+    serving.limits.check_threads(threads)
+    shelf = shelf_of(bundles)
+    listening, serving = bound(serving)
+    where = address(serving)
+
+    def loaded(bundle: Bundle) -> Generator:
+        return load(bundle, provider, precision, threads, limits=serving.limits)
+
+    def on_ready() -> None:
+        for entry in shelf.entries:
+            report = entry.ready.report
+            tell(f"{entry.name} is ready on {report.actual} ({report.device})")
+
+    def on_failure(error: BaseException) -> None:
+        app.state.failure = error
+        app.state.end()
+
+    def on_listening() -> None:
+        tell(f"listening on {where}" if gallery is None else f"studio: {where}")
+        if opened is not None:
+            opened(where)
+
+    with listening:
+        app = create_app(shelf, serving, loaded, gallery=gallery, on_ready=on_ready, on_failure=on_failure)
+        run(app, serving, listening, on_listening)
