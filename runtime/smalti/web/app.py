@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,13 +18,15 @@ from smalti.drawing.generator import Generator
 from smalti.errors import SmaltiError
 from smalti.version import __version__
 from smalti.web import docs, health
-from smalti.web.api import native
+from smalti.web.api import native, openai, sdapi
+from smalti.web.bodies import Bodies
 from smalti.web.desk.desk import Desk
 from smalti.web.desk.shelf import Shelf
-from smalti.web.failures import LEFT, Refused, body_of, headers_of, refusal_of
+from smalti.web.failures import Refused, answer, body_of, invalid, refusal_of
 from smalti.web.guard import Guard
 from smalti.web.metrics import Metrics
 from smalti.web.serving import Serving
+from smalti.web.studio import routes as studio
 from smalti.web.studio.gallery import Gallery
 
 Load = Callable[[Bundle], Generator]
@@ -53,7 +55,7 @@ def create_app(
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         # Made here, since events belong to the loop that runs.
         app.state.desk = desk = Desk(shelf, serving, metrics)
         desk.start()
@@ -80,18 +82,22 @@ def create_app(
         docs_url=None,  # FastAPI's pages load scripts from elsewhere; ours come from here
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=serving.max_body,
         exception_handlers={
+            Exception: _told,  # which is logged, too
             SmaltiError: _told,
             RequestValidationError: _invalid,
             HTTPException: _plain,
         },
     )
-    for router in (native.router, health.router, docs.router):
+    for router in (native.router, openai.router, sdapi.router, health.router, docs.router):
         app.include_router(router)
     docs.mount(app)
-    app.add_middleware(Counted, metrics=metrics)
+    if gallery is not None:
+        studio.mount(app, gallery, serving)
+    docs.describe(app)
+    app.add_middleware(Bodies, serving=serving)
     app.add_middleware(Guard, serving=serving)
+    app.add_middleware(Counted, metrics=metrics)  # the last one comes first
     return app
 
 
@@ -118,23 +124,17 @@ class Counted:
 
 
 async def _told(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, SmaltiError)
-    refused = refusal_of(error)
-    if refused.status == LEFT:
-        return JSONResponse(None, LEFT)
-    return JSONResponse(body_of(refused), refused.status, headers_of(refused))
+    return answer(refusal_of(error))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Say what a body has that is not allowed, as all other errors are said."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(one) for one in first["loc"] if one != "body")
-    message = f"{where or 'body'}: {first['msg']}"
-    return JSONResponse(body_of(Refused(400, "invalid_body", message, param=where or None)), 400)
+    return answer(invalid(error.errors()))
 
 
 async def _plain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "refused")
-    return JSONResponse(body_of(Refused(error.status_code, code, str(error.detail))), error.status_code, error.headers)
+    codes = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
+    refused = Refused(error.status_code, codes.get(error.status_code, "refused"), str(error.detail))
+    return JSONResponse(body_of(refused), refused.status, error.headers)

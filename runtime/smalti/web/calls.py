@@ -57,18 +57,24 @@ class Call:
     ) -> Result:
         """Make the call, and tell steps whose previews somebody sees: not more than 40 a second.
 
-        With ``most`` steps at most, they are spread evenly over the run.
+        With ``most``, so many are spread evenly over the run, fewer where it has fewer steps. The last step is not
+        told, for it is the result.
         """
-        last = 0.0
-        told = -1
+        return self.whole(generator, gone, watching(tell, most))
 
-        def watch(step: Step) -> None:
-            nonlocal last, told
-            place = step.index if most is None else (step.index + 1) * most // step.total - 1
-            now = time.perf_counter()
-            if step.index + 1 == step.total or place <= told or (most is None and now - last < LEAST_S):
-                return
-            last, told = now, place
-            tell(step)
 
-        return self.whole(generator, gone, watch)
+def watching(tell: Callable[[Step], object], most: int | None = None) -> Callable[[Step], None]:
+    """Return what is called with every step, and tells those that somebody sees: see :meth:`Call.followed`."""
+    last = 0.0
+    told = -1
+
+    def watch(step: Step) -> None:
+        nonlocal last, told
+        place = step.index if most is None else (step.index + 1) * (most + 1) // step.total - 1
+        now = time.perf_counter()
+        if step.index + 1 == step.total or place <= told or (most is None and now - last < LEAST_S):
+            return
+        last, told = now, place
+        tell(step)
+
+    return watch

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import os
 import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from smalti.drawing.result import Result
 from smalti.errors import OutputError, UsageError
-from smalti.files import check_folder, portable_name
+from smalti.files import check_folder, portable_name, write_whole
 from smalti.platform import is_portable, patiently, reachable
 from smalti.saving.recipe import Recipe, read_recipe
 from smalti.saving.targets import LARGEST_FILE
@@ -29,6 +29,8 @@ DELETED: Final = ".deleted"
 PAGE: Final = 60
 """Pictures that are listed at a time."""
 LONGEST_NAME: Final = 200
+REMEMBERED: Final = 20_000
+"""Recipes that are not read again."""
 
 
 def default_folder() -> Path:
@@ -96,12 +98,21 @@ class Gallery:
             raise Refused(404, "not_found", f"the gallery has no picture {name[:80]}")
         return path
 
-    def keep(self, result: Result) -> list[str]:
-        """Write each picture of a result as a file of its own; return their names.
+    def keep(self, result: Result, which: int, content: bytes) -> str:
+        """Write picture ``which`` of a result, whose file has this content, as a file of its own; return its name.
 
-        The very same file is not written twice. Raises OutputError when one cannot be written; those before it stay.
+        The very same file is not written twice. Raises OutputError when it cannot be written.
         """
-        return [self._keep(result, index) for index in range(len(result.images))]
+        seed, label = result.settings.seeds[which], result.settings.labels[which]
+        parts = (result.bundle.manifest.name, label, str(seed))
+        stem = portable_name("-".join(part for part in parts if part))
+        names = itertools.chain((f"{stem}{ENDING}",), (f"{stem}-{number}{ENDING}" for number in itertools.count(2)))
+        with self._lock:
+            while not self._is_same(name := next(names), content):
+                if self._claim(name):
+                    self._write(name, content)
+                    break
+        return name
 
     def delete(self, name: str) -> None:
         """Put a picture away, so that :meth:`restore` finds it. Raises Refused, and OutputError when it must stay."""
@@ -134,35 +145,22 @@ class Gallery:
         """Return what a file says of itself; None where it says nothing that can be read."""
         key = (name, version, size)
         if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
             self._known[key] = None
             with contextlib.suppress(UsageError, OSError):
                 if size:
                     self._known[key] = read_recipe(self.folder / name)
         return self._known[key]
 
-    def _keep(self, result: Result, index: int) -> str:
-        result.save(whole := io.BytesIO(), which=index, format="png")
-        content = whole.getvalue()
-        seed, label = result.settings.seeds[index], result.settings.labels[index]
-        parts = (result.bundle.manifest.name, label, str(seed))
-        stem = portable_name("-".join(part for part in parts if part))
-        with self._lock:
-            number = 1
-            while True:
-                name = f"{stem}{'' if number == 1 else f'-{number}'}{ENDING}"
-                if self._is_same(name, content):
-                    return name
-                if self._claim(name):
-                    break
-                number += 1
-            path = self.folder / name
-            try:
-                result.save(path, which=index)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                raise
-        return name
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        try:
+            write_whole(path, content)
+        except BaseException:  # the name is free again
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
 
     def _is_same(self, name: str, content: bytes) -> bool:
         path = self.folder / name
@@ -242,7 +240,7 @@ def _checked(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
+def _writing(path: Path) -> Generator[Path]:
     """Tell of a file that cannot be written. Raises OutputError."""
     try:
         yield path
