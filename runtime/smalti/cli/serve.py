@@ -27,7 +27,9 @@ HostOption = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to liste
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow-host", metavar="NAME", help="A name by which clients call this server; give several. [default: its own]"
+        "--allow-host",
+        metavar="NAME",
+        help="A name by which clients call this server; give several. [default: its own]",
     ),
 ]
 
@@ -40,9 +42,7 @@ def main(
         Path | None, typer.Option(metavar="FILE", help="A file with the token that clients have to show.")
     ] = None,
     bundles: BundlesOption = None,
-    max_queue: Annotated[
-        int, typer.Option(metavar="NUMBER", help="Requests accepted at a time; others get 429.")
-    ] = 16,
+    max_queue: Annotated[int, typer.Option(metavar="NUMBER", help="Requests accepted at a time; others get 429.")] = 16,
     max_batch: Annotated[
         int | None,
         typer.Option(metavar="NUMBER", help="Images that requests may share a batch for. [default: 1; 8 on a GPU]"),

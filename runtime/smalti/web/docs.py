@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, Response
@@ -18,8 +18,8 @@ PACKAGE: Final = "fastapi_offline"
 PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>smalti: interface</title><link rel="stylesheet" href="/docs/files/swagger-ui.css"></head>
-<body><div id="page"></div><script src="/docs/files/swagger-ui-bundle.js"></script><script src="/docs/begin.js"></script>
-</body></html>
+<body><div id="page"></div><script src="/docs/files/swagger-ui-bundle.js"></script>
+<script src="/docs/begin.js"></script></body></html>
 """
 SCRIPT: Final = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", deepLinking: true, validatorUrl: null});\n'
 STYLES: Final = {
@@ -49,3 +49,19 @@ def mount(app: FastAPI) -> None:
     if found is None or not found.submodule_search_locations:
         raise MissingExtra(f"the pages of the interface need {PACKAGE}; {install_hint('serve')}")
     app.mount("/docs/files", StaticFiles(directory=Path(found.submodule_search_locations[0]) / "static"))
+
+
+def describe(app: FastAPI) -> None:
+    """Let the description of the interface say what happens: what is not of the right form gets 400, never 422."""
+    whole = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = whole()
+        for calls in described["paths"].values():
+            for call in calls.values():
+                call["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described.get("components", {}).get("schemas", {}).pop(name, None)
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from smalti.errors import BundleError, Cancelled, OutOfMemory, SmaltiError, UsageError
+from starlette.responses import JSONResponse
+
+from smalti.errors import BundleError, Cancelled, OutOfMemory, SamplingError, SmaltiError, UsageError
 
 LEFT = 499
 """The status of a request whose client has left: nobody reads it, but logs and metrics do."""
 KINDS: tuple[tuple[type[SmaltiError], int, str], ...] = (
     (UsageError, 400, "invalid_value"),
+    (SamplingError, 400, "no_answer"),
     (OutOfMemory, 413, "too_large"),
     (BundleError, 409, "bundle_lacks_it"),
     (Cancelled, LEFT, "cancelled"),
@@ -35,18 +39,36 @@ class Refused(SmaltiError):
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
 
 
-def refusal_of(error: SmaltiError) -> Refused:
-    """Return an error of the library as what its request is told."""
+def refusal_of(error: BaseException) -> Refused:
+    """Return an error as what its request is told. Of one that is not smalti's own nothing is shown but that it was."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, MemoryError) and not isinstance(error, SmaltiError):
+        return Refused(413, "too_large", "there is not enough memory; ask for fewer or smaller images")
+    if not isinstance(error, SmaltiError):
+        return Refused(500, "failed", "the work failed; the log of this server says why")
     status, code = next(((status, code) for kind, status, code in KINDS if isinstance(error, kind)), (500, "failed"))
     return Refused(status, code, str(error))
+
+
+def answer(refused: Refused) -> JSONResponse:
+    """Return the answer to a request that is refused. Who has left is told nothing."""
+    told = None if refused.status == LEFT else body_of(refused)
+    return JSONResponse(told, refused.status, headers_of(refused))
 
 
 def body_of(refused: Refused) -> dict[str, Any]:
     """Return what the answer says, in the form that OpenAI's clients read."""
     kind = TYPES.get(refused.status, "invalid_request_error" if refused.status < 500 else "server_error")
-    return {"error": {"message": str(refused), "type": kind, "param": refused.param, "code": refused.code}}
+    message = str(refused).encode("utf-8", "replace").decode()  # a client's own words may hold half of a character
+    return {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": refused.param and refused.param.encode("utf-8", "replace").decode(),
+            "code": refused.code,
+        }
+    }
 
 
 def headers_of(refused: Refused) -> dict[str, str]:
@@ -57,3 +79,10 @@ def headers_of(refused: Refused) -> dict[str, str]:
     if refused.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
+
+
+def invalid(errors: Sequence[Any]) -> Refused:
+    """Return what a body is told that is not of the form it should be; ``errors`` are pydantic's."""
+    first = errors[0]
+    where = ".".join(str(one) for one in first["loc"] if one != "body")
+    return Refused(400, "invalid_body", f"{where or 'body'}: {first['msg']}"[:500], param=where[:100] or None)

@@ -6,6 +6,9 @@ client called (a foreign name may point here), at where the page came from, and 
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 import secrets
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
@@ -13,10 +16,10 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from smalti.web.failures import Refused, body_of, headers_of
+from smalti.web.failures import Refused, answer
 from smalti.web.serving import Serving
 
 OPEN_PATHS: Final = frozenset({"/health/live", "/health/ready"})
@@ -37,6 +40,8 @@ HEADERS: Final = {
 }
 """On every answer, unless it sets one of them itself."""
 REFUSED_SOCKET: Final = 4403
+HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""A Host: a name or an address, and a port."""
 
 
 class Guard:
@@ -52,24 +57,24 @@ class Guard:
             await self.app(scope, receive, send)
             return
         try:
-            answer = self._answer(scope)
+            told = self._answer(scope)
         except Refused as refused:
-            answer = JSONResponse(body_of(refused), refused.status, headers_of(refused))
+            told = answer(refused)
         sent = _with_headers(send) if scope["type"] == "http" else send
-        if answer is None:
+        if told is None:
             await self.app(scope, receive, sent)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": REFUSED_SOCKET})
         else:
-            await answer(scope, receive, sent)
+            await told(scope, receive, sent)
 
     def _answer(self, scope: Scope) -> Response | None:
         """Return what the guard itself answers; None lets the request through. Raises Refused."""
         named = _headers(scope)
         host = self._host(named)
         origin = _one(named, "origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _site(origin) != host.lower():
             raise Refused(403, "foreign_origin", f"a page of {origin[:200]} may not ask here")
         if (site := _one(named, "sec-fetch-site")) is not None and site not in OWN_SITES:
             raise Refused(403, "foreign_origin", "a page of another site may not ask here; type the address instead")
@@ -77,33 +82,30 @@ class Guard:
             return None
         if self._shows_token(named):
             return None
-        if scope["type"] == "http" and scope["method"] == "GET" and (shown := _token_in_address(scope)):
-            if self._is_token(shown):
-                return self._with_cookie(scope)
+        if scope["type"] == "http" and scope["method"] == "GET" and self._is_token(_token_in_address(scope)):
+            return self._with_cookie(scope)
         raise Refused(
-            401, "no_token", "a token is needed: the header Authorization: Bearer TOKEN, or the address that was printed"
+            401,
+            "no_token",
+            "a token is needed: the header Authorization: Bearer TOKEN, or the address that was printed",
         )
 
     def _host(self, named: list[tuple[str, str]]) -> str:
         """Return the host that the client called. Raises Refused for another one's."""
         hosts = [value for name, value in named if name == "host"]
-        name = ""
-        if len(hosts) == 1:
-            try:
-                name = urlsplit(f"//{hosts[0]}").hostname or ""
-            except ValueError:
-                name = ""
-        if not name or not self.serving.knows_host(name):
+        named_so = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if named_so is None or not self.serving.knows_host(named_so[1]):
             told = hosts[0][:200] if hosts else "no name"
             raise Refused(
-                400, "unknown_host", f"this server is not known as {told}; start it with --allow-host NAME to call it so"
+                400,
+                "unknown_host",
+                f"this server is not known as {told}; start it with --allow-host NAME to call it so",
             )
         return hosts[0]
 
     def _shows_token(self, named: list[tuple[str, str]]) -> bool:
         for name, value in named:
-            scheme, _, shown = value.partition(" ")
-            if name == "authorization" and scheme.lower() == "bearer" and self._is_token(shown.strip()):
+            if name == "authorization" and self._is_token(_shown(value)):
                 return True
             if name == "cookie" and any(self._is_token(shown) for shown in _cookies(value, self._cookie)):
                 return True
@@ -118,7 +120,7 @@ class Guard:
 
     def _with_cookie(self, scope: Scope) -> Response:
         """Keep the token in a cookie, which scripts cannot read, and take it out of the address."""
-        answer = RedirectResponse(scope["path"], 303)
+        answer = RedirectResponse("/" + scope["path"].lstrip("/\\"), 303)  # two slashes would name another host
         answer.set_cookie(self._cookie, self.serving.token or "", httponly=True, samesite="strict")
         return answer
 
@@ -131,6 +133,27 @@ def _one(named: Iterable[tuple[str, str]], wanted: str) -> str | None:
     """Return a header; several of a name are told as one that fits nothing."""
     found = [value for name, value in named if name == wanted]
     return None if not found else ", ".join(found)
+
+
+def _site(origin: str) -> str:
+    """Return host and port of an origin; nothing for null, and for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _shown(header: str) -> str:
+    """Return the token in a header Authorization: Bearer's, or the password of Basic, which some clients know alone."""
+    scheme, _, shown = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return shown.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(shown.strip(), validate=True).decode("latin-1").partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return ""
 
 
 def _cookies(header: str, name: str) -> list[str]:

@@ -20,10 +20,14 @@ class Metrics:
         self.requests = Counter(
             "smalti_requests", "Answers, by route and status.", ("route", "status"), registry=registry
         )
-        self.refused = Counter("smalti_refused", "Requests that found no place, by reason.", ("reason",), registry=registry)
+        self.refused = Counter(
+            "smalti_refused", "Requests that found no place, by reason.", ("reason",), registry=registry
+        )
         self.cancelled = Counter("smalti_cancelled", "Work that ended since its client left.", registry=registry)
         self.pictures = Counter("smalti_pictures", "Pictures that were drawn.", ("bundle",), registry=registry)
-        self.calls = Counter("smalti_network_calls", "Network calls of draws that ended.", ("bundle",), registry=registry)
+        self.calls = Counter(
+            "smalti_network_calls", "Network calls of draws that ended.", ("bundle",), registry=registry
+        )
         self.batched = Counter("smalti_batched", "Draws that shared a batch with others.", registry=registry)
         self.stages = Counter(
             "smalti_stage_seconds", "Seconds of draws that ended, by stage.", ("stage",), registry=registry

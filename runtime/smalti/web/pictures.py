@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 from PIL import Image
@@ -15,8 +16,8 @@ from smalti.errors import UsageError
 from smalti.families.limits import Limits
 from smalti.saving.formats import check_format, encoded
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read. Pillow knows others, some of which start programs."""
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+"""What is read. Pillow knows others: some start programs, and some take long to say how many pictures they hold."""
 MEDIA: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """What is written."""
 PREVIEW_QUALITY: Final = 85
@@ -48,6 +49,12 @@ def opened(name: str, content: bytes, limits: Limits) -> Image.Image:
 def from_field(name: str, text: str, limits: Limits) -> Image.Image:
     """Open a picture in base64. Raises UsageError."""
     return opened(name, from_text(name, text), limits)
+
+
+def from_list(name: str, texts: Sequence[str], limits: Limits) -> list[Image.Image]:
+    """Open pictures in base64, once their number is known to be allowed. Raises UsageError."""
+    limits.check_count(len(texts), name)
+    return [from_field(f"{name}[{index}]", text, limits) for index, text in enumerate(texts)]
 
 
 def named_file(name: str, content: bytes) -> io.BytesIO:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -18,19 +20,23 @@ from smalti.web.serving import Serving
 
 GRACE_S = 1
 """Seconds for answers on their way once all work has ended."""
+CONNECTIONS = 512
+"""Connections at a time; further ones get 503."""
 
 
 def bound(serving: Serving) -> tuple[socket.socket, Serving]:
     """Take the address; return the socket, and where it listens. Raises UsageError where it is taken or not ours."""
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-    listening = socket.socket(family)
+    # The protocol is named, or asyncio would let each answer wait 40 ms for what else it could send with it.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((serving.host, serving.port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listening.close()
+        told = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         raise UsageError(
-            f"cannot listen on {serving.host} port {serving.port}: {error.strerror or error}; name another --port, or 0"
+            f"cannot listen on {serving.host:.80} port {serving.port}: {told or error}; name another --port, or 0"
             " for any that is free"
         ) from None
     return listening, replace(serving, port=listening.getsockname()[1])
@@ -80,7 +86,8 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, serving: Serving, listening: socket.socket, on_listening: Callable[[], object]) -> None:
     """Serve until SIGTERM or Ctrl+C, then answer what was accepted, for as long as ``serving.drain`` allows.
 
-    Raises what :attr:`app.state.failure` holds: why a bundle could not be made ready.
+    Raises what :attr:`app.state.failure` holds: why a bundle could not be made ready; and KeyboardInterrupt after a
+    second signal.
     """
     config = uvicorn.Config(
         app,
@@ -88,6 +95,7 @@ def run(app: FastAPI, serving: Serving, listening: socket.socket, on_listening: 
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        limit_concurrency=CONNECTIONS,
         ws="websockets-sansio",
         ws_max_size=serving.max_body,
         lifespan="on",
@@ -109,6 +117,23 @@ def run(app: FastAPI, serving: Serving, listening: socket.socket, on_listening: 
             on_listening()
         await task
 
-    asyncio.run(serve())
+    with _signals_of_its_own():
+        asyncio.run(serve())
+    if server.force_exit:
+        raise KeyboardInterrupt
     if (failure := getattr(app.state, "failure", None)) is not None:
         raise failure
+
+
+@contextlib.contextmanager
+def _signals_of_its_own() -> Generator[None]:
+    """Inside, signals are the server's alone: the command line would end the process soon after SIGTERM."""
+    try:
+        before = signal.set_wakeup_fd(-1)
+    except ValueError:  # in another thread than the main one, which gets no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)

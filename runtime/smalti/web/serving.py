@@ -59,7 +59,9 @@ class Serving:
             if not (0 < (value := getattr(self, name)) < math.inf):
                 raise UsageError(f"{name} {value}: a number of seconds above 0 is needed")
         if self.token is not None and not (
-            len(self.token) >= SHORTEST_TOKEN and self.token.isascii() and self.token.isprintable()
+            len(self.token) >= SHORTEST_TOKEN
+            and self.token.isascii()
+            and self.token.isprintable()
             and not set(self.token) & set(' ",;\\')
         ):
             raise UsageError(
@@ -85,9 +87,10 @@ class Serving:
         point elsewhere.
         """
         name = name.lower().strip("[]").rstrip(".")
-        if name in (*LOOPBACK_NAMES, self.host.lower(), *(one.lower() for one in self.allow_hosts)):
+        if name in (*LOOPBACK_NAMES, self.host.lower(), *(one.lower().rstrip(".") for one in self.allow_hosts)):
             return True
-        return not is_loopback(self.host) and _address(name) is not None
+        address = _address(name)
+        return address is not None and (not is_loopback(self.host) or address == _address(self.host))
 
 
 def is_loopback(host: str) -> bool:

@@ -1,23 +1,20 @@
-"""smalti's own calls over HTTP: generate, inpaint, outpaint, vary, encode, decode, embed, replay, and streams of them."""
+"""smalti's own calls over HTTP: generate, inpaint, outpaint, vary, encode, decode, embed, replay; and their streams."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 from numpy.typing import NDArray
 
 from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result, Step
-from smalti.errors import SmaltiError, UsageError
+from smalti.errors import UsageError
 from smalti.loading.replay import again, given_picture
 from smalti.saving.recipe import read_recipe
 from smalti.web.api.capabilities import capabilities
@@ -42,8 +39,19 @@ from smalti.web.api.requests import (
 from smalti.web.asking import client_of, desk_of, unless_gone
 from smalti.web.calls import Call
 from smalti.web.desk.desk import Desk, Place
-from smalti.web.failures import body_of, refusal_of
-from smalti.web.pictures import MEDIA, file_of, from_field, from_text, image_file, named_file, previews_of, to_text
+from smalti.web.events import KIND, Events
+from smalti.web.pictures import (
+    MEDIA,
+    file_of,
+    from_field,
+    from_list,
+    from_text,
+    image_file,
+    named_file,
+    opened,
+    previews_of,
+    to_text,
+)
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failed, "description": text}
@@ -52,6 +60,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (401, "No token."),
         (403, "A page of another site."),
         (404, "No such bundle."),
+        (408, "The body did not arrive in time."),
         (409, "Something that this bundle cannot do."),
         (413, "Too large."),
         (429, "All places are taken; Retry-After says when to come again."),
@@ -61,9 +70,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {} for kind in MEDIA.values()}, "description": "By Accept: JSON, or the picture or sheet."}
 }
-EVENT_STREAM = "text/event-stream"
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {EVENT_STREAM: {}}, "description": "Events `step`, then `done`, or `error`."}
+    200: {"content": {KIND: {}}, "description": "Events `step`, then `done`, or `error`."}
 }
 ARGUMENTS = ("image", "mask", "feather", "fit", "left", "top", "right", "bottom", "strength")
 """Fields of bodies that are arguments of the call by the same name."""
@@ -132,7 +140,7 @@ async def stream_vary(body: Vary, request: Request, desk: Asked) -> Any:
 async def encode(body: Encode, request: Request, desk: Asked) -> Tokens:
     """Encode images of one size to tokens."""
     async with _place(desk, request, body) as place:
-        images = [from_field("images", text, place.generator.limits) for text in body.images]
+        images = from_list("images", body.images, place.generator.limits)
 
         def work(generator: Generator, gone: threading.Event) -> list[Any]:
             return generator.encode(images, body.resolution, fit=body.fit, cancel=gone).tolist()
@@ -144,6 +152,7 @@ async def encode(body: Encode, request: Request, desk: Asked) -> Tokens:
 async def decode(body: Decode, request: Request, desk: Asked) -> Pictures:
     """Decode tokens to images."""
     async with _place(desk, request, body) as place:
+        place.generator.limits.check_count(len(body.tokens), "tokens: images")
         tokens, box = _grids(body.tokens), body.box
 
         def work(generator: Generator, gone: threading.Event) -> list[str]:
@@ -158,7 +167,7 @@ async def decode(body: Decode, request: Request, desk: Asked) -> Pictures:
 async def embed(body: Embed, request: Request, desk: Asked) -> Features:
     """Describe images by features: the product of two rows says how alike two images are, at most 1."""
     async with _place(desk, request, body) as place:
-        images = [from_field("images", text, place.generator.limits) for text in body.images]
+        images = from_list("images", body.images, place.generator.limits)
 
         def work(generator: Generator, gone: threading.Event) -> list[Any]:
             return generator.embed(images, cancel=gone).tolist()
@@ -169,16 +178,18 @@ async def embed(body: Embed, request: Request, desk: Asked) -> Features:
 @router.post("/replay", response_model=Drawn, responses=PICTURE)
 async def replay(body: Replay, request: Request, desk: Asked) -> Any:
     """Draw again what a file of smalti's shows: the same pixels."""
-    recipe = read_recipe(named_file("source", from_text("source", body.source)))
+    content = from_text("source", body.source)
+    opened("source", content, desk.serving.limits)  # of a known kind, and not too large
+    recipe = read_recipe(named_file("source", content))
     names = [entry.name for entry in desk.shelf.entries]
     asked = body.bundle or (recipe.bundle if recipe.bundle in names else None)
     async with desk.reserve(client_of(request, body.user), asked) as place:
         limits = place.generator.limits
-        opened = {
+        pictures = {
             name: None if text is None else from_field(name, text, limits)
             for name, text in (("image", body.image), ("mask", body.mask))
         }
-        given = {name: given_picture(name, picture, recipe) for name, picture in opened.items()}
+        given = {name: given_picture(name, picture, recipe) for name, picture in pictures.items()}
 
         def work(generator: Generator, gone: threading.Event) -> Result:
             return again(generator, recipe, **given, cancel=gone)
@@ -205,28 +216,20 @@ async def _whole(method: Any, body: FromImage, request: Request, desk: Desk) -> 
         return await _drawn(request, body, await unless_gone(request, place.work(call.whole)))
 
 
-async def _streamed(method: Any, body: Drawing, request: Request, desk: Desk) -> StreamingResponse:
+async def _streamed(method: Any, body: Drawing, request: Request, desk: Desk) -> Events:
     """Answer with events. What is wrong is told by the status, before the first of them."""
     async with AsyncExitStack() as held:
         place = await held.enter_async_context(_place(desk, request, body))
         call = _call(method, body, place)
-        return StreamingResponse(_events(call, body, place, held.pop_all()), media_type=EVENT_STREAM)
 
+        def work(generator: Generator, gone: threading.Event, tell: Callable[[Any], None]) -> None:
+            def told(step: Step) -> None:
+                pictures = list(map(to_text, previews_of(step)))
+                tell(("step", {"index": step.index, "total": step.total, "previews": pictures}))
 
-async def _events(call: Call, body: Drawing, place: Place, held: AsyncExitStack) -> AsyncIterator[bytes]:
-    def work(generator: Generator, gone: threading.Event, tell: Callable[[tuple[str, Any]], None]) -> None:
-        def told(step: Step) -> None:
-            pictures = list(map(to_text, previews_of(step)))
-            tell(("step", {"index": step.index, "total": step.total, "previews": pictures}))
+            tell(("done", answer_of(call.followed(generator, gone, told), body.format, body.quality).model_dump()))
 
-        tell(("done", answer_of(call.followed(generator, gone, told), body.format, body.quality).model_dump()))
-
-    async with held:
-        try:
-            async for name, data in place.stream(work):
-                yield format_sse_event(event=name, data_str=json.dumps(data))
-        except SmaltiError as error:
-            yield format_sse_event(event="error", data_str=json.dumps(body_of(refusal_of(error))))
+        return Events(place, held.pop_all(), work, lambda told: [told])
 
 
 def answer_of(result: Result, format: str, quality: int | None) -> Drawn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -14,6 +14,20 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Label = str | int | None
 Format = Literal["png", "jpeg", "webp"]
 LONGEST_USER = 200
+RANGES: Final[dict[str, dict[str, float]]] = {
+    "temperature": {"minimum": 0.01, "maximum": 100},
+    "final_temperature": {"minimum": 0.01, "maximum": 100},
+    "top_k": {"minimum": 0},
+    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
+    "guidance": {"minimum": 0, "maximum": 100},
+    "steps": {"minimum": 1},
+    "choice_temperature": {"minimum": 0, "maximum": 1e6},
+    "remask": {"minimum": 0, "maximum": 1},
+    "min_steps": {"minimum": 0},
+    "stride": {"minimum": 1},
+    "resolution": {"minimum": 1},
+}
+"""What the description says of options. The library checks them, and says what is allowed in its own words."""
 
 
 class Body(BaseModel):
@@ -44,7 +58,8 @@ def _fields() -> dict[str, Any]:
     for name, declared in DECLARED.items():
         kind, *notes = get_args(declared)
         text = next(note.description for note in notes if isinstance(note, msgspec.Meta))
-        found[name] = (_taken(kind) | None, Field(default=None, description=text))
+        extra: Any = RANGES.get(name)
+        found[name] = (_taken(kind) | None, Field(default=None, description=text, json_schema_extra=extra))
     return found
 
 
@@ -77,7 +92,7 @@ class Generate(Drawing):
 class FromImage(Drawing):
     """Draw from an image."""
 
-    image: str = Field(description="A PNG, JPEG, WebP, GIF, BMP or TIFF in base64, or as a data URL.")
+    image: str = Field(description="A PNG, JPEG or WebP in base64, or as a data URL.")
     fit: Fit | None = Field(None, description="How an image of another size is brought to one that fits.")
 
 

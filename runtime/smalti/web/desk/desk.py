@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -19,33 +20,19 @@ from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result
 from smalti.errors import Cancelled
 from smalti.families.base import Settings
+from smalti.web.desk.orders import RETRY_S, Order, Work, answers_of, ending, seen, settle, shares
 from smalti.web.desk.shelf import Entry, Shelf
-from smalti.web.desk.together import alike, draw_together
+from smalti.web.desk.together import draw_together
 from smalti.web.desk.turns import Turns
 from smalti.web.failures import Refused
 from smalti.web.metrics import Metrics
 from smalti.web.serving import Serving
 
 Made = TypeVar("Made")
-Work = Callable[[Generator, threading.Event], Any]
-"""What is done in the worker's thread: it ends soon after the event is set."""
 KEPT: Final = 8
 """Items of a stream that wait for a slow client; then the oldest is dropped."""
-RETRY_S: Final = 1.0
 
-
-@dataclass(eq=False)
-class Order:
-    """Work of one request, on its way."""
-
-    client: str
-    entry: Entry
-    work: Work
-    future: asyncio.Future[Any]
-    gone: threading.Event
-    draw: Settings | None = None
-    """What it draws, where it may share a batch."""
-    asked: float = field(default_factory=time.perf_counter)
+_log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -69,28 +56,29 @@ class Desk:
         """Begin to work."""
         self._thread.start()
 
-    def reserve(self, client: str, bundle: str | None) -> Place:
+    def reserve(self, client: str, bundle: str | None, *, param: str = "bundle") -> Place:
         """Give a place in the queue, at once: nothing is awaited, so no two requests get the last one.
+
+        ``param`` is the field that named the bundle.
 
         Raises Refused: 404 for an unknown bundle, 503 while it is loaded or the server ends, 429 where all are taken.
         """
         if self.draining:
-            raise self._refused(503, "draining", "this server is about to end; ask another one")
-        entry = self.shelf.find(bundle)
+            self.metrics.refused.labels("draining").inc()
+            raise ending()
+        entry = self.shelf.find(bundle, param)
         try:
             _ = entry.ready
         except Refused as refused:
             self.metrics.refused.labels(refused.code).inc()
             raise
         if self._taken >= self.serving.max_queue:
-            raise self._refused(429, "queue_full", f"all {self.serving.max_queue} places are taken; come again")
+            self.metrics.refused.labels("queue_full").inc()
+            told = f"all {self.serving.max_queue} places are taken; come again"
+            raise Refused(429, "queue_full", told, retry_after=RETRY_S)
         self._taken += 1
         self._idle.clear()
         return Place(self, client, entry)
-
-    def _refused(self, status: int, code: str, message: str) -> Refused:
-        self.metrics.refused.labels(code).inc()
-        return Refused(status, code, message, retry_after=RETRY_S)
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new requests, and wait for those that are accepted; return whether all ended in time."""
@@ -103,11 +91,13 @@ class Desk:
         return True
 
     async def stop(self) -> None:
-        """End the worker; what it works on is cancelled."""
+        """End the worker. What it works on is cancelled, and who waits is told to ask elsewhere."""
         with self._changed:
             self._stopped = True
             for order in self._running:
                 order.gone.set()
+            while (order := self._turns.take()) is not None:
+                settle(order.future, ending())
             self._changed.notify_all()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
@@ -115,6 +105,9 @@ class Desk:
     def put(self, order: Order) -> None:
         """Let an order wait for its turn."""
         with self._changed:
+            if self._stopped:
+                settle(order.future, ending())
+                return
             self._turns.put(order.client, order)
             self._changed.notify()
 
@@ -146,29 +139,40 @@ class Desk:
             if first.draw is not None:
                 most = self.serving.max_batch or first.entry.batch
                 room = most - len(first.draw.seeds)
-                while room > 0 and (other := self._turns.take_like(lambda one: _shares(first, one, room))):
+                while room > 0 and (other := self._turns.take_like(partial(shares, first, room))):
                     self._running.append(other)
                     room -= len(other.draw.seeds) if other.draw else 0
             return list(self._running)
 
     def _work(self) -> None:
-        """Work on orders until the desk is stopped. This is the worker's thread."""
+        """Work on orders until the desk is stopped. This is the worker's thread, and nothing that fails ends it."""
         while orders := self._next():
             begun = time.perf_counter()
-            for order in orders:
-                self.metrics.waited.observe(begun - order.asked)
-            answers = _answers(orders)
-            self.metrics.worked.observe(time.perf_counter() - begun)
-            if len(orders) > 1:
-                self.metrics.batched.inc(len(orders))
+            answers = answers_of(orders)
+            seconds = time.perf_counter() - begun
+            with self._changed:
+                self._running = []
+                if self._stopped:
+                    answers = [ending() if isinstance(answer, Cancelled) else answer for answer in answers]
             for order, answer in zip(orders, answers):
-                if isinstance(answer, Cancelled):
-                    self.metrics.cancelled.inc()
-                elif isinstance(answer, Result):
-                    self.metrics.drawn(order.entry.name, len(answer.images), answer.timings)
                 with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                     order.future.get_loop().call_soon_threadsafe(settle, order.future, answer)
-            self._running = []
+            try:
+                self._count(orders, answers, begun, seconds)
+            except Exception:
+                _log.exception("work could not be counted")
+
+    def _count(self, orders: Sequence[Order], answers: Sequence[Any], begun: float, seconds: float) -> None:
+        """Count what was done. A batch has one time, whoever shared it."""
+        for order in orders:
+            self.metrics.waited.observe(begun - order.asked)
+        self.metrics.worked.observe(seconds)
+        self.metrics.cancelled.inc(sum(isinstance(answer, Cancelled) for answer in answers))
+        drawn = [answer for answer in answers if isinstance(answer, Result)]
+        if len(drawn) > 1:
+            self.metrics.batched.inc(len(drawn))
+        if drawn:
+            self.metrics.drawn(orders[0].entry.name, sum(len(one.images) for one in drawn), drawn[0].timings)
 
 
 class Place:
@@ -179,6 +183,7 @@ class Place:
         self.desk, self.client, self.entry = desk, client, entry
         self.gone = threading.Event()
         self._under_way: asyncio.Future[Any] | None = None
+        self._left = False
 
     @property
     def generator(self) -> Generator:
@@ -191,7 +196,14 @@ class Place:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the place up; a second time does nothing."""
         self.gone.set()
+        if self._left:
+            return
+        self._left = True
         if self._under_way is None or self._under_way.done():
             self.desk.release()
         else:  # a place is free once nothing is done there any more
@@ -214,15 +226,20 @@ class Place:
 
     async def stream(
         self, work: Callable[[Generator, threading.Event, Callable[[Made], None]], object]
-    ) -> AsyncIterator[Made]:
+    ) -> AsyncGenerator[Made]:
         """Do ``work`` as :meth:`work` does, and yield what it tells meanwhile.
 
-        Its third argument takes one thing to tell. A slow client misses some, and never the last ones.
+        Its third argument takes one thing to tell. A slow client misses some, and never the last ones. The place is
+        given up once the work has ended.
         """
         loop, kept, arrived = asyncio.get_running_loop(), deque[Made](maxlen=KEPT), asyncio.Event()
 
         def put(item: Made) -> None:
             kept.append(item)
+            arrived.set()
+
+        def ended(_: object) -> None:
+            self.leave()  # who takes its time to read keeps nobody from asking
             arrived.set()
 
         def tell(item: Made) -> None:
@@ -231,15 +248,14 @@ class Place:
             loop.call_soon_threadsafe(put, item)
 
         task = asyncio.ensure_future(self.work(lambda generator, gone: work(generator, gone, tell)))
-        task.add_done_callback(lambda _: arrived.set())
+        task.add_done_callback(ended)
         try:
             while True:
                 await arrived.wait()
                 arrived.clear()
-                ended = task.done()
                 while kept:
                     yield kept.popleft()
-                if ended:
+                if task.done() and not kept:
                     await task
                     return
         finally:
@@ -249,7 +265,7 @@ class Place:
 
     async def _ordered(self, work: Work, draw: Settings | None) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
+        future.add_done_callback(seen)
         order = Order(self.client, self.entry, work, future, self.gone, draw)
         self._under_way = future
         self.desk.put(order)
@@ -267,41 +283,3 @@ class Place:
         except asyncio.CancelledError:
             self.desk.withdraw(order)
             raise
-
-
-def settle(future: asyncio.Future[Any], answer: Any) -> None:
-    """Give a future its answer, or let it raise it, unless it has one."""
-    if future.done():
-        return
-    if isinstance(answer, BaseException):
-        # A future takes no StopIteration, which would end who awaits it without a word.
-        future.set_exception(RuntimeError(str(answer)) if isinstance(answer, StopIteration) else answer)
-    else:
-        future.set_result(answer)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at an exception that nobody waits for any more, or asyncio would log it."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _shares(first: Order, other: Order, room: int) -> bool:
-    if first.draw is None or other.draw is None or other.entry is not first.entry:
-        return False
-    return len(other.draw.seeds) <= room and alike(first.draw, other.draw)
-
-
-def _answers(orders: Sequence[Order]) -> Sequence[Any]:
-    """Work on one order, or on draws that share a batch; return the answer or the error of each."""
-    first = orders[0]
-    try:
-        generator = first.entry.ready
-        if len(orders) == 1:
-            return [first.work(generator, first.gone)]
-        draws = [order.draw for order in orders if order.draw is not None]
-        return draw_together(generator, draws, [order.gone for order in orders])
-    except BaseException as error:  # told to who waits; the desk goes on
-        if isinstance(error, MemoryError) and len(orders) > 1:
-            return [_answers([order])[0] for order in orders]
-        return [error] * len(orders)

@@ -50,13 +50,16 @@ class Shelf:
             )
         self.entries = tuple(entries)
 
-    def find(self, name: str | None) -> Entry:
-        """Return a bundle by its name; None is the first. Raises Refused, which lists the names."""
+    def find(self, name: str | None, param: str = "bundle") -> Entry:
+        """Return a bundle by its name; None is the first. Raises Refused, which lists the names.
+
+        ``param`` is the field that named it.
+        """
         for entry in self.entries:
             if name is None or entry.name == name:
                 return entry
         there = ", ".join(entry.name for entry in self.entries)
-        raise Refused(404, "model_not_found", f"bundle {name!r:.80}: this server has {there}", param="bundle")
+        raise Refused(404, "model_not_found", f"{param} {name!r:.80}: this server has {there}", param=param)
 
     @property
     def ready(self) -> bool:
@@ -70,7 +73,8 @@ class Shelf:
             # Opened now: what is damaged shows before anybody asks, and the first who asks does not wait.
             for role in generator.manifest.components:
                 generator.session(role)
-            generator.warm_up(steps=1) if generator.manifest.family != "autoregressive" else None
+            if generator.manifest.family != "autoregressive":  # which has no steps to leave out
+                generator.warm_up(steps=1)
             entry.generator = generator
 
 

@@ -48,7 +48,9 @@ def draw_together(generator: Generator, draws: Sequence[Settings], gone: Sequenc
                 result,
                 images=result.images[part],
                 tokens=result.tokens[part],
-                settings=replace(result.settings, seeds=result.settings.seeds[part], labels=result.settings.labels[part]),
+                settings=replace(
+                    result.settings, seeds=result.settings.seeds[part], labels=result.settings.labels[part]
+                ),
             )
         )
         first = part.stop
