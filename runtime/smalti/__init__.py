@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     from smalti.bundle.manifest import Manifest
     from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
     from smalti.drawing.folder import Written
+    from smalti.drawing.generator import Generator
     from smalti.drawing.result import Result, Step, Timings
     from smalti.errors import (
         BundleError,
@@ -43,7 +44,6 @@ if typing.TYPE_CHECKING:
     )
     from smalti.families.base import Settings
     from smalti.families.limits import Limits
-    from smalti.drawing.generator import Generator
     from smalti.loading.building import BuildProgress, EngineBuild
     from smalti.loading.load import load
     from smalti.loading.replay import replay

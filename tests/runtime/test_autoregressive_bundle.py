@@ -13,10 +13,10 @@ from PIL import Image
 import smalti
 from helpers.table_predictor import TablePredictor, autoregressive_bundle
 from smalti import BundleError, UsageError
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.families.autoregressive.past import next_logits, past_shape
 from smalti.families.autoregressive.sampler import run as draw_plainly
 from smalti.families.registry import FAMILIES
-from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 LENGTH, CODES = 16, 64

@@ -14,8 +14,8 @@ import pytest
 import smalti
 from smalti import ProviderUnavailable, UsageError
 from smalti.bundle.manifest import Precision
-from smalti.families.absorbing.sampler import fill_masked
 from smalti.drawing.generator import NETWORK_BATCH
+from smalti.families.absorbing.sampler import fill_masked
 from smalti_kernels.impl.cuda.driver import open_driver
 
 PRECISIONS = get_args(Precision)

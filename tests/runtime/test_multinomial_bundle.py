@@ -15,12 +15,12 @@ from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser, TimedTableDenoi
 from smalti import BundleError, UsageError
 from smalti.bundle.manifest_file import decode
 from smalti.cli.main import _run
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.families.canvas import canvas_denoiser
 from smalti.families.multinomial import sampler as multinomial
 from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
 from smalti.families.sundae import sampler as sundae
-from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 GRID, CODES, LABELS, TIMES = (3, 4), 6, ("a", "b"), 30

@@ -14,11 +14,11 @@ import smalti
 from helpers.table_denoiser import FACTOR, LEVEL, TableDenoiser
 from smalti import UsageError
 from smalti.cli.main import _run
+from smalti.drawing.generator import NETWORK_BATCH
 from smalti.families.canvas import canvas_denoiser
 from smalti.families.registry import FAMILIES
 from smalti.families.settings import resolve
 from smalti.families.sundae import sampler as sundae
-from smalti.drawing.generator import NETWORK_BATCH
 from smalti.saving.recipe import read_recipe
 
 GRID, CODES, LABELS = (3, 4), 6, ("a", "b")

@@ -9,8 +9,8 @@ from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, Role, TensorSpec
 from smalti.codec.batches import AT_ONCE
 from smalti.codec.tiles import tile_of
-from smalti.errors import EngineError
 from smalti.drawing.generator import NETWORK_BATCH
+from smalti.errors import EngineError
 
 Range = tuple[int, int, int]
 """Smallest, best and largest value of one size."""

@@ -17,8 +17,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from smalti.bundle.manifest import Resolution, Role, TensorSpec, kind_of
-from smalti.errors import UsageError
 from smalti.drawing.generator import EMBEDDING
+from smalti.errors import UsageError
 from smalti_train.models.multinomial_unet import MultinomialUNetConfig
 from smalti_train.runs.config import AutoregressiveConfig, PriorConfig
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.bundle.manifest import Manifest, Precision, Role
+from smalti.drawing.generator import EMBEDDING
 from smalti.families.autoregressive.past import Graph
 from smalti.families.base import Prior
-from smalti.drawing.generator import EMBEDDING
 from smalti.verification.comparison import Case, run_labels
 from smalti_export.precision.activation_ranges import Feed
 from smalti_train.data.tensors import from_numpy

@@ -37,9 +37,9 @@ from smalti.cli.targets import (
     write_images,
 )
 from smalti.codec.fit import check_fit
+from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.limits import memory_told
-from smalti.drawing.generator import Generator
 from smalti.loading.load import load
 from smalti.platform import command_line, reachable
 

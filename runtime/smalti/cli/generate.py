@@ -35,10 +35,10 @@ from smalti.cli.targets import (
     stdin_bytes,
     write_result,
 )
+from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.settings import Options, resolve, unsuited
 from smalti.files import portable_name
-from smalti.drawing.generator import Generator
 from smalti.loading.load import load
 from smalti.loading.replay import replay as replay_picture
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result, Timings
 from smalti.families.base import Settings
 from smalti.families.settings import chosen_options
-from smalti.drawing.generator import Generator
 
 STAGES = ("network", "draw", "decoder", "host", "total")
 

@@ -20,8 +20,8 @@ from smalti.bundle.engine_folder import engines_of
 from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import Bundle
-from smalti.errors import ProviderUnavailable
 from smalti.drawing.generator import GIVEN, Generator
+from smalti.errors import ProviderUnavailable
 from smalti.loading.machine import fingerprint, nvidia
 from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process

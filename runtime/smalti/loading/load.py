@@ -11,10 +11,10 @@ from smalti.backends.base import Backend, RequestedPrecision
 from smalti.backends.registry import AUTO, check_provider, open_backend
 from smalti.backends.tensorrt.backend import TensorRt
 from smalti.bundle.reader import Bundle, open_bundle
+from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.checks import shown
 from smalti.families.limits import Limits
-from smalti.drawing.generator import Generator
 from smalti.loading.auto import load_best
 from smalti.loading.building import OnProgress, build_missing
 

@@ -11,10 +11,10 @@ from smalti.backends.registry import AUTO
 from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.codec.masks import to_repaint
 from smalti.codec.pictures import Picture, to_pixels
+from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result, Step
 from smalti.drawing.watch import OnStep, Watch
 from smalti.errors import BundleError, UsageError
-from smalti.drawing.generator import Generator
 from smalti.loading.load import check_load, load
 from smalti.saving.recipe import Recipe, digest, read_recipe
 from smalti.saving.targets import Source

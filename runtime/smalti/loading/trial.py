@@ -13,8 +13,8 @@ from smalti.backends.base import Backend, Session
 from smalti.backends.registry import open_backend
 from smalti.bundle.manifest import PRIOR_ROLES, missed
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, ProviderUnavailable, SamplingError, SmaltiError
 from smalti.drawing.generator import Generator
+from smalti.errors import BundleError, ProviderUnavailable, SamplingError, SmaltiError
 from smalti.verification.golden import compare_golden, read_golden
 from smalti.verification.speed.measure import measure
 

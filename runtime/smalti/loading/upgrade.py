@@ -7,8 +7,8 @@ from pathlib import Path
 
 from smalti.backends.registry import AUTO
 from smalti.bundle.reader import Bundle, open_bundle
-from smalti.errors import EngineError
 from smalti.drawing.generator import Generator
+from smalti.errors import EngineError
 from smalti.loading.building import BuildProgress, OnProgress
 from smalti.loading.load import check_load, load
 

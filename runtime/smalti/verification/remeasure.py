@@ -14,8 +14,8 @@ from smalti.backends.base import Backend
 from smalti.backends.signatures import mismatches
 from smalti.bundle.manifest import AGAIN, PRIOR_ROLES, ROUNDED, Measure, Precision, Role, missed
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.drawing.generator import Generator
+from smalti.errors import BundleError, SamplingError, UsageError
 from smalti.verification.comparison import compare_runs, run_labels
 from smalti.verification.golden import Golden, compare_golden, read_golden
 

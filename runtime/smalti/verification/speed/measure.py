@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from smalti.bundle.manifest import PRIOR_ROLES
+from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result
 from smalti.errors import UsageError
 from smalti.families.settings import Options
-from smalti.drawing.generator import Generator
 
 STAGES: Final = ("network", "draw", "decoder", "host", "total")
 PERCENTILES: Final = (20, 50, 80)

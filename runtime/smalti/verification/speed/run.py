@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.settings import Options
-from smalti.drawing.generator import Generator
 from smalti.verification.speed.baseline import (
     Baseline,
     Compared,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.registry import family_of
-from smalti.drawing.generator import Generator
 from smalti.verification.speed.measure import Kind, Measured, measure_each
 from smalti_kernels.platform import usable_cores
 
