@@ -18,7 +18,7 @@ each = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
 def test_the_examples_that_were_promised_are_there() -> None:
-    assert [file.stem for file in FILES] == ["batch", "inpaint_server", "search", "window"]
+    assert [file.stem for file in FILES] == ["batch", "embed_search", "inpaint_server", "search", "window"]
 
 
 @each

@@ -5,6 +5,7 @@ from __future__ import annotations
 LAZY = {
     "studio": ("smalti.cli.studio", "Open a page to paint on (needs the extra serve)."),
     "serve": ("smalti.cli.serve", "Serve pictures over HTTP (needs the extra serve)."),
+    "batch": ("smalti.cli.batch", "Draw or describe many pictures (needs the extra batch, or ray)."),
     "train": ("smalti_train.cli.train", "Train an autoencoder or a prior (needs the extra train)."),
     "import": ("smalti_train.cli.importing", "Read a published checkpoint as a run (needs the extra train)."),
     "evaluate": ("smalti_train.cli.evaluate", "Measure a bundle or a run (needs the extra evaluate)."),
