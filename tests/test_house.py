@@ -15,8 +15,7 @@ ROOMS = {
     "smalti": (
         "version",
         "errors",
-        "platform",
-        "files",
+        "system",
         "bundle",
         "backends",
         "families",
@@ -25,6 +24,7 @@ ROOMS = {
         "drawing",
         "verification",
         "loading",
+        "batch",
         "aio",
         "web",
         "cli",

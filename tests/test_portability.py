@@ -10,10 +10,10 @@ import pytest
 
 from test_house import MODULES
 
-ASKS = {"smalti.platform", "smalti_kernels.platform", "smalti.backends.webgpu_plugin"}
+ASKS = {"smalti.system.platform", "smalti_kernels.platform", "smalti.backends.webgpu_plugin"}
 """Modules that may ask on which system they are, besides the doctor, whose answers are about the system."""
 DOCTOR = "smalti.verification.doctor."
-RENAMES = {"smalti.files", "smalti_train.runs.folder"}
+RENAMES = {"smalti.system.files", "smalti_train.runs.folder"}
 """Modules that may rename: all others leave it to `move_folder`, which waits for what holds a file open."""
 POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 POSIX_NAMES = {
@@ -56,7 +56,7 @@ def call_faults(module: str, call: ast.Call) -> Iterator[str]:
         if name in ("run", "Popen", "check_output", "check_call") and {"text", "universal_newlines"} & set(named):
             yield "text of a process without encoding"
     if name == "rename" and module not in RENAMES:
-        yield "a rename that does not wait; see smalti.files.move_folder"
+        yield "a rename that does not wait; see smalti.system.files.move_folder"
     kinds = [named.get("dtype"), *(call.args if name == "astype" else ())]
     if any(isinstance(kind, ast.Name) and kind.id == "int" for kind in kinds):
         yield "int as a type of numbers has 32 bits on Windows before NumPy 2"
@@ -124,4 +124,4 @@ def test_a_fault_is_seen(source: str) -> None:
 )
 def test_what_is_right_is_left_alone(source: str) -> None:
     assert not list(faults("smalti.somewhere", source))
-    assert not list(faults("smalti.platform", "sys.platform"))
+    assert not list(faults("smalti.system.platform", "sys.platform"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti.verification.doctor.hardware import find_processor
 from smalti_kernels.platform import usable_cores
 

@@ -13,8 +13,8 @@ from smalti.bundle.manifest import Manifest, Precision, SamplerDefaults
 from smalti.bundle.reader import MANIFEST, open_bundle
 from smalti.errors import BundleError, UsageError
 from smalti.families.settings import resolve
-from smalti.files import check_folder, flush, replace_folder, whole_folder
-from smalti.platform import reachable
+from smalti.system.files import check_folder, flush, replace_folder, whole_folder
+from smalti.system.platform import reachable
 from smalti_export.again import pair_of
 from smalti_export.builder import PRECISIONS, make_draft
 from smalti_export.defaults import sampler_defaults

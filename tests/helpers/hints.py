@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smalti.platform import installation, requirement
+from smalti.system.platform import installation, requirement
 
 
 def installs(extra: str) -> str:

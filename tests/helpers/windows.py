@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from smalti import platform
+from smalti.system import platform
 
 SHARING = 32
 PREFIX = "\\\\?\\"
@@ -23,7 +23,7 @@ CALLS = ("stat", "lstat", "mkdir", "rename", "replace", "unlink", "remove", "rmd
 
 
 def on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `smalti.platform`, and nothing else, believe that this is Windows."""
+    """Let `smalti.system.platform`, and nothing else, believe that this is Windows."""
     monkeypatch.setattr(platform, "sys", SimpleNamespace(platform="win32"))
 
 

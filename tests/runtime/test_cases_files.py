@@ -22,11 +22,11 @@ import smalti
 from helpers.golden_bundle import plain_bundle
 from smalti.cli.main import _run
 from smalti.errors import BundleError, OutputError, UsageError
-from smalti.files import beside, check_folder, check_writable, replace_file, write_whole
-from smalti.platform import cache_folder, reachable
 from smalti.saving.chunks import KEY, LARGEST_TEXT
 from smalti.saving.formats import save_png
 from smalti.saving.recipe import Recipe, encode_recipe, read_recipe
+from smalti.system.files import beside, check_folder, check_writable, replace_file, write_whole
+from smalti.system.platform import cache_folder, reachable
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes need POSIX")
 Layout = Callable[[Path], Path]

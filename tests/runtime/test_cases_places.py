@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import smalti
-from smalti.files import check_writable, replace_folder, whole_folder, write_whole
+from smalti.system.files import check_writable, replace_folder, whole_folder, write_whole
 
 pytestmark = [
     pytest.mark.cases,

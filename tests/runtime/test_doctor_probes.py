@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.platform import cache_folder
+from smalti.system.platform import cache_folder
 from smalti.verification.doctor import children, probe
 from smalti.verification.doctor.children import Child
 from smalti.verification.doctor.facts import Machine

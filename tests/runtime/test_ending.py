@@ -20,7 +20,7 @@ NATIVE = """
 import sys, threading
 from pathlib import Path
 import smalti.cli.main as cli
-from smalti import files
+from smalti.system import files
 
 def busy(arguments):
     # A native call that holds the main thread, and no handler of Python runs meanwhile.

@@ -26,7 +26,7 @@ from smalti.backends.tensorrt.choice import Host
 from smalti.bundle.engine_folder import engine_cache, engines_of, read_folder
 from smalti.loading import building, load, upgrade
 from smalti.loading.building import build_missing
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 
 TESTS = Path(fake_tensorrt.__file__).parents[1]
 

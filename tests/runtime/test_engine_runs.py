@@ -22,7 +22,7 @@ from smalti.backends.tensorrt.choice import Host
 from smalti.bundle.engine_folder import engine_cache
 from smalti.bundle.reader import open_bundle
 from smalti.loading.trial import try_out
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti.verification.remeasure import remeasure
 from smalti_export.engines.build import build_engines
 from smalti_export.engines.toolkit import PortableToolkit

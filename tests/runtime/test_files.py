@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from smalti import files as replace
-from smalti import platform
-from smalti.files import replace_folder
+from smalti.system import files as replace
+from smalti.system import platform
+from smalti.system.files import replace_folder
 
 FOREVER = """
 import sys
 from pathlib import Path
-from smalti.files import replace_folder
+from smalti.system.files import replace_folder
 target = Path(sys.argv[1])
 number = 0
 while True:

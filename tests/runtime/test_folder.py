@@ -18,10 +18,10 @@ from PIL import Image
 
 import smalti
 from smalti.drawing.folder import AT_ONCE
-from smalti.files import STALE
 from smalti.saving.chunks import KEY
 from smalti.saving.formats import FORMATS, save_png
 from smalti.saving.recipe import encode_recipe
+from smalti.system.files import STALE
 
 ENDS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from smalti import platform
-from smalti.platform import Installation, command_line, install_hint, installation, quoted
+from smalti.system import platform
+from smalti.system.platform import Installation, command_line, install_hint, installation, quoted
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from PIL import Image, PngImagePlugin
 from smalti import OutputError, UsageError
 from smalti.codec.opening import open_image
 from smalti.codec.pictures import to_pixels
-from smalti.files import check_folder, check_writable, write_whole
 from smalti.saving.chunks import KEY
 from smalti.saving.formats import contact_sheet, save_png
 from smalti.saving.recipe import Recipe, encode_recipe, read_recipe
+from smalti.system.files import check_folder, check_writable, write_whole
 
 RECIPE = Recipe(
     version="0.1.0",
@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path):
 import resource, sys
 from pathlib import Path
 from smalti import OutputError
-from smalti.files import write_whole
+from smalti.system.files import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_whole(Path(sys.argv[1] + "/small.bin"), b"x" * 900)
 try:

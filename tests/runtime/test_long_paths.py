@@ -18,7 +18,7 @@ from smalti.bundle.manifest import FileRecord
 from smalti.bundle.reader import embedded_bundles, open_bundle, read_checked
 from smalti.codec.opening import open_image
 from smalti.errors import OutputError
-from smalti.files import (
+from smalti.system.files import (
     check_folder,
     check_writable,
     move_folder,
@@ -27,7 +27,7 @@ from smalti.files import (
     replace_folder,
     whole_folder,
 )
-from smalti.platform import extended, reachable
+from smalti.system.platform import extended, reachable
 from smalti.verification.polygraphy import check_new
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it plays Windows on other systems")

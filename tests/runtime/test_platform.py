@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.windows import Clock, busy, held, on_windows
-from smalti import files, platform
 from smalti.bundle.manifest_file import is_plain
 from smalti.cli import main as cli
 from smalti.errors import OutputError
-from smalti.files import (
+from smalti.system import files, platform
+from smalti.system.files import (
     check_folder,
     check_writable,
     portable_name,
@@ -28,7 +28,7 @@ from smalti.files import (
     replace_folder,
     whole_folder,
 )
-from smalti.platform import is_portable, patiently, quoted
+from smalti.system.platform import is_portable, patiently, quoted
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it plays Windows on other systems")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claims.common import Bench, Row, features
-from smalti.files import replace_file
+from smalti.system.files import replace_file
 from smalti_train.data import ImageSet
 from smalti_train.evaluation.evaluate import draw
 from smalti_train.evaluation.metrics import frechet_distance, kernel_distance, prdc

@@ -25,7 +25,7 @@ from smalti.bundle.engines import EngineRecord, Engines
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, Bundle
 from smalti.errors import BundleError, EngineError, OutputError, UsageError
-from smalti.files import check_folder
+from smalti.system.files import check_folder
 from smalti.verification.engines.scratch import sweep
 from smalti_export.engines.job import Job, prepare
 from smalti_export.engines.toolkit import Toolkit

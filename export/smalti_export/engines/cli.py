@@ -18,7 +18,7 @@ from smalti.cli.escape import printable
 from smalti.cli.options import JsonOption
 from smalti.cli.plain import App
 from smalti.errors import MissingExtra, UsageError
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 from smalti.verification.engines.listing import installs
 from smalti_export.engines.progress import KINDS, Shown, libraries_silent
 from smalti_export.engines.toolkit import EXTRA, PORTABLE, open_toolkit

@@ -14,8 +14,8 @@ from smalti.bundle.engines import ENGINES, SCHEMA_VERSION, Engines
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, MANIFEST, REMEDY, Bundle, open_bundle
 from smalti.errors import BundleError, EngineError, OutputError, UsageError
-from smalti.files import check_folder, check_writable, flush, move_file, remove_folder, whole_folder
-from smalti.platform import reachable
+from smalti.system.files import check_folder, check_writable, flush, move_file, remove_folder, whole_folder
+from smalti.system.platform import reachable
 from smalti_export.engines.build import Heard, Progress, Say, by_component, planned, run_jobs, unheard
 from smalti_export.engines.job import Job
 from smalti_export.engines.toolkit import Toolkit

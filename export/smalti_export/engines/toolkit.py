@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from smalti.bundle.engines import Profile, Runtime
 from smalti.errors import EngineError, MissingExtra, UsageError
-from smalti.platform import install_hint, system_name
+from smalti.system.platform import install_hint, system_name
 from smalti.verification.engines.cards import GPUS, target_named
 from smalti.verification.engines.hosts import OLDEST_TRT
 from smalti_export.engines.watching import Monitor, Watch, watched

@@ -17,7 +17,7 @@ from smalti.backends.signatures import Signature
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, OutOfMemory, ProviderUnavailable, SmaltiError
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 LIBRARY = "onnxruntime"
 """Name of the inference library."""

@@ -17,7 +17,7 @@ import numpy as np
 from smalti.backends.onnxruntime_options import LIBRARY, onnxruntime, runtime_version
 from smalti.backends.vulkan import LOADER, VulkanDevice, vulkan_devices
 from smalti.errors import ProviderUnavailable
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 PLUGIN: Final = "onnxruntime-ep-webgpu"
 """The package that has the plugin."""

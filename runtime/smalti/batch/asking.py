@@ -19,9 +19,9 @@ from smalti.codec.fit import check_fit
 from smalti.errors import OutputError, UsageError
 from smalti.families.checks import whole
 from smalti.families.settings import MAX_SEED, chosen_options, resolve
-from smalti.files import check_folder
 from smalti.loading.load import check_load
-from smalti.platform import reachable
+from smalti.system.files import check_folder
+from smalti.system.platform import reachable
 from smalti.version import __version__
 
 ROWS_PER_FILE: Final = 256

@@ -22,8 +22,8 @@ from smalti.codec.pictures import to_pixels
 from smalti.drawing.generator import Generator
 from smalti.drawing.loaded import EMBEDDING
 from smalti.errors import BundleError, OutOfMemory, UsageError
-from smalti.platform import reachable
 from smalti.saving.targets import LARGEST_FILE
+from smalti.system.platform import reachable
 
 TOGETHER: Final = 16
 """Pictures that are described in one call, unless they are large."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from smalti.batch.formats.format import whole_file
 from smalti.batch.libraries import pyarrow
 from smalti.errors import UsageError
-from smalti.platform import reachable
+from smalti.system.platform import reachable
 
 INPUTS: Final = "inputs.parquet"
 SUFFIXES: Final = frozenset(

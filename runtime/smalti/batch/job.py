@@ -25,9 +25,9 @@ from smalti.batch.rows import Failure, Summary
 from smalti.batch.sampling import draw_again
 from smalti.batch.shards import Making, Receipt, receipt_of
 from smalti.batch.workers import Hands, run_shards
-from smalti.files import write_whole
 from smalti.loading.load import load
-from smalti.platform import reachable
+from smalti.system.files import write_whole
+from smalti.system.platform import reachable
 from smalti_kernels.platform import usable_cores
 
 FAILED: Final = "failed.jsonl"

@@ -8,7 +8,7 @@ import os
 from typing import Any, Final
 
 from smalti.errors import MissingExtra
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 NO_REPORTS: Final = "RAY_USAGE_STATS_ENABLED"
 """The variable by which Ray is told whether it may report its use."""

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from smalti.errors import UsageError
-from smalti.files import write_whole
-from smalti.platform import command_line, reachable
+from smalti.system.files import write_whole
+from smalti.system.platform import command_line, reachable
 from smalti.version import __version__
 
 Work: TypeAlias = Literal["generate", "embed", "encode"]

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 import msgspec
 
-from smalti.files import write_whole
+from smalti.system.files import write_whole
 
 PROGRESS: Final = "progress.json"
 FILE_EVERY: Final = 2.0

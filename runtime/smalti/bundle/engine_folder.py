@@ -20,8 +20,8 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.engines import ENGINES, EngineRecord, Engines
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle, check_file, read_checked, read_engines
 from smalti.errors import BundleError, MissingExtra, OutputError
-from smalti.files import portable_name, write_whole
-from smalti.platform import cache_folder, install_hint, reachable
+from smalti.system.files import portable_name, write_whole
+from smalti.system.platform import cache_folder, install_hint, reachable
 
 REBUILD = "build it again with smalti engine build"
 OTHER_CACHE = "Set SMALTI_CACHE_DIR to a folder that can be written"

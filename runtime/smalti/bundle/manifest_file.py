@@ -23,7 +23,7 @@ from smalti.bundle.manifest import (
     own_resolution,
 )
 from smalti.errors import BundleError
-from smalti.platform import is_portable
+from smalti.system.platform import is_portable
 
 READABLE = (1, 2)
 """Versions that are read. Version 1 knew one size of pictures, and nothing of canvases or an encoder's halo."""

@@ -17,7 +17,7 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.manifest import AGAIN, FileRecord, Manifest, Precision, Role, Variant
 from smalti.bundle.manifest_file import decode, is_inside
 from smalti.errors import BundleError, UsageError
-from smalti.platform import reachable
+from smalti.system.platform import reachable
 
 MANIFEST = "manifest.json"
 EMBEDDED = "avatars"

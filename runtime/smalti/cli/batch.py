@@ -22,7 +22,7 @@ from smalti.cli.options import (
     takes_sampling,
 )
 from smalti.cli.plain import App
-from smalti.platform import command_line
+from smalti.system.platform import command_line
 
 app = App(no_args_is_help=True, help="Many pictures, drawn or described, over processes or on a cluster of Ray.")
 

@@ -19,8 +19,8 @@ from smalti.cli.options import (
     ThreadsOption,
 )
 from smalti.errors import SpeedRegression, UsageError
-from smalti.files import check_writable, write_whole
 from smalti.loading.load import load
+from smalti.system.files import check_writable, write_whole
 from smalti.verification.speed.baseline import ALLOWED, Compared, read_baseline, write_baseline
 from smalti.verification.speed.plot import plot as drawn
 from smalti.verification.speed.report import report_lines, report_values

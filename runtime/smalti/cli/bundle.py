@@ -22,7 +22,7 @@ from smalti.cli.options import BundleArgument, JsonOption, ProviderOption, Threa
 from smalti.cli.plain import App
 from smalti.errors import BundleError, ParityError, ProviderUnavailable
 from smalti.loading.load import load
-from smalti.platform import quoted
+from smalti.system.platform import quoted
 from smalti.verification.polygraphy import check_new, write_polygraphy
 from smalti.verification.remeasure import Remeasured, remeasure
 from smalti.verification.verify import Verification

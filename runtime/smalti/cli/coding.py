@@ -41,7 +41,7 @@ from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.limits import memory_told
 from smalti.loading.load import load
-from smalti.platform import command_line, reachable
+from smalti.system.platform import command_line, reachable
 
 ImagesArgument = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Image files, or - for stdin; to be encoded, all of one size.")

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Collection, Generator
 
-from smalti.files import remove_partial
+from smalti.system.files import remove_partial
 
 GRACE = 1.5
 """Seconds in which a process may end by itself, as it does outside of native calls."""

@@ -20,7 +20,7 @@ from smalti.cli.escape import printable
 from smalti.cli.options import BundleArgument, JsonOption
 from smalti.cli.plain import App
 from smalti.errors import BundleError
-from smalti.platform import command_line, install_hint
+from smalti.system.platform import command_line, install_hint
 from smalti.verification.engines.cards import GPUS
 from smalti.verification.engines.explaining import Explanation, explain, find_gpu
 from smalti.verification.engines.listing import (

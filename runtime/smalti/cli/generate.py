@@ -38,9 +38,9 @@ from smalti.cli.targets import (
 from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.settings import Options, resolve, unsuited
-from smalti.files import portable_name
 from smalti.loading.load import load
 from smalti.loading.replay import replay as replay_picture
+from smalti.system.files import portable_name
 
 
 @takes_sampling()

@@ -15,7 +15,7 @@ from smalti.cli.completion import complete_bundle
 from smalti.cli.escape import printable
 from smalti.cli.options import BundleArgument, JsonOption
 from smalti.errors import BundleError, UsageError
-from smalti.platform import reachable
+from smalti.system.platform import reachable
 
 NamedOption = Annotated[
     str | None,

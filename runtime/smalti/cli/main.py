@@ -27,7 +27,7 @@ def _watched(arguments: list[str]) -> int:
 
     from smalti.cli.ending import ending_soon
     from smalti.cli.streams import lost_output, prepare, tell
-    from smalti.platform import ending_signals
+    from smalti.system.platform import ending_signals
 
     prepare()
     with contextlib.suppress(ValueError):  # for which there must be the main thread
@@ -56,7 +56,7 @@ def _run(arguments: list[str]) -> int:
     from smalti.cli.streams import tell
     from smalti.cli.verbs import VARIABLE, lazy_verb
     from smalti.errors import MissingExtra, SmaltiError, exit_code
-    from smalti.platform import command_line, install_hint
+    from smalti.system.platform import command_line, install_hint
 
     try:
         if VARIABLE in os.environ:
@@ -90,7 +90,7 @@ def _as_a_shell(arguments: list[str]) -> list[str]:
     from pathlib import Path
 
     from smalti.errors import UsageError
-    from smalti.platform import at_home
+    from smalti.system.platform import at_home
 
     read: list[str] = []
     for before, argument in zip(["", *arguments], arguments):
@@ -121,7 +121,7 @@ def _call_lazy(verb: str, arguments: list[str]) -> int:
 
     from smalti.cli.verbs import EXTRAS, LAZY
     from smalti.errors import MissingExtra, SmaltiError
-    from smalti.platform import command_line, install_hint
+    from smalti.system.platform import command_line, install_hint
 
     module, _ = LAZY[verb]
     try:

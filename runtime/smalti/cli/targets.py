@@ -19,10 +19,10 @@ from smalti.cli.streams import Closed
 from smalti.codec.opening import open_image, reading
 from smalti.drawing.result import Result
 from smalti.errors import OutputError, UsageError
-from smalti.files import check_folder, check_writable, write_whole
-from smalti.platform import reachable
 from smalti.saving.formats import FORMATS, SUFFIXES, Format, check_format, contact_sheet, encoded
 from smalti.saving.targets import LARGEST_FILE, write
+from smalti.system.files import check_folder, check_writable, write_whole
+from smalti.system.platform import reachable
 
 PIPE: Final = "-"
 """What stands for stdin and stdout."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from smalti.errors import UsageError
-from smalti.platform import reachable
+from smalti.system.platform import reachable
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """Errors of Pillow for files that are damaged, of an unknown kind, or too large by their own account."""

@@ -20,11 +20,11 @@ from smalti.errors import OutOfMemory, OutputError, UsageError
 from smalti.families.base import Settings
 from smalti.families.checks import shown
 from smalti.families.limits import Limits
-from smalti.files import check_folder, portable_name, remove_stale, told_kind
-from smalti.platform import reachable
 from smalti.saving.formats import SUFFIXES, Format, check_format, is_whole
 from smalti.saving.recipe import Recipe, read_recipe
 from smalti.saving.targets import as_path
+from smalti.system.files import check_folder, portable_name, remove_stale, told_kind
+from smalti.system.platform import reachable
 
 OnPicture: TypeAlias = Callable[[int, int, Path], object]
 Drawn: TypeAlias = Callable[[Settings], Result]

@@ -26,7 +26,7 @@ from smalti.loading.machine import fingerprint, nvidia
 from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process
 from smalti.loading.verdicts import alone, keep, kept, key_of
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti.verification.doctor.install import GPU_WHEEL
 from smalti_kernels import KernelError
 

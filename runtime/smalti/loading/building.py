@@ -20,7 +20,7 @@ from smalti.bundle.reader import Bundle, open_bundle
 from smalti.errors import EngineError, UsageError
 from smalti.families.checks import shown
 from smalti.loading.trial_process import environment, python_module
-from smalti.platform import end_gently, own_group
+from smalti.system.platform import end_gently, own_group
 
 _log = logging.getLogger(__name__)
 LINES: Final = 20

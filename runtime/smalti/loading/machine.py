@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti.verification.doctor.gather import installed_packages
 from smalti.verification.doctor.hardware import find_adapters, find_processor
 from smalti.verification.doctor.probe import driver_version

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from smalti.files import write_whole
 from smalti.loading.trial import Trial
-from smalti.platform import cache_folder
+from smalti.system.files import write_whole
+from smalti.system.platform import cache_folder
 
 HOUR = 3600.0
 WAIT = 600.0

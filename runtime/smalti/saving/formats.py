@@ -14,9 +14,9 @@ from PIL import Image, PngImagePlugin
 from smalti.codec.opening import open_image
 from smalti.errors import UsageError
 from smalti.families.checks import shown, whole
-from smalti.files import write_whole
-from smalti.platform import reachable
 from smalti.saving.chunks import exif_of
+from smalti.system.files import write_whole
+from smalti.system.platform import reachable
 
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)

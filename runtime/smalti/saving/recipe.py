@@ -15,9 +15,9 @@ from smalti.codec.fit import Fit
 from smalti.codec.opening import UNREADABLE, reading
 from smalti.errors import UsageError
 from smalti.families.settings import DECLARED
-from smalti.platform import reachable
 from smalti.saving.chunks import KEY, text_in_exif, text_in_png
 from smalti.saving.targets import Source, check_source, told_file
+from smalti.system.platform import reachable
 
 ALWAYS_BEFORE: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "order": "random", "remask": 0.0}
 """Values of options that did not exist when older pictures were made."""

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from smalti.errors import OutputError, UsageError
 from smalti.families.checks import shown
-from smalti.files import write_whole
 from smalti.saving.formats import FORMATS, SUFFIXES, Format, check_format
+from smalti.system.files import write_whole
 
 LARGEST_FILE: Final = 2**28
 """Most bytes that are read from an open file."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from smalti.bundle.manifest import Measure
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, UsageError
-from smalti.files import move_folder, whole_folder
-from smalti.platform import reachable
+from smalti.system.files import move_folder, whole_folder
+from smalti.system.platform import reachable
 from smalti.verification.golden import Case, read_golden
 
 LOADER = '''"""Golden inputs of the {role}, for polygraphy --data-loader-script."""

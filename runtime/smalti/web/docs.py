@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from smalti.errors import MissingExtra
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 PACKAGE: Final = "fastapi_offline"
 """It brings Swagger UI's files; its code is not used."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from smalti.errors import UsageError
 from smalti.families.limits import Limits
-from smalti.platform import reachable
+from smalti.system.platform import reachable
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN: Final = 16

@@ -17,7 +17,7 @@ from smalti.bundle.engine_folder import engine_cache, engines_of, read_folder, w
 from smalti.cli.main import _run
 from smalti.codec.tiles import tile_of
 from smalti.errors import exit_code
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti.verification.verify import verify
 from smalti_export.engines import job
 from smalti_export.engines.build import Progress, build_engines

@@ -15,7 +15,7 @@ from smalti import open_bundle
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, TensorSpec, own_resolution
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti_export.engines import toolkit
 from smalti_export.engines.graphs import bytes_last, for_tensorrt
 from smalti_export.engines.profiles import make_profiles

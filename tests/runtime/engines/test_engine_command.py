@@ -16,7 +16,7 @@ from smalti.bundle.engine_folder import engine_cache
 from smalti.bundle.reader import Bundle
 from smalti.cli import engine as command_line
 from smalti.cli.main import _run
-from smalti.platform import install_hint, system_name
+from smalti.system.platform import install_hint, system_name
 from smalti.verification.engines import explaining
 from smalti.verification.engines.cards import GPUS, target_named
 from smalti.verification.engines.explaining import Gpu, explain, find_gpu

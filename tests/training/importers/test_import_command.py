@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.checkpoints import SMALL, Saved, State
 from smalti.cli.main import _run
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 from smalti_train.importers import import_checkpoint
 from smalti_train.models.autoregressive_transformer import Net2NetTransformer, Net2NetTransformerConfig
 from smalti_train.models.vqgan import VQGAN

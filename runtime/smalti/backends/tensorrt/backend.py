@@ -18,7 +18,7 @@ from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import BundleError, ProviderUnavailable, UsageError
-from smalti.platform import system_name
+from smalti.system.platform import system_name
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.launch import Kernels, load_kernels
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from smalti.backends.tensorrt.choice import NAMES, PACKAGES
 from smalti.bundle.engines import Runtime
 from smalti.errors import ProviderUnavailable
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 MODULES: Final[dict[Runtime, str]] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
 OLDEST: Final[dict[Runtime, tuple[int, int]]] = {"rtx": (1, 2), "trt": (10, 0)}

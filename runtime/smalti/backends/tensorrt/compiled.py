@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from smalti.errors import OutputError
-from smalti.files import write_whole
-from smalti.platform import cache_folder, system_name
+from smalti.system.files import write_whole
+from smalti.system.platform import cache_folder, system_name
 
 _log = logging.getLogger(__name__)
 LARGEST = 2**30

@@ -11,7 +11,7 @@ import msgspec
 from smalti.batch.formats.format import Damaged, Parts
 from smalti.batch.formats.members import key_of, members, row_of
 from smalti.batch.rows import Column, Row, Summary
-from smalti.files import flush, replace_folder, whole_folder
+from smalti.system.files import flush, replace_folder, whole_folder
 
 SUMMARY: Final = "summary.json"
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from smalti.batch.rows import Column, Row, Summary
 from smalti.errors import OutputError, SmaltiError
-from smalti.files import beside, flush, move_file, remove_folder
+from smalti.system.files import beside, flush, move_file, remove_folder
 
 Parts: TypeAlias = Iterable[Sequence[Row]]
 """Rows, some at a time."""

@@ -21,8 +21,8 @@ from smalti.backends.onnxruntime_options import LIBRARY
 from smalti.bundle.engine_folder import engine_caches
 from smalti.bundle.reader import embedded_bundles, open_bundle
 from smalti.errors import BundleError, OutputError
-from smalti.files import check_folder
-from smalti.platform import cache_folder, installation
+from smalti.system.files import check_folder
+from smalti.system.platform import cache_folder, installation
 from smalti.verification.doctor.children import Child
 from smalti.verification.doctor.facts import (
     Driver,

@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from smalti.backends.onnxruntime_options import LIBRARY
-from smalti.platform import Installation, requirement
+from smalti.system.platform import Installation, requirement
 from smalti.verification.doctor.facts import Gpu, Machine, Shell
 from smalti_kernels.impl.cuda.driver import OLDEST_CUDA
 from smalti_kernels.impl.cuda.targets import Target, target_for

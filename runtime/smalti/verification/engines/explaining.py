@@ -13,7 +13,7 @@ from smalti.bundle.engine_folder import KeptEngine, engines_of
 from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle
-from smalti.platform import quoted, system_name
+from smalti.system.platform import quoted, system_name
 from smalti.verification.engines.cards import GPUS
 from smalti.verification.engines.hosts import Support, capability_of, check_target, engine_precisions, supports
 from smalti.verification.engines.listing import RUNTIMES, Installed

@@ -21,8 +21,8 @@ from smalti.bundle.engine_folder import (
 )
 from smalti.bundle.engines import ENGINES, SCHEMA_VERSION, Engines
 from smalti.errors import BundleError, UsageError
-from smalti.files import remove_folder
-from smalti.platform import cache_folder, patiently
+from smalti.system.files import remove_folder
+from smalti.system.platform import cache_folder, patiently
 from smalti.verification.engines.listing import Installed, judge
 from smalti.verification.engines.scratch import left_behind
 

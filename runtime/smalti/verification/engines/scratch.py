@@ -10,8 +10,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from smalti.errors import MissingExtra
-from smalti.files import remove_folder
-from smalti.platform import cache_folder, install_hint
+from smalti.system.files import remove_folder
+from smalti.system.platform import cache_folder, install_hint
 
 PREFIX: Final = "smalti-engine-"
 """Begin of the names of folders where the cache cannot be written."""

@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from smalti.errors import UsageError
-from smalti.files import write_whole
-from smalti.platform import reachable
+from smalti.system.files import write_whole
+from smalti.system.platform import reachable
 from smalti.verification.speed.measure import Measured
 from smalti.verification.speed.unit import Score
 

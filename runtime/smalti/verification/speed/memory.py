@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from smalti.backends.base import Backend
 from smalti.backends.device.backend import DeviceBackend
 from smalti.errors import KernelError
-from smalti.platform import peak_memory
+from smalti.system.platform import peak_memory
 from smalti_kernels.platform import DRIVER_LIBRARIES, load_library
 
 

@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import stat
-import sys
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any, Final
 
 from smalti.drawing.result import Result
 from smalti.errors import OutputError, UsageError
-from smalti.files import check_folder, portable_name, write_whole
-from smalti.platform import is_portable, patiently, reachable
 from smalti.saving.recipe import Recipe, read_recipe
 from smalti.saving.targets import LARGEST_FILE
+from smalti.system.files import check_folder, portable_name, write_whole
+from smalti.system.platform import is_portable, patiently, pictures_folder, reachable
 from smalti.web.failures import Refused
 from smalti.web.studio.inputs import Inputs
 
@@ -35,8 +34,7 @@ REMEMBERED: Final = 20_000
 
 def default_folder() -> Path:
     """Return the folder ``smalti`` in the user's pictures."""
-    named = os.environ.get("XDG_PICTURES_DIR", "") if sys.platform not in ("win32", "darwin") else ""
-    return (Path(named) if named else Path.home() / "Pictures") / "smalti"
+    return pictures_folder() / "smalti"
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class Gallery:
                 raise Refused(404, "not_found", f"{name[:80]} was not deleted, or the studio has started anew since")
             if path.exists():
                 raise Refused(409, "taken", f"the gallery has another {name[:80]} by now")
-            patiently(lambda: away.rename(path))
+            patiently(lambda: away.replace(path))
 
     def _files(self) -> list[tuple[int, str, int]]:
         """Return time, name and size of what may be pictures, the newest first."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.errors import OutputError
-from smalti.files import write_whole
-from smalti.platform import patiently
 from smalti.saving.recipe import digest
+from smalti.system.files import write_whole
+from smalti.system.platform import patiently
 
 ENDING: Final = ".image"
 """Files are kept as they came, in whatever format."""

@@ -78,6 +78,15 @@ def cache_folder() -> Path:
         raise OutputError(f"there is no folder for caches: {error}. Set SMALTI_CACHE_DIR") from error
 
 
+def pictures_folder() -> Path:
+    """Return the folder where the user's own pictures lie. Raises OutputError when the user has no home folder."""
+    try:
+        named = None if sys.platform in ("win32", "darwin") else _folder_variable("XDG_PICTURES_DIR")
+        return named or Path.home() / "Pictures"
+    except RuntimeError as error:
+        raise OutputError(f"there is no folder for pictures: {error}. Name one with --gallery") from error
+
+
 def _folder_variable(name: str) -> Path | None:
     """Return the folder that a variable names. Files of settings, unlike shells, leave ``~`` and ``$HOME`` in it."""
     named = os.environ.get(name, "").strip()

@@ -15,7 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from smalti.errors import OutputError
-from smalti.platform import exchanged, is_portable, patiently, reachable, refused, with_mode_of
+from smalti.system.platform import exchanged, is_portable, patiently, reachable, refused, with_mode_of
 
 _NUMBERS = itertools.count()
 _partial: set[Path] = set()

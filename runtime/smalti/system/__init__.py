@@ -1,0 +1,1 @@
+"""Files, and what differs between operating systems."""
