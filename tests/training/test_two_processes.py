@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,21 +57,46 @@ save_file({"codebook": models[-1][0].codebook.detach()}, f"{sys.argv[2]}/codeboo
 """
 
 
-ABORTED, ATTEMPTS = "terminate called without an active exception", 3
-"""What torch's gloo sometimes says when a process leaves after its training has ended, and how often to begin anew."""
+LEFT = """
+from pathlib import Path
+
+threads = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]  # on Linux
+assert not any("gloo" in name for name in threads), threads
+"""
+"""No thread of the group is left, which could free a tensor when the interpreter is gone, and abort the process."""
+
+FAIL_AND_TRAIN = """
+import os, sys
+from pathlib import Path
+from smalti.errors import OutputError
+from smalti_train.runs.config_files import read_run
+from smalti_train.trainers import trainer
+from smalti_train.trainers.prior import train_prior
+
+rate = trainer.learning_rate
+
+def failing(now, *rest):
+    if now == 2:
+        raise {"OutputError": OutputError("full"), "KeyboardInterrupt": KeyboardInterrupt()}[sys.argv[4]]
+    return rate(now, *rest)
+
+trainer.learning_rate = failing
+try:
+    train_prior(read_run(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
+except (OutputError, KeyboardInterrupt) as error:
+    assert type(error).__name__ == sys.argv[4]
+else:
+    sys.exit("it went on")
+"""
 
 
-def train_in_two_processes(code: str, config: Run, run: Path, *arguments: Path) -> str:
+def train_in_two_processes(code: str, config: Run, run: Path, *arguments: Path | str) -> str:
     """Run ``code`` with the configuration and the arguments in two processes; what they said."""
     script, file = run.with_name("script.py"), run.with_name("config.json")
-    script.write_text(code)
+    script.write_text(code + LEFT)
     file.write_bytes(to_json(config))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for _ in range(ATTEMPTS):
-        finished = subprocess.run([*launcher, script, file, run, *arguments], capture_output=True, text=True)
-        if finished.returncode == 0 or ABORTED not in finished.stderr:
-            break
-        shutil.rmtree(run, ignore_errors=True)
+    finished = subprocess.run([*launcher, script, file, run, *arguments], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stderr
 
@@ -97,6 +121,14 @@ def test_a_batch_split_over_two_processes_teaches_what_one_learns(
     # Half of the batch alone would have learnt something else.
     weights = [load_file(tmp_path / run / "checkpoint-00000012/model.safetensors") for run in ("one", "two")]
     assert (weights[0]["head.weight"] - weights[1]["head.weight"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("error", ["OutputError", "KeyboardInterrupt"])
+def test_processes_that_fail_leave_their_group_too(
+    error: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
+) -> None:
+    config = brief(PRIORS["tiny"], steps=4, batch=8)
+    train_in_two_processes(FAIL_AND_TRAIN, config, tmp_path / "run", tiny_runs[0], error)
 
 
 def test_both_processes_move_idle_codes_to_the_same_places(brief: Callable, tmp_path: Path) -> None:

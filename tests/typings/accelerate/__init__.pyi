@@ -1,18 +1,22 @@
 # The part of accelerate that smalti uses. The package ships annotations for a few functions only.
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, TypeVar, overload
 
 import torch
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Tensors = TypeVar("Tensors", bound=Tensor | tuple[Tensor, ...] | Mapping[str, Tensor])
 
+class Tracker:
+    def finish(self) -> None: ...
+
 class Accelerator:
     scaler: torch.amp.GradScaler | None
+    trackers: list[Tracker]
 
     def __init__(
         self,
@@ -22,6 +26,7 @@ class Accelerator:
         dynamo_backend: str = ...,
         log_with: str = ...,
         project_config: ProjectConfiguration = ...,
+        kwargs_handlers: Sequence[InitProcessGroupKwargs] = ...,
     ) -> None: ...
     @property
     def device(self) -> torch.device: ...
@@ -48,5 +53,5 @@ class Accelerator:
     def reduce(self, tensor: Tensors, reduction: Literal["sum", "mean", "none"] = ...) -> Tensors: ...
     def init_trackers(self, project_name: str) -> None: ...
     def log(self, values: Mapping[str, float], step: int | None = ...) -> None: ...
-    def end_training(self) -> None: ...
+    def free_memory(self) -> object: ...
     def wait_for_everyone(self) -> None: ...

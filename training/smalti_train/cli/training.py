@@ -12,7 +12,7 @@ import typer
 from torch import Tensor
 
 from smalti.errors import UsageError
-from smalti.platform import command_line
+from smalti.system.platform import command_line
 from smalti_train.cli.changes import check_numbers, resolve, with_images
 from smalti_train.cli.options import Changes
 from smalti_train.data.config import open_split

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.errors import UsageError
-from smalti.platform import at_home
+from smalti.system.platform import at_home
 from smalti_train.data.avatars import open_avatars
 from smalti_train.data.dataset import SIZES, SPLITS, ImageSet, Licence
 from smalti_train.data.fashion_mnist import open_fashion_mnist

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from smalti.errors import MissingExtra, UsageError
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 from smalti_train.data.cache import build_cache, cache_key, default_directory, thread_count
 from smalti_train.data.dataset import ImageSet, Licence, check_size
 

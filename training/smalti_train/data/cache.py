@@ -33,8 +33,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from smalti.errors import OutputError, UsageError
-from smalti.files import move_folder
-from smalti.platform import cache_folder
+from smalti.system.files import move_folder
+from smalti.system.platform import cache_folder
 from smalti_train.data.progress import image_progress
 
 FORMAT = 1
@@ -103,6 +103,7 @@ def build_cache(
     with _output(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory / f"{key}.lock", title or key, progress):
+        os.listdir(directory)  # a network file system may remember for a while that another machine's was missing
         found = open_cache(final, shape)
         if found is not None:
             return found

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smalti.errors import MissingExtra, OutputError
-from smalti.files import replace_file
-from smalti.platform import install_hint
+from smalti.system.files import replace_file
+from smalti.system.platform import install_hint
 from smalti_kernels.platform import usable_cores
 from smalti_train.data.cache import default_directory
 from smalti_train.models import effnet_lite

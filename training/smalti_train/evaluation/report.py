@@ -142,8 +142,8 @@ def write(folder: Path, figures: dict[str, Any], sheets: dict[str, Image.Image])
     """Write ``figures.json``, ``report.md`` and the sheets into ``folder``. Raises OutputError when that fails."""
     import json
 
-    from smalti.files import check_folder, write_whole
     from smalti.saving.formats import save_png
+    from smalti.system.files import check_folder, write_whole
 
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

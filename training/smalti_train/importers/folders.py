@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.errors import UsageError
-from smalti.files import move_folder, whole_folder
+from smalti.system.files import move_folder, whole_folder
 from smalti_train.data.config import DataConfig
 from smalti_train.importers import import_checkpoint
 from smalti_train.importers.combined import ImportedModels

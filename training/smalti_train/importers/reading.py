@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import MissingExtra, UsageError
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 from smalti_train.importers.unpickling import Inert, inert_load
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict", "module", "params", "weights")

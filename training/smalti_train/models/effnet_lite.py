@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import MissingExtra
-from smalti.platform import install_hint
+from smalti.system.platform import install_hint
 
 STAGES = (0, 2, 4, 7, 10, 14, 15)
 """Last block of each of the seven stages; their outputs have 16, 24, 40, 80, 112, 192 and 320 channels."""

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import OutputError, SmaltiError, UsageError
-from smalti.files import flush, move_folder, remove_folder, replace_file
 from smalti.saving.formats import save_png
+from smalti.system.files import flush, move_folder, remove_folder, replace_file
 from smalti_train.runs.config import PixelRun, Run
 from smalti_train.runs.config_files import differences, read_run, to_json
 from smalti_train.runs.images import check_moved, keep_digests
@@ -41,21 +41,21 @@ class RunFolder:
         self.path = path
         self._lock: FileLock | None = None
 
-    def open(self, config: Run, lock: bool = True) -> None:
+    def open(self, config: Run, main: bool = True) -> None:
         """Create the folder for ``config``, or open the run that is already there.
 
-        Where several processes train together, only one takes the ``lock``. The images may lie in another folder than
-        before, if they are the same. Raises UsageError when the folder belongs to another configuration or to a
-        training still running, OutputError when it cannot be written.
+        Where several processes train together, only the ``main`` one writes: it takes the lock and clears away. The
+        images may lie in another folder than before, if they are the same. Raises UsageError when the folder belongs to
+        another configuration or to a training still running, OutputError when it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / ".lock", timeout=0)
-            if lock:
+            if main:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(self.path / ".lock", timeout=0)
                 self._lock.acquire()
             if (self.path / "config.json").exists():
                 self._check_same(config, read_run(self.path / "config.json"))
-            for left_over in self.path.glob(".checkpoint-*"):
+            for left_over in self.path.glob(".checkpoint-*") if main else ():
                 remove_folder(left_over)
         except Timeout:
             raise UsageError(
@@ -96,12 +96,21 @@ class RunFolder:
         """Whole checkpoints, oldest first."""
         return sorted(self.path.glob("checkpoint-*"))
 
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.path / f"checkpoint-{step:08d}"
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint; -1 where there is none."""
+        found = self.checkpoints()
+        return int(found[-1].name.removeprefix("checkpoint-")) if found else -1
+
     def save(self, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Write a checkpoint: groups of tensors by name, and ``state`` as JSON.
 
         Raises OutputError when it cannot be written (a full disk, say); earlier checkpoints are untouched.
         """
-        target, partial = self.path / f"checkpoint-{step:08d}", self.path / f".checkpoint-{step:08d}"
+        target, partial = self.checkpoint(step), self.path / f".checkpoint-{step:08d}"
         try:
             partial.mkdir(exist_ok=True)
             for name, tensors in parts.items():

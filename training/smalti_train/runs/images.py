@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from smalti.errors import UsageError
-from smalti.files import replace_file
+from smalti.system.files import replace_file
+from smalti_train.data import ImageSet
 from smalti_train.data.config import DataConfig, open_split
 
 KEPT = "images.json"
@@ -28,15 +29,16 @@ def digests(data: DataConfig) -> dict[str, str]:
 
     Raises UsageError for images that cannot be opened.
     """
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        images = open_split(data, split)
-        digest = hashlib.sha256(json.dumps([images.label_names, images.images.shape]).encode())
-        digest.update(images.labels.tobytes())
-        for index in np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(np.int64)):
-            digest.update(images.images[index].tobytes())
-        found[split] = digest.hexdigest()
-    return found
+    return {split: digest(open_split(data, split)) for split in SPLITS}
+
+
+def digest(images: ImageSet) -> str:
+    """The sha256 of the labels and of some pixels of one split."""
+    made = hashlib.sha256(json.dumps([images.label_names, images.images.shape]).encode())
+    made.update(images.labels.tobytes())
+    for index in np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(np.int64)):
+        made.update(images.images[index].tobytes())
+    return made.hexdigest()
 
 
 def keep_digests(run: Path, data: DataConfig) -> None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from smalti.errors import OutputError, UsageError
-from smalti.files import replace_file
+from smalti.system.files import replace_file
 from smalti_train.data.dataset import ImageSet
 from smalti_train.data.pixels import to_images
 from smalti_train.data.progress import image_progress
 from smalti_train.runs.config import CodecRun, PixelRun
 from smalti_train.runs.config_files import differences, to_json
 from smalti_train.runs.loading import Autoencoder, load_autoencoder
+from smalti_train.runs.machines import wait_until
 
 
 def find_autoencoder(run: Path, source: Path | None) -> tuple[Autoencoder, CodecRun]:
@@ -87,13 +88,20 @@ def encode_images(
 def cached_tokens(
     path: Path, model: Autoencoder, data: ImageSet, accelerator: Accelerator, flip: bool, title: str
 ) -> NDArray[np.int16]:
-    """Read the tokens at ``path`` (int16 [N or 2N, h, w]); encode the images first if the file does not exist."""
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.save(buffer, encode_images(model, data, accelerator, flip, title), allow_pickle=False)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, buffer.getvalue())
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+    """Read the tokens at ``path`` (int16 [N or 2N, h, w]), which lies in the run folder.
+
+    If the file does not exist, the main process encodes the images first, while the others wait for it. Raises
+    OutputError when the file cannot be written, UsageError where it does not appear to another process.
+    """
+    with accelerator.main_process_first():
+        if accelerator.is_main_process and not path.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, encode_images(model, data, accelerator, flip, title), allow_pickle=False)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(path, buffer.getvalue())
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error}") from error
+    if not wait_until(path.exists, path.parent):
+        raise UsageError(f"{path} does not appear here; look whether this machine still sees the run folder")
     return np.load(path, allow_pickle=False)

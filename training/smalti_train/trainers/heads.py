@@ -21,7 +21,7 @@ from torch import Tensor
 from smalti.errors import UsageError
 from smalti.saving.formats import contact_sheet
 from smalti_train.data import ImageSet
-from smalti_train.data.config import DataConfig, open_split
+from smalti_train.data.config import DataConfig
 from smalti_train.data.pixels import to_images, to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.evaluation.metrics import edge_psnr, psnr
@@ -59,15 +59,13 @@ def _train(config: HeadsRun, trainer: Trainer, source: str | Path | None, init: 
     if trainer.new:
         _begin(model, config, source, init)
     trainer.register("model", model)
-    with accelerator.main_process_first():
-        train = [open_split(data, "train") for data in _sizes(config.data)]
-        validation = [open_split(data, "validation") for data in _sizes(config.data)]
-        trainer.keep_config()
-        codec = model.autoencoder.eval()
-        tokens = cached_tokens(path / "tokens/train.npy", codec, train[0], accelerator, False, "tokens")
-        unseen = cached_tokens(
-            path / "tokens/validation.npy", codec, validation[0], accelerator, False, "validation tokens"
-        )
+    train, validation = zip(*(trainer.open_images(data) for data in _sizes(config.data)))
+    trainer.keep_config()
+    codec = model.autoencoder.eval()
+    tokens = cached_tokens(path / "tokens/train.npy", codec, train[0], accelerator, False, "tokens")
+    unseen = cached_tokens(
+        path / "tokens/validation.npy", codec, validation[0], accelerator, False, "validation tokens"
+    )
     model = channels_last(model).to(accelerator.device)
     model.autoencoder.requires_grad_(False)
     heads, optimizer = accelerator.prepare(model.heads, trainer.adam(model.heads))
@@ -154,7 +152,7 @@ def decibels_by_size(
 def judge(
     model: SizedAutoencoder,
     tokens: NDArray[np.int16],
-    images: list[ImageSet],
+    images: Sequence[ImageSet],
     accelerator: Accelerator,
     limit: int | None = None,
 ) -> dict[str, float]:
@@ -176,7 +174,7 @@ def judge(
 
 @torch.no_grad()
 def sheet(
-    model: SizedAutoencoder, tokens: NDArray[np.int16], images: list[ImageSet], accelerator: Accelerator
+    model: SizedAutoencoder, tokens: NDArray[np.int16], images: Sequence[ImageSet], accelerator: Accelerator
 ) -> Image.Image:
     """Centres of unseen images at the largest size, one to one: real, drawn by the head, decoder's picture enlarged."""
     made = drawn(model, tokens[:SHOWN], accelerator)

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from numpy.typing import NDArray
 from torch import nn
 
 from smalti.errors import UsageError
 from smalti_train.runs.config import LoopConfig, OptimizerConfig
 from smalti_train.runs.folder import RunFolder
+from smalti_train.runs.machines import PATIENCE
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,13 +30,18 @@ def start(loop: LoopConfig, folder: RunFolder) -> Accelerator:
             dynamo_backend="inductor" if loop.compile else "no",
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path / "logs")),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise UsageError(
             f"precision {loop.precision} does not run on this machine: {error}. Try --precision fp32."
         ) from None
-    if loop.batch % accelerator.num_processes:
-        raise UsageError(f"batch {loop.batch} does not divide among {accelerator.num_processes} processes")
+    if loop.batch % (count := accelerator.num_processes):
+        fitting = max(fewer for fewer in range(1, count) if loop.batch % fewer == 0)
+        raise UsageError(
+            f"batch {loop.batch} does not divide among {count} processes: start {fitting}, or begin a new run with "
+            f"--batch {loop.batch + count - loop.batch % count}"
+        )
     if loop.precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("fp16 does not train on a CPU; use --precision bf16 or fp32")
     return accelerator

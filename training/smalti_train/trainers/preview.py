@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.errors import UsageError
 from smalti.saving.formats import contact_sheet
-from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.evaluation.metrics import psnr
@@ -85,13 +84,12 @@ def train_preview(config: PreviewRun, path: Path, autoencoder: Path | None, init
 
 def _train(config: PreviewRun, trainer: Trainer, source: Path | None, init: Path | None) -> None:
     accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
-    with accelerator.main_process_first():
-        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-        teacher, teacher_run = find_autoencoder(path, source)
-        _check(config, teacher)
-        teacher.requires_grad_(False)
-        trainer.keep_autoencoder(teacher, teacher_run, source)
-        tokens = cached_tokens(path / "tokens.npy", teacher, train, accelerator, False, "tokens")
+    teacher, teacher_run = find_autoencoder(path, source)
+    _check(config, teacher)
+    teacher.requires_grad_(False)
+    train, validation = trainer.open_images()
+    trainer.keep_autoencoder(teacher, teacher_run, source)
+    tokens = cached_tokens(path / "tokens.npy", teacher, train, accelerator, False, "tokens")
     some = dataclasses.replace(validation, images=validation.images[:JUDGED], labels=validation.labels[:JUDGED])
     unseen = from_numpy(encode_images(teacher, some, accelerator, False, "validation tokens").astype(np.int64))
     unseen = unseen.to(accelerator.device)

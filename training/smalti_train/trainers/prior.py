@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.saving.formats import contact_sheet
-from smalti_train.data.config import open_split
 from smalti_train.data.pixels import to_pixels
 from smalti_train.data.tensors import from_numpy, seed_torch
 from smalti_train.objectives.prior_batches import (
@@ -53,16 +52,13 @@ def train_prior(
 
 def _train(config: PriorRun, trainer: Trainer, source: Path | None, init: dict[str, Tensor] | None) -> None:
     accelerator, loop, path = trainer.accelerator, config.loop, trainer.folder.path
-    with accelerator.main_process_first():
-        codec, codec_config = find_autoencoder(path, source)
-        check_fit(config.model, codec_config.model.codes, config.data.size // codec_config.model.factor)
-        train, validation = open_split(config.data, "train"), open_split(config.data, "validation")
-        check_labels(config.model, len(train.label_names))
-        trainer.keep_autoencoder(codec, codec_config, source)
-        tokens = cached_tokens(path / "tokens/train.npy", codec, train, accelerator, config.flip, "train tokens")
-        unseen = cached_tokens(
-            path / "tokens/validation.npy", codec, validation, accelerator, False, "validation tokens"
-        )
+    codec, codec_config = find_autoencoder(path, source)
+    check_fit(config.model, codec_config.model.codes, config.data.size // codec_config.model.factor)
+    train, validation = trainer.open_images()
+    check_labels(config.model, len(train.label_names))
+    trainer.keep_autoencoder(codec, codec_config, source)
+    tokens = cached_tokens(path / "tokens/train.npy", codec, train, accelerator, config.flip, "train tokens")
+    unseen = cached_tokens(path / "tokens/validation.npy", codec, validation, accelerator, False, "validation tokens")
     codec.to(accelerator.device)  # a continued run has read its tokens from disk, not encoded on the device
     grids = tokens.reshape(len(tokens), -1).astype(np.int64)
     labels = np.tile(train.labels, 2 if config.flip else 1).astype(np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smalti_train.data import ImageSet
-from smalti_train.data.config import open_split
+from smalti_train.data.config import DataConfig, open_split
 from smalti_train.runs.config import AutoencoderRun, CodecRun, HeadsRun, PreviewRun, PriorRun, VQGANRun
-from smalti_train.runs.folder import RunFolder, optimizer_tensors, restore_optimizer
+from smalti_train.runs.folder import RunFolder, optimizer_tensors, read_checkpoint, restore_optimizer
+from smalti_train.runs.images import SPLITS, digest
 from smalti_train.runs.loading import Autoencoder, trained_steps
+from smalti_train.runs.machines import check_same, check_shared, gathered, together, wait_until
 from smalti_train.runs.processes import share
 from smalti_train.runs.token_cache import keep_autoencoder
 from smalti_train.trainers.averaging import Average
+from smalti_train.trainers.interrupts import Interrupts
 from smalti_train.trainers.loop import (
     Model,
     batch_indices,
@@ -61,11 +65,12 @@ def training(title: str, config: Trained, path: Path) -> Generator[Trainer]:
 
     Raises UsageError for a configuration that does not fit the run or the machine.
     """
-    folder = RunFolder(path)
-    try:
-        yield Trainer(title, config, folder)
-    finally:
-        folder.close()
+    with contextlib.closing(RunFolder(path)) as folder, together():
+        trainer = Trainer(title, config, folder)
+        try:
+            yield trainer
+        finally:
+            trainer.accelerator.free_memory()
 
 
 class Trainer:
@@ -78,8 +83,10 @@ class Trainer:
         self.title, self.config, self.folder = title, config, folder
         self.accelerator = start(config.loop, folder)
         self.main = self.accelerator.is_main_process
-        folder.open(config, lock=self.main)
-        saved = folder.latest()
+        with self.accelerator.main_process_first():
+            folder.open(config, main=self.main)
+        check_shared(self.accelerator, folder.path)
+        saved = self._latest()
         self.new = saved is None
         """Whether no checkpoint was there."""
         self.step = 0
@@ -90,11 +97,31 @@ class Trainer:
         self._parts: dict[str, Stateful] = {}
         self._averages: list[Average[Any]] = []
 
+    def _latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """Read the checkpoint that is the newest to the main process; None for a new run."""
+        newest = gathered(self.accelerator, self.folder.newest())[0]
+        if newest < 0:
+            return None
+        path = self.folder.checkpoint(newest)
+        wait_until((path / "state.json").exists, self.folder.path)
+        return read_checkpoint(path)
+
+    def open_images(self, data: DataConfig | None = None) -> tuple[ImageSet, ImageSet]:
+        """Open the images to train on and those to measure on: the run's, or those of ``data``.
+
+        All processes may build a missing cache: where they share its folder, one does and the others wait, and else
+        each machine builds its own. Raises UsageError where the processes then have different images.
+        """
+        train, validation = (open_split(data or self.config.data, split) for split in SPLITS)
+        if self.accelerator.num_processes > 1:
+            for images in (train, validation):
+                check_same(self.accelerator, digest(images), f"{images.split} images")
+        return train, validation
+
     def open_data(self) -> tuple[ImageSet, ImageSet]:
-        """Open the images to train on and those to measure on, and keep the configuration, as it fits them."""
-        with self.accelerator.main_process_first():
-            splits = open_split(self.config.data, "train"), open_split(self.config.data, "validation")
-            self.keep_config()
+        """Open the run's images, and keep the configuration, as it fits them."""
+        splits = self.open_images()
+        self.keep_config()
         return splits
 
     def keep_config(self) -> None:
@@ -180,7 +207,9 @@ class Trainer:
         sheet: Callable[[], Image.Image] | None = None,
         shown: tuple[str, ...] = ("loss",),
     ) -> None:
-        """Train to the last step of the configuration, and leave a checkpoint there and at an interrupt.
+        """Train to the last step of the configuration, and leave a checkpoint there and at an interrupt or SIGTERM.
+
+        A signal that comes to any process stops all of them after the same step (:class:`Interrupts`).
 
         ``step`` gets the number of the step, counted from 0, and its random generator, which is the same on every
         process; it returns scalars by name, of which those ``shown`` stand in the progress line. ``evaluate`` measures
@@ -193,41 +222,55 @@ class Trainer:
         accelerator.init_trackers("tensorboard")
         report = Reporter(self.title, self.step, loop.steps, loop.batch, self.main)
         watch = LossWatch(accelerator, loop, self.folder, *models)
+        interrupts, stopped, whole = Interrupts(accelerator), False, True
         try:
-            while self.step < loop.steps:
-                rate = learning_rate(self.step, loop, self.config.optimizer)
-                for optimizer in optimizers:
-                    set_learning_rate(optimizer, rate)
-                scalars = step(self.step, step_generator(loop.seed, self.step))
-                self.step += 1
-                for average in self._averages:
-                    average.update(self.step)
-                watch(self.step, *scalars.values())
+            with interrupts:
+                while self.step < loop.steps and not stopped:
+                    rate = learning_rate(self.step, loop, self.config.optimizer)
+                    for optimizer in optimizers:
+                        set_learning_rate(optimizer, rate)
+                    whole = False
+                    scalars = step(self.step, step_generator(loop.seed, self.step))
+                    self.step += 1
+                    for average in self._averages:
+                        average.update(self.step)
+                    whole = True
+                    watch(self.step, *scalars.values())
 
-                last = self.step == loop.steps
-                if self.reports(self.step - 1):
-                    means = accelerator.reduce({name: value.detach() for name, value in scalars.items()}, "mean")
-                    figures = {name: value.item() for name, value in means.items()}
-                    accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
-                    accelerator.log({"lr": rate}, step=self.step)
-                    report(self.step, {name: figures[name] for name in shown if name in figures})
-                if self.main and (last or self.step % loop.evaluate_every == 0):
-                    figures = evaluate(last)
-                    accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)
-                    said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-                    report.say(f"step {self.step}: validation {said}")
-                if self.main and sheet is not None and (last or self.step % loop.sheet_every == 0):
-                    self.folder.save_sheet(self.step, sheet())
-                if last or self.step % loop.checkpoint_every == 0:
-                    self._checkpoint(watch)
-            # One that left while another still evaluated was seen to abort at its end.
-            accelerator.wait_for_everyone()
+                    last = self.step == loop.steps
+                    if self.reports(self.step - 1):
+                        means = accelerator.reduce({name: value.detach() for name, value in scalars.items()}, "mean")
+                        figures = {name: value.item() for name, value in means.items()}
+                        accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
+                        accelerator.log({"lr": rate}, step=self.step)
+                        report(self.step, {name: figures[name] for name in shown if name in figures})
+                    if self.main and (last or self.step % loop.evaluate_every == 0):
+                        interrupts.aside(partial(self._evaluate, evaluate, last, report))
+                    if self.main and sheet is not None and (last or self.step % loop.sheet_every == 0):
+                        interrupts.aside(partial(self._draw, sheet))
+                    stopped = interrupts.agreed()
+                    if last or stopped or self.step % loop.checkpoint_every == 0:
+                        self._checkpoint(watch)
+            accelerator.wait_for_everyone()  # while the main process evaluates, say
         except KeyboardInterrupt:
-            self._checkpoint(watch)
+            if whole:  # else a part of the step's changes has been made, and the next run would make it again
+                self._checkpoint(watch)
             raise
         finally:
             report.close()
-            accelerator.end_training()
+            for tracker in accelerator.trackers:
+                tracker.finish()
+        if stopped:
+            interrupts.obey()
+
+    def _evaluate(self, evaluate: Callable[[bool], dict[str, float]], last: bool, report: Reporter) -> None:
+        figures = evaluate(last)
+        self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)
+        said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        report.say(f"step {self.step}: validation {said}")
+
+    def _draw(self, sheet: Callable[[], Image.Image]) -> None:
+        self.folder.save_sheet(self.step, sheet())
 
     def _checkpoint(self, watch: LossWatch) -> None:
         watch.check()
