@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch_way.most_memory import greatest
 
 from smalti.bundle.reader import open_bundle
 from smalti.errors import ParityError, UsageError
@@ -47,7 +47,7 @@ from smalti_train.presets.unleashing import RECIPE_PRIORS
 from smalti_train.presets.vqddm import VQDDM_PRIORS
 from smalti_train.runs.config import AutoregressiveConfig, Imported, PriorRun
 from smalti_train.runs.folder import RunFolder
-from smalti_train.runs.loading import Autoencoder, build_autoencoder, build_prior
+from smalti_train.runs.loading import Autoencoder, Prior, build_autoencoder, build_prior
 from smalti_train.runs.token_cache import keep_autoencoder
 
 RECIPES = (*RECIPE_PRIORS, *SUNDAE_PRIORS, *VQDDM_PRIORS)
@@ -159,7 +159,7 @@ def exported(recipe: str, precisions: list[str]) -> dict[str, Any]:
             for measure in bundle.manifest.certificate
         }
         size = sum(record.bytes for record in bundle.manifest.files())
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    most = greatest() / GIB
     seconds = round(time.perf_counter() - started)
     return {**row, "figures": figures, "left_out": failures, "bytes": size, "seconds": seconds, "gib": round(most, 1)}
 
@@ -168,18 +168,11 @@ def defaults(recipe: str) -> dict[str, Any]:
     return {} if PRIORS[recipe].objective == "autoregressive" else {"steps": STEPS}
 
 
-def write_run(recipe: str, work: Path) -> dict[str, int]:
-    """A run of random weights in ``work/run``; parameters of its two models."""
-    torch.manual_seed(0)
+def write_run(recipe: str, work: Path, models: tuple[Autoencoder, Prior] | None = None) -> dict[str, int]:
+    """A run of random weights, or of these models, in ``work/run``; parameters of its two models."""
     codec_run, run = AUTOENCODERS[recipe], PRIORS[recipe]
     data = DataConfig(name="folder", size=run.data.size, root=str(make_images(work / "images", run.data.size)))
-    codec, prior = build_autoencoder(codec_run.model).eval(), build_prior(run.model).eval()
-    for model in (codec, prior):
-        move(model)
-    even_out(codec)
-    spread_out(prior, run)
-    for model in (codec, prior):
-        round_to_fp16(model)
+    codec, prior = models or random_models(recipe)
     classes = tuple(map(str, range(run.model.classes)))
     origin = Imported("random weights", "none", "0" * 64, "none", classes)
     run = replace(run, data=data, imported=origin)
@@ -190,6 +183,20 @@ def write_run(recipe: str, work: Path) -> dict[str, int]:
     folder.save(1, {"ema": prior.state_dict()}, {})
     folder.close()
     return {name: sum(p.numel() for p in model.parameters()) for name, model in (("codec", codec), ("prior", prior))}
+
+
+def random_models(recipe: str) -> tuple[Autoencoder, Prior]:
+    """A recipe's autoencoder and prior with random weights, the same in every call, rounded to fp16."""
+    torch.manual_seed(0)
+    run = PRIORS[recipe]
+    codec, prior = build_autoencoder(AUTOENCODERS[recipe].model).eval(), build_prior(run.model).eval()
+    for model in (codec, prior):
+        move(model)
+    even_out(codec)
+    spread_out(prior, run)
+    for model in (codec, prior):
+        round_to_fp16(model)
+    return codec, prior
 
 
 def make_images(root: Path, size: int) -> Path:

@@ -6,7 +6,7 @@
 
 A recipe draws and decodes whole pictures (``vqddm-celebahq256`` a few of its steps: look at the last column, which is
 the prior's part of one step). ``decoder`` is the f16 decoder of Bond-Taylor et al. 2021 on one picture of 1024 pixels.
-Graphs are exported once to ``--work``, without a certificate, which ``published.py`` gives; a second run only times.
+Bundles are exported once to ``--work``, through their certificate: int8 is timed only where the export lets it pass.
 Greatest memory is of a new process for each engine, which runs one step and the decoder.
 """
 
@@ -15,21 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch_way.models import torch_way
 from torch_way.most_memory import most_memory, tokens_of
-from torch_way.published_bundles import PRECISIONS, build, torch_models
+from torch_way.published_bundles import PRECISIONS, build, int8_certificate, shipped, torch_models
 from torch_way.published_plans import plan_of
 from torch_way.rounds import in_turn, machine, rows_of, table, told
 from torch_way.samplers import picture
-from torch_way.uncertified import read
 
 import smalti
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from smalti.bundle.reader import open_bundle
 from smalti.drawing.result import Timings
 
 STEPS = {"unleashing-ffhq256": 50, "sundae-ffhq1024": 12, "vqddm-celebahq256": 5}
@@ -67,24 +67,39 @@ def main() -> None:
 
 def measured(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Time and print one recipe, or the decoder."""
-    precisions, modes = options.precision or PRECISIONS[::-1], options.mode or MODES
+    have = shipped(open_bundle(folder), ("decoder",) if name == DECODER else ("decoder", "denoiser"))
+    precisions = [one for one in options.precision or PRECISIONS[::-1] if one in have]
+    modes = options.mode or MODES
     steps = 0 if name == DECODER else options.steps or STEPS[name]
     prepare = decoders if name == DECODER else whole
     ways = prepare(folder, steps or options.side, precisions, modes, options.threads)
     base = next(iter(ways))
     taken = in_turn(ways, options.repeats)
-    latent = read(folder).manifest.latent
+    latent = open_bundle(folder).manifest.latent
     height, width = (options.side,) * 2 if name == DECODER else (side * latent.factor for side in latent.grid)
     rows = rows_of(taken, base, count=1, megapixels=width * height / 1e6)
     del ways  # before the children need the memory
     print(f"\n{name}, random weights, {width}x{height}" + (f", {steps} steps" if steps else "") + "\n")
     print(table(rows, base), flush=True)
+    certified = int8_certificate(folder)
+    print("\nint8: " + "; ".join(f"{role} {_figures(found)}" for role, found in certified.items()), flush=True)
     task = str(options.side) if name == DECODER else "picture"
     for row in () if options.no_memory else rows:
         row["memory_gb"] = most_memory(folder, row["way"].removeprefix("smalti "), task, options.threads)
     if not options.no_memory:
         print("\nGreatest memory, GB: " + memory_told(rows), flush=True)
-    return {"width": width, "height": height, "steps": steps, "repeats": options.repeats, "rows": rows}
+    return {
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "repeats": options.repeats,
+        "rows": rows,
+        "int8": certified,
+    }
+
+
+def _figures(found: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.5g}" for key, value in found.items())
 
 
 def memory_told(rows: list[dict[str, Any]]) -> str:
@@ -94,13 +109,13 @@ def memory_told(rows: list[dict[str, Any]]) -> str:
 
 
 def whole(
-    folder: Path, steps: int, precisions: list[str], modes: list[str], threads: int
+    folder: Path, steps: int, precisions: Sequence[str], modes: Sequence[str], threads: int
 ) -> Mapping[str, Callable[[int], Timings]]:
     """Ways to draw and decode one picture."""
     ways: dict[str, Callable[[int], Timings]] = {}
     for precision in precisions:
-        gen = smalti.load(read(folder), "cpu", precision, threads)
-        own = {"min_steps": steps} if gen.manifest.family == "sundae" else {}  # none is frozen early
+        gen = smalti.load(open_bundle(folder), "cpu", precision, threads)
+        own: dict[str, Any] = {"min_steps": steps} if gen.manifest.family == "sundae" else {}  # none is frozen early
         ways[f"smalti {precision}"] = lambda seed, gen=gen, own=own: gen.generate(1, seed, steps=steps, **own).timings
     models = torch_models(folder)
     plan = plan_of(models, steps, 1)
@@ -112,10 +127,10 @@ def whole(
 
 
 def decoders(
-    folder: Path, side: int, precisions: list[str], modes: list[str], threads: int
+    folder: Path, side: int, precisions: Sequence[str], modes: Sequence[str], threads: int
 ) -> Mapping[str, Callable[[int], Timings]]:
     """Ways to decode one picture of ``side`` pixels."""
-    bundle = read(folder)
+    bundle = open_bundle(folder)
     latent = bundle.manifest.latent
     tokens = tokens_of(latent.codes, side // latent.factor)
     ways: dict[str, Callable[[int], Timings]] = {}

@@ -16,7 +16,7 @@ import torch
 import smalti
 from smalti.bundle.reader import open_bundle
 from smalti.drawing.result import Timings
-from smalti.errors import BundleError, UsageError
+from smalti.errors import UsageError
 from smalti_train.objectives.multinomial import cosine_schedule
 from smalti_train.presets.catalogue import AUTOENCODERS, PRIORS
 from smalti_train.runs.loading import build_autoencoder, build_prior
@@ -24,7 +24,7 @@ from smalti_train.runs.loading import build_autoencoder, build_prior
 HOUSE = Path(__file__).parents[2]
 sys.path.insert(0, str(HOUSE / "bench/speed"))
 try:
-    models, samplers, rounds, one_call, published_bundles, plans, uncertified = (
+    models, samplers, rounds, one_call, published_bundles, plans = (
         importlib.import_module(f"torch_way.{name}")
         for name in (
             "models",
@@ -33,7 +33,6 @@ try:
             "one_call",
             "published_bundles",
             "published_plans",
-            "uncertified",
         )
     )
     most_memory = importlib.import_module("torch_way.most_memory")
@@ -235,9 +234,8 @@ def test_published_graphs_compute_what_the_torch_models_do(published: Path, monk
     made = (published / "manifest.json").stat().st_mtime_ns
     assert published_bundles.build("tiny-transformer", published.parent, pytest.fail) == published  # kept
     assert (published / "manifest.json").stat().st_mtime_ns == made
-    with pytest.raises(BundleError, match="certificate"):
-        open_bundle(published)
-    gen, found = smalti.load(uncertified.read(published), "cpu", "fp32", 1), published_bundles.torch_models(published)
+    assert published_bundles.int8_certificate(published).keys() <= {"decoder", "denoiser"}
+    gen, found = smalti.load(published, "cpu", "fp32", 1), published_bundles.torch_models(published)
     tokens, rows = np.arange(16, dtype=np.int32)[None] * 4, np.arange(16, dtype=np.int32)[None]
     wanted = gen.logits(tokens, np.full(1, len(gen.labels), np.int32), rows)
     logits = models.torch_way(found, "fp32").ask(torch.from_numpy(tokens).long())

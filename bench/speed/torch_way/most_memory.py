@@ -51,9 +51,9 @@ def greatest() -> int:
 def by_smalti(folder: Path, precision: str, task: str, threads: int) -> None:
     """Do the task by the runtime."""
     import smalti
-    from torch_way.uncertified import read
+    from smalti.bundle.reader import open_bundle
 
-    bundle = read(folder)
+    bundle = open_bundle(folder)
     if task == "picture":
         smalti.load(bundle, "cpu", precision, threads).generate(1, 0, steps=1)
         return

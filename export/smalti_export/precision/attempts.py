@@ -11,17 +11,16 @@ from smalti.bundle.manifest import Precision, Role
 from smalti_export.graphs.trace import GraphSpec
 from smalti_export.precision.activation_ranges import Feed
 from smalti_export.precision.fp16 import fp16_tensors, greatest
-from smalti_export.precision.int8 import last_layers, most_sensitive, quantize
+from smalti_export.precision.int8 import calibrated, last_layers, quantize, quantized
 from smalti_export.precision.overflow import kept_in_range
+from smalti_export.precision.sensitivity import cheapest, measured_layers
 
 RANGED = 2
 """Calibration batches on which the activations of an fp16 graph are measured."""
 KEPT = (0, 1, 2)
 """How many last layers an int8 variant keeps in fp32. The first number within tolerance is used."""
-SENSITIVE = (1, 2, 3)
-"""How many of the layers that 8 bits hurt most it keeps in fp32 when that is not enough."""
-JUDGES = 2
-"""Calibration batches that tell which layers these are."""
+REMAINING = (0.5, 0.35, 0.25, 0.17, 0.12, 0.08)
+"""When that is not enough, it keeps the layers that cost least until this share of the error of 8 bits is left."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,10 @@ def attempts(
     for count in KEPT:
         say(f"{part.role}: calibrating int8" + (f", the last {count} layers in fp32" if count else ""))
         yield quantize(part.whole, feeds, [*last_layers(part.whole, count), *part.fixed])
-    say(f"{part.role}: looking for the layers that 8 bits hurt most")
-    worst = most_sensitive(part.whole, feeds[:JUDGES], part.fixed)
-    for count in SENSITIVE[: len(worst)]:
-        say(f"{part.role}: calibrating int8, {', '.join(worst[:count])} in fp32")
-        yield quantize(part.whole, feeds, [*worst[:count], *part.fixed])
+    say(f"{part.role}: measuring what 8 bits cost each layer")
+    made = calibrated(part.whole, feeds, part.fixed)
+    layers = measured_layers(made, feeds, part.fixed)
+    for share in REMAINING if layers else ():
+        keep = cheapest(layers, share)
+        say(f"{part.role}: calibrating int8, {len(keep)} of {len(layers)} layers in fp32")
+        yield quantized(made, [*keep, *part.fixed])

@@ -7,7 +7,6 @@ Attention is one operator on [n, length, heads * d], without the transposes that
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -17,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from smalti_export.graphs.trace import remade
 from smalti_export.precision.activation_ranges import LEVELS
+from smalti_export.precision.graph_index import Graph
 
 FUSED_OPSET = 23
 """The first opset with attention as an operator."""
@@ -26,41 +26,12 @@ HEADS_FIRST = [0, 2, 1, 3]
 """Transposition of [n, length, heads, d] to [n, heads, length, d], and back."""
 
 
-class _Graph:
-    """Nodes of a graph by the tensors that they make and read."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self.made = {name: node for node in proto.graph.node for name in node.output}
-        self.read: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in proto.graph.node:
-            for name in node.input:
-                self.read[name].append(node)
-        self.kept = {value.name for value in proto.graph.output}
-
-    def only_reader(self, name: str, kind: str) -> onnx.NodeProto | None:
-        """Return the node of this kind that alone reads a tensor; None where there is no such."""
-        readers = self.read[name]
-        if len(readers) != 1 or name in self.kept or readers[0].op_type != kind:
-            return None
-        return readers[0]
-
-    def maker(self, name: str, kind: str) -> onnx.NodeProto | None:
-        """Return the node of this kind that makes a tensor; None where there is no such."""
-        node = self.made.get(name)
-        return node if node is not None and node.op_type == kind else None
-
-    def value(self, name: str) -> NDArray[np.generic]:
-        """Return a constant."""
-        return numpy_helper.to_array(self.constants[name])
-
-
 def attention_without_transposes(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a graph whose attention reads and writes [n, length, heads * d]; the function is the same.
 
     Attention whose heads are split in another way stays as it is.
     """
-    graph = _Graph(proto)
+    graph = Graph(proto)
     replaced: dict[int, onnx.NodeProto] = {}
     dropped: set[int] = set()
     for node in proto.graph.node:
@@ -82,7 +53,7 @@ def attention_without_transposes(proto: onnx.ModelProto) -> onnx.ModelProto:
     return remade(proto, _used(nodes, graph.kept), proto.graph.initializer)
 
 
-def _split_heads(graph: _Graph, name: str) -> tuple[str, int] | None:
+def _split_heads(graph: Graph, name: str) -> tuple[str, int] | None:
     """Return what a tensor of heads [n, heads, length, d] is made of, [n, length, heads * d], and how many heads.
 
     Their number is 0 where the graph computes it. None where the tensor is made otherwise.
@@ -124,7 +95,7 @@ def quantized_products(
     ``ranges`` tells what 8 bits cover of each product's input. A packed product that is split at once, such as that of
     queries, keys and values, becomes one product for each part.
     """
-    graph = _Graph(proto)
+    graph = Graph(proto)
     chosen = {id(node) for node in constant_products(proto, keep)}
     done: set[int] = set()
     quantized: set[str] = set()
@@ -150,7 +121,7 @@ def quantized_products(
 
 
 def _parts(
-    graph: _Graph, node: onnx.NodeProto, done: set[int]
+    graph: Graph, node: onnx.NodeProto, done: set[int]
 ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32] | None]]:
     """Yield name, weights [K, N] and bias [N] of each result of a product; nodes that these stand for are ``done``."""
     name, bias = node.output[0], None

@@ -13,14 +13,12 @@ import contextlib
 import logging
 import math
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -33,6 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from smalti_export.graphs.trace import remade, strip_traces
 from smalti_export.graphs.weights import halved
 from smalti_export.precision.activation_ranges import Feed, activation_ranges
+from smalti_export.precision.cpu_norms import norms_of_levels, plain_norms
 from smalti_export.precision.cpu_operators import attention_without_transposes, constant_products, quantized_products
 
 LARGEST = 2**31 - 2**24
@@ -58,6 +57,18 @@ def too_large(proto: onnx.ModelProto) -> str | None:
     return f"calibration takes graphs of at most {LARGEST / 1e9:.1f} GB of fp32 weights, and this has {size / 1e9:.1f}"
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A graph that is ready to be quantised."""
+
+    graph: onnx.ModelProto
+    """The fp32 graph as it is quantised: folded, activations first, attention without transposes."""
+    ranges: Mapping[str, tuple[float, float]]
+    """What 8 bits cover of each activation."""
+    smallest: Feed
+    """An input of size 1 along every free side."""
+
+
 def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Collection[str] = ()) -> onnx.ModelProto:
     """Quantise an fp32 graph that holds its weights, with scales calibrated on ``feeds``.
 
@@ -65,24 +76,39 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Collection[str
 
     Raises ValueError when ``feeds`` is empty.
     """
+    return quantized(calibrated(proto, feeds, keep), keep)
+
+
+def calibrated(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Collection[str] = ()) -> Calibrated:
+    """Prepare a graph and measure its activations, but for those that only nodes in ``keep`` read.
+
+    Raises ValueError when ``feeds`` is empty.
+    """
     if not feeds:
         raise ValueError("static scales need at least one batch to calibrate on")
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        source, prepared, target = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
-        source.write_bytes(activations_first(proto).SerializeToString())
+        source, prepared = (Path(folder) / name for name in ("fp32.onnx", "prepared.onnx"))
+        source.write_bytes(plain_norms(activations_first(proto)).SerializeToString())
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         whole = attention_without_transposes(onnx.ModelProto.FromString(prepared.read_bytes()))
-        # The graph's outputs keep their full range, because the greatest logit is the likeliest token.
-        last = set(last_layers(whole, 1))
-        outputs = {node.output[0] for node in whole.graph.node if node.name in last}
-        ranges = activation_ranges(whole, quantized_tensors(whole, keep), feeds, outputs)
-        result = quantized_products(whole, ranges, keep)
-        if held := convolution_tensors(whole, keep):
-            prepared.write_bytes(result.SerializeToString())
+    # The graph's outputs keep their full range, because the greatest logit is the likeliest token.
+    last = set(last_layers(whole, 1))
+    outputs = {node.output[0] for node in whole.graph.node if node.name in last}
+    ranges = activation_ranges(whole, quantized_tensors(whole, keep), feeds, outputs)
+    return Calibrated(whole, ranges, least(whole, feeds[0]))
+
+
+def quantized(made: Calibrated, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Quantise all products with constants and all convolutions but those named in ``keep``."""
+    result = quantized_products(made.graph, made.ranges, keep)
+    if held := convolution_tensors(made.graph, keep):
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            source, target = (Path(folder) / name for name in ("prepared.onnx", "int8.onnx"))
+            source.write_bytes(result.SerializeToString())
             quantize_static(
-                str(prepared),
+                str(source),
                 str(target),
-                _Reader([least(whole, feeds[0])]),
+                _Reader([made.smallest]),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Relu"],  # done by the range of the convolution before it
                 per_channel=True,
@@ -92,12 +118,12 @@ def quantize(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Collection[str
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={
                     "TensorQuantOverrides": {
-                        name: [{"rmin": np.float32(ranges[name][0]), "rmax": np.float32(ranges[name][1])}]
+                        name: [{"rmin": np.float32(made.ranges[name][0]), "rmax": np.float32(made.ranges[name][1])}]
                         for name in held
                     }
                 },
             )
-            result = onnx.ModelProto.FromString(target.read_bytes())
+            result = norms_of_levels(onnx.ModelProto.FromString(target.read_bytes()))
     strip_traces(result)
     result = halved(result)
     used = {node.domain for node in result.graph.node}
@@ -158,27 +184,6 @@ def last_layers(proto: onnx.ModelProto, count: int) -> list[str]:
     products = {node.name for node in constant_products(proto)}
     names = [node.name for node in proto.graph.node if node.op_type == "Conv" or node.name in products]
     return names[max(0, len(names) - count) :] if count else []
-
-
-def most_sensitive(proto: onnx.ModelProto, feeds: Sequence[Feed], keep: Sequence[str] = ()) -> list[str]:
-    """Names of the nodes that would run in 8 bit, first the one whose 8 bits cost most.
-
-    Each is tried alone: with it in fp32, how near does the first output of the int8 graph come to that of the fp32
-    graph ``proto``? Nodes named in ``keep`` stay fp32 throughout. It takes one quantisation for every node.
-    """
-
-    def answers(graph: onnx.ModelProto) -> list[NDArray[Any]]:
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-        return [np.asarray(session.run(None, feed)[0], np.float64) for feed in feeds]
-
-    wanted = answers(proto)
-
-    def error(name: str) -> float:
-        found = answers(quantize(proto, feeds, [*keep, name]))
-        return float(np.mean([np.square(one - other).mean() for one, other in zip(found, wanted)]))
-
-    names = [name for name in last_layers(proto, len(proto.graph.node)) if name not in keep]
-    return sorted(names, key=error)
 
 
 @contextlib.contextmanager
