@@ -6,7 +6,8 @@
 
 Points of an axis take turns. Each time is the mean of the fastest fifth of the repeats, stage by stage. The prediction
 starts from the first point: each stage grows as its work does, which is counted from the calls that the draw really
-makes (bench/speed/recording.py). A point that takes longer than ``--longest`` runs once. WORSE marks a time that
+makes (bench/speed/recording.py). A point runs as often as ``--longest`` seconds allow, and at least once; a canvas of
+4096 takes minutes, and fewer ``--steps`` make it cheaper, since the prediction counts calls. WORSE marks a time that
 grew by more than 15 % beyond the prediction, for one doubling. Along ``threads`` the prediction is what a large product
 gains from the threads on this machine, measured just before; along ``codebook`` only what sees the codebook is timed:
 the product that gives the logits, and the draw, on random data.
@@ -74,7 +75,7 @@ def timed(cases: Sequence[Case], repeats: int, longest: float, say: Callable[[st
             break
     for _ in range(repeats - 1):
         for case, runs in there:
-            if runs[0]["total"] <= longest:
+            if (len(runs) + 1) * runs[0]["total"] <= longest:
                 runs.append(case.run())
     return [
         Point(case.value, {name: fastest([run[name] for run in runs]) for name in runs[0]}, case.work(), len(runs))
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of all axes but steps (default: the bundle's)")
     parser.add_argument("--largest", type=int, default=1024, help="side of the largest canvas in pixels (default 1024)")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--longest", type=float, default=20, help="seconds; a point that takes more runs once")
+    parser.add_argument("--longest", type=float, default=20, help="seconds for all runs of a point")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     options = parser.parse_args(arguments)

@@ -219,9 +219,10 @@ def _places(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     samples = _row_indices("sample", sample, rows, count)
     positions = _row_indices("position", position, rows, length)
-    places, first = np.unique(samples * length + positions, return_index=True)
-    if places.size != rows:
-        again = int(np.setdiff1d(np.arange(rows), first)[0])
+    places = samples * length + positions
+    ordered = np.sort(places)
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        again = int(np.setdiff1d(np.arange(rows), np.unique(places, return_index=True)[1])[0])
         raise SamplingError(
             f"each (sample, position) may be drawn once per call; sample {samples[again]}, position {positions[again]} "
             f"comes again in row {again}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smalti_kernels import sample
-from smalti_kernels.impl import reference
+from smalti_kernels.impl import best
 from smalti_kernels.spec import noise as n
 
 
@@ -30,7 +30,7 @@ def test_the_bound_of_the_noise_is_above_the_gumbel(halved):
     of_one = float((127 + 31 if halved else 127 + 32) << 23)
     bound = of_one - single.view(np.int32).astype(np.float32).astype(np.float64)
     # A small part of the slack covers the table and the conversions; the rest is for the rounding of the logits.
-    assert np.all(bound + reference.BOUND_SLACK / 64 >= gumbel * reference.BOUND_UNITS)
+    assert np.all(bound + best.BOUND_SLACK / 64 >= gumbel * best.BOUND_UNITS)
 
 
 @pytest.mark.parametrize("magnitude", [1e-3, 1.0, 100.0, 16000.0])
@@ -40,10 +40,10 @@ def test_the_slack_covers_the_rounding_of_scaled_logits(magnitude):
     lowered = rng.integers(127 << 23, 158 << 23, 1 << 16).astype(np.float32)
     for temperature in (1.0, 0.7, 1.3):
         scale = np.float32(65536) / np.float32(temperature)
-        near = np.abs(logits * scale) <= reference.SCORE_LIMIT
-        bound = logits * (scale * np.float32(reference.BOUND_UNITS)) - lowered
-        exact = np.rint(logits * scale).astype(np.float64) * reference.BOUND_UNITS - lowered
-        assert np.abs(bound - exact)[near].max() < reference.BOUND_SLACK / 2
+        near = np.abs(logits * scale) <= best.SCORE_LIMIT
+        bound = logits * (scale * np.float32(best.BOUND_UNITS)) - lowered
+        exact = np.rint(logits * scale).astype(np.float64) * best.BOUND_UNITS - lowered
+        assert np.abs(bound - exact)[near].max() < best.BOUND_SLACK / 2
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0, 6.0, 60.0])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti_kernels.spec import mixtures
-from smalti_kernels.spec.mixtures import IMPORTANCE_ONE, NEVER, SHARE_BITS, mixture, posterior, shares
+from smalti_kernels.spec.mixtures import IMPORTANCE_ONE, NEVER, SHARE_BITS, add_shares, mixture, posterior, shares
 
 ONE = 2**SHARE_BITS
 CLOSE = {"rtol": 2e-4, "atol": 2e-9}
@@ -93,3 +93,29 @@ def test_large_grids_of_windows_fit_64_bits():
     total = shares(row) * np.uint64(IMPORTANCE_ONE) * np.uint64(4095)
     assert mixture(total, np.zeros(1, np.bool_))[0, 0] == pytest.approx(0, abs=1e-4)
     assert mixtures.SHARE_BITS + 20 + 12 < 64
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.sampled_from([1, 50, 8192, 70_000]), st.integers(0, 2**32))
+def test_shares_are_added_as_they_are_computed(count, codes, seed):
+    """Rows are worked on in parts, and results do not depend on where the cuts are."""
+    generator = np.random.default_rng(seed)
+    logits = (generator.standard_normal((count, codes)) * 5).astype(np.float32)
+    logits[generator.random(count) < 0.2, 0] = np.nan
+    importance = generator.choice([1, IMPORTANCE_ONE], count).astype(np.uint64)
+    rows = generator.permutation(count + 3)[:count]
+    total = generator.integers(0, 2**40, (count + 3, codes)).astype(np.uint64)
+    broken = generator.random(count + 3) < 0.1
+    wanted, marked = total.copy(), broken.copy()
+    alone = np.concatenate([shares(row[None]) for row in logits])
+    assert np.array_equal(alone, shares(logits))
+    wanted[rows] += alone * importance[:, None]
+    marked[rows] |= alone[:, 0] == NEVER
+    add_shares(total, broken, rows, logits, importance)
+    assert np.array_equal(total, wanted)
+    assert np.array_equal(broken, marked)
+    assert np.array_equal(
+        mixture(total, broken),
+        np.concatenate([mixture(one[None], mark[None]) for one, mark in zip(total, broken)]),
+        equal_nan=True,
+    )

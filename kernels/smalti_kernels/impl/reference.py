@@ -15,17 +15,15 @@ tokens on every device:
 
 A row whose greatest product lies beyond +-2^30 is an error: if it were clamped too, only noise would choose its token.
 
-Most tokens are never scored. `_Block.draw` first computes a cheap upper bound of every score, then the exact scores of
-only those tokens whose bound reaches the best exact score so far. `_Block.score` defines the result.
+Most tokens are never scored: see `best`, whose `scores` defines the result.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -33,29 +31,25 @@ from numpy.typing import NDArray
 
 from smalti_kernels.checks import Draw, Request
 from smalti_kernels.errors import SamplingError
+from smalti_kernels.impl.best import (
+    BOUND_SLACK,
+    BOUND_UNITS,
+    SAFE_BOUND,
+    SCORE_LIMIT,
+    best_tokens,
+    fixed_point,
+)
 from smalti_kernels.spec.guidance import guide
-from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, gumbel, philox4x32, token_noise, token_words
+from smalti_kernels.spec.noise import FRACTION_BITS, STREAM_DRAW, philox4x32
+from smalti_kernels.spec.scratch import Scratch, scratch_of_thread
 from smalti_kernels.spec.tables import log_ratio, weights
 from smalti_kernels.spec.truncation import FORBIDDEN, reach_of_top_k, reach_of_top_p
 
-SCORE_LIMIT: Final = 1 << 30
-"""Bound on `abs(logit * scale)`. It stands for 16384 nats, so adding the Gumbel cannot overflow int32."""
-
-BOUND_UNITS: Final = float(1 << 23) / ((1 << FRACTION_BITS) * float(np.log(2.0)))
-"""Units of a bound (2^-23 octaves, the spacing of float32's exponent bits) in a unit of a score (2^-16 nats)."""
-BOUND_SLACK: Final = float(1 << 18)
-"""2^-5 octaves, more than all rounding between a bound and a score. At scores of 16384 nats, float32 rounding uses half
-of it; the table's Gumbel is within 6e-5 nats of the exact one."""
-SAFE_BOUND: Final = 16128.0 * (1 << FRACTION_BITS) * BOUND_UNITS
-"""If a row's greatest bound lies within +- this, the row has an answer and no token clamped at -2^30 can win."""
+__all__ = ["BOUND_SLACK", "BOUND_UNITS", "SAFE_BOUND", "SCORE_LIMIT", "draw", "explain", "widened"]
 
 # Elements per block, and fewest per thread: 64 rows of 8192 tokens. Smaller blocks would stay in a cache, and cost
 # more calls of NumPy. Each takes Python's lock, and threads would wait for it longer than one on a small block lasts.
 _BLOCK_ELEMENTS: Final = 1 << 19
-_NEVER: Final = np.int32(-(2**31))
-_kept = threading.local()
-# Zero exponent of the bound: bits(float32(noise >> 1)) of p = 1, that is of 2^31.
-_BITS_OF_ONE: Final = float((127 + 31) << 23)
 
 
 def draw(request: Request) -> Draw:
@@ -69,7 +63,6 @@ def draw(request: Request) -> Draw:
     logprob = np.empty(total, np.int32) if request.logprob else None
     threads = max(1, min(request.threads, total * vocabulary // _BLOCK_ELEMENTS))
     per_block = max(1, min(-(-total // threads), _BLOCK_ELEMENTS // vocabulary))
-    words = _words(vocabulary)
     starts = iter(range(0, total, per_block))
     turn = threading.Lock()
     failures: list[tuple[int, SamplingError]] = []
@@ -79,7 +72,7 @@ def draw(request: Request) -> Draw:
             return None if failures else next(starts, None)
 
     def work() -> None:
-        block = _Block(request, words, per_block, _scratch_of_thread())
+        block = _Block(request, scratch_of_thread())
         for start in iter(next_start, None):
             rows = slice(start, min(start + per_block, total))
             try:
@@ -113,18 +106,6 @@ def _pool(process: int) -> ThreadPoolExecutor:
     """Threads that stay from one draw to the next. A forked child has none of its parent's, and gets its own."""
     del process
     return ThreadPoolExecutor(os.cpu_count() or 1, "smalti-draw")
-
-
-@lru_cache(maxsize=4)
-def _words(vocabulary: int) -> NDArray[np.uint32]:
-    words = token_words(vocabulary)
-    words.flags.writeable = False
-    return words
-
-
-def _scratch_of_thread() -> dict[str, NDArray[Any]]:
-    """Return this thread's arrays of its last draw, by their use: new memory for each draw costs a tenth of it."""
-    return vars(_kept).setdefault("arrays", {})
 
 
 def explain(request: Request, row: int, logits: NDArray[Any], uncond: NDArray[Any] | None) -> str | None:
@@ -167,26 +148,12 @@ def _unsound(values: NDArray[np.float32], what: str) -> str | None:
 
 
 class _Block:
-    """Draw a block of rows at a time; intermediates, [rows, V] each, are reused for the next block."""
+    """Draw a block of rows at a time."""
 
-    def __init__(self, request: Request, words: NDArray[np.uint32], rows: int, kept: dict[str, NDArray[Any]]) -> None:
-        shape = (rows, len(words))
-
-        def array(use: str, dtype: type[np.generic], wanted: bool = True) -> NDArray[Any]:
-            size = math.prod(shape) if wanted else 0
-            if use not in kept or kept[use].size < size:
-                kept[use] = np.empty(size, dtype)
-            return kept[use][:size].reshape(shape if wanted else (0, 0))
-
+    def __init__(self, request: Request, scratch: Scratch) -> None:
         self.request = request
-        self.words = words
+        self.scratch = scratch
         self.truncated = request.truncated
-        self.noise = array("noise", np.uint32)
-        self.scratch = array("scratch", np.uint32)
-        self.bound = array("bound", np.float32)
-        self.values = array("values", np.float32)
-        self.uncond = array("uncond", np.float32, request.uncond is not None)
-        self.near = array("near", np.bool_)
 
     def run(self, rows: slice, keys: NDArray[np.uint32], logprob: NDArray[np.int32] | None) -> NDArray[np.int32]:
         """Draw the tokens of some rows, int32 [rows]; also write their log-probabilities to `logprob` if given."""
@@ -195,18 +162,18 @@ class _Block:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             values = self.load(rows)
             if not (self.truncated or request.logprob):
-                return self.draw(rows, values, scale, keys)
+                return best_tokens(values, scale, keys, self.scratch, lambda some: self.refuse(rows, some))
             greatest = values.max(axis=1)
-            self.refuse(rows, ~(np.abs(greatest * scale) <= SCORE_LIMIT))
-            fixed = _fixed(values, scale[:, None])
-            most = _fixed(greatest, scale)
+            self.refuse(rows, np.flatnonzero(~(np.abs(greatest * scale) <= SCORE_LIMIT)))
+            fixed = fixed_point(values, scale[:, None])
+            most = fixed_point(greatest, scale)
             # Wrapping subtraction is exact here: the difference of two int32 fits uint32.
             distance = most.view(np.uint32)[:, None] - fixed.view(np.uint32)
             np.copyto(distance, FORBIDDEN, where=values == -np.inf)
             weight = weights(distance)
             if self.truncated:
                 values = np.where(distance <= self.reach(rows, distance, weight)[:, None], values, np.float32(-np.inf))
-            tokens = self.draw(rows, values, scale, keys)
+            tokens = best_tokens(values, scale, keys, self.scratch, lambda some: self.refuse(rows, some))
         if logprob is not None:
             of_token = np.take_along_axis(fixed, tokens[:, None], axis=1)[:, 0]
             np.subtract(of_token, most, out=logprob)
@@ -216,19 +183,19 @@ class _Block:
     def load(self, rows: slice) -> NDArray[np.float32]:
         """The logits of some rows as float32 [rows, V], with guidance applied; callers must not write to them."""
         request = self.request
-        values = self.widen(request.logits[rows], self.values)
+        values = self.widen(request.logits[rows], "reference.values")
         if request.uncond is not None:
             if request.logits.dtype == np.float32:  # they are the caller's
-                values = self.values[: len(values)]
+                values = self.scratch.array("reference.values", values.shape, np.float32)
                 np.copyto(values, request.logits[rows])
-            guide(values, self.widen(request.uncond[rows], self.uncond), request.guidance)
+            guide(values, self.widen(request.uncond[rows], "reference.uncond"), request.guidance)
         return values
 
-    def widen(self, logits: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [rows, V] as float32: returned as they are if float32, else converted into `out`."""
+    def widen(self, logits: NDArray[Any], use: str) -> NDArray[np.float32]:
+        """Logits [rows, V] as float32: returned as they are if float32, else converted into the array of some use."""
         if logits.dtype == np.float32:
             return logits
-        out = out[: len(logits)]
+        out = self.scratch.array(use, logits.shape, np.float32)
         bits = out.view(np.int32)
         if logits.dtype == np.uint16:
             np.copyto(bits.view(np.uint32), logits)
@@ -246,10 +213,10 @@ class _Block:
         np.multiply(out, np.float32(2.0**112), out=out)
         return out
 
-    def refuse(self, rows: slice, doubtful: NDArray[np.bool_]) -> None:
-        """Raise SamplingError for the first of the `doubtful` rows, bool [rows], that has no answer."""
+    def refuse(self, rows: slice, doubtful: NDArray[np.intp]) -> None:
+        """Raise SamplingError for the first of `rows` that is `doubtful`, intp [n], and has no answer."""
         request = self.request
-        for row in (rows.start + np.flatnonzero(doubtful)).tolist():
+        for row in (rows.start + doubtful).tolist():
             uncond = None if request.uncond is None else request.uncond[row]
             reason = explain(request, row, request.logits[row], uncond)
             if reason is not None:
@@ -260,61 +227,3 @@ class _Block:
         grid = self.request.sample[rows]
         reach = reach_of_top_k(distance, self.request.top_k[grid])
         return reach_of_top_p(distance, weight, reach, self.request.top_p[grid])
-
-    def draw(
-        self, rows: slice, values: NDArray[np.float32], scale: NDArray[np.float32], keys: NDArray[np.uint32]
-    ) -> NDArray[np.int32]:
-        """Draw the token of each row from logits [rows, V], in which -inf forbids a token.
-
-        -ln(p) is at least the Gumbel -ln(-ln(1 - p)), and the bits of a float32 are at most its logarithm: between
-        powers of two they are a chord of it. So the score, in the bound's units, is at most
-
-            bound = logit * scale * BOUND_UNITS + bits(2^31) - bits(float32(noise >> 1))
-
-        The token with the row's greatest bound is scored exactly, then every token whose bound reaches that score.
-        """
-        count, vocabulary = values.shape
-        noise, scratch, bound, near = self.noise[:count], self.scratch[:count], self.bound[:count], self.near[:count]
-        token_noise(keys, self.words, out=noise, scratch=scratch)
-        np.right_shift(noise, np.uint32(1), out=scratch)
-        np.copyto(bound, scratch.view(np.int32))
-        np.copyto(scratch.view(np.float32), bound.view(np.int32))
-        np.multiply(values, (scale * np.float32(BOUND_UNITS))[:, None], out=bound)
-        np.subtract(bound, scratch.view(np.float32), out=bound)
-
-        which = np.arange(count, dtype=np.int64)
-        first = bound.argmax(axis=1)
-        greatest = bound[which, first] + np.float32(_BITS_OF_ONE)
-        doubtful = ~(np.abs(greatest) <= SAFE_BOUND)
-        score = self.score(noise[which, first], values[which, first], scale)
-        least = (score * BOUND_UNITS - (_BITS_OF_ONE + BOUND_SLACK)).astype(np.float32)
-        least[doubtful] = np.inf
-        np.greater_equal(bound, least[:, None], out=near)
-        if bool(doubtful.any()):
-            self.refuse(rows, doubtful)
-            # The bound is not valid near the clamp, or where the scale overflows it: score every token.
-            near[doubtful] = True
-        found = np.flatnonzero(near)
-        if found.size > count:
-            row, token = np.divmod(found, vocabulary)
-            score = self.score(noise.ravel()[found], values.ravel()[found], scale[row])
-            # A stable sort by row, then by descending score, puts the lowest index first among equal scores.
-            order = np.lexsort((-score.astype(np.int64), row))
-            first = token[order][np.searchsorted(row, which)]
-        return first.astype(np.int32)
-
-    def score(
-        self, noise: NDArray[np.uint32], values: NDArray[np.float32], scale: NDArray[np.float32]
-    ) -> NDArray[np.int32]:
-        """The exact scores, int32 [n], of tokens given by their noise words, logits and scales, all [n]."""
-        score = np.empty(noise.shape, np.int32)
-        gumbel(noise.copy(), out=score, scratch=np.empty_like(noise), index=np.empty(noise.shape, np.intp))
-        score += _fixed(values, scale)
-        score[values == -np.inf] = _NEVER
-        return score
-
-
-def _fixed(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Scaled logits as integers in units of 2^-16 nats, clamped from below; non-finite values are checked elsewhere."""
-    scaled = np.maximum(values * scale, np.float32(-SCORE_LIMIT))
-    return np.rint(scaled, out=scaled).astype(np.int32)

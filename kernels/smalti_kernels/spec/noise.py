@@ -55,10 +55,13 @@ _UINT64_MAX: Final = (1 << 64) - 1
 
 _PHILOX_MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
-_TOKEN_WEYL: Final = np.uint32(0x9E3779B9)
+TOKEN_WEYL: Final = np.uint32(0x9E3779B9)
+"""A token times this is its word. Odd, so that tokens have different words."""
 # lowbias32 with the constants of its revised search (bias 0.107). Both multipliers are odd, so it is a bijection.
-_MIX_FIRST: Final = np.uint32(0x21F0AAAD)
-_MIX_SECOND: Final = np.uint32(0xD35A2D97)
+MIX_FIRST: Final = np.uint32(0x21F0AAAD)
+"""First multiplier of the mixer."""
+MIX_SECOND: Final = np.uint32(0xD35A2D97)
+"""Second multiplier of the mixer."""
 _SHIFT_15: Final = np.uint32(15)
 _SHIFT_16: Final = np.uint32(16)
 _ONE: Final = np.uint32(1)
@@ -117,12 +120,13 @@ def philox4x32(counter: tuple[NDArray[np.uint64], ...], key: tuple[NDArray[np.ui
     # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: each pair is one array, which halves the calls of NumPy.
     factors = np.array(_PHILOX_MULTIPLIERS, np.uint64).reshape(2, *(1,) * counter[0].ndim)
     weyl = np.array(_PHILOX_WEYL, np.uint64).reshape(factors.shape)
-    multiplied, mixed, keys = np.stack(counter[0::2]), np.stack(counter[1::2]), np.stack(key)
-    for _ in range(10):
+    rounds = np.arange(10, dtype=np.uint64).reshape(10, *(1,) * factors.ndim)
+    multiplied, mixed, keys = np.array(counter[0::2]), np.array(counter[1::2]), np.array(key)
+    for key_of_round in (keys + rounds * weyl) & low:
         product = multiplied * factors
-        multiplied = (product >> half)[::-1] ^ mixed ^ keys
+        multiplied = (product >> half)[::-1] ^ mixed
+        np.bitwise_xor(multiplied, key_of_round, out=multiplied)
         mixed = (product & low)[::-1]
-        keys = (keys + weyl) & low
     words = (multiplied[0], mixed[0], multiplied[1], mixed[1])
     return np.stack(words, axis=-1).astype(np.uint32)
 
@@ -155,7 +159,7 @@ def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLi
 
 def token_words(count: int) -> NDArray[np.uint32]:
     """The mixer's input for tokens 0 .. count - 1: token * 0x9E3779B9 mod 2^32, uint32 [count]."""
-    return np.arange(count, dtype=np.uint32) * _TOKEN_WEYL
+    return np.arange(count, dtype=np.uint32) * TOKEN_WEYL
 
 
 def mix(words: NDArray[np.uint32], scratch: NDArray[np.uint32]) -> None:
@@ -167,10 +171,10 @@ def mix(words: NDArray[np.uint32], scratch: NDArray[np.uint32]) -> None:
     """
     np.right_shift(words, _SHIFT_16, out=scratch)
     np.bitwise_xor(words, scratch, out=words)
-    np.multiply(words, _MIX_FIRST, out=words)
+    np.multiply(words, MIX_FIRST, out=words)
     np.right_shift(words, _SHIFT_15, out=scratch)
     np.bitwise_xor(words, scratch, out=words)
-    np.multiply(words, _MIX_SECOND, out=words)
+    np.multiply(words, MIX_SECOND, out=words)
     np.right_shift(words, _SHIFT_15, out=scratch)
     np.bitwise_xor(words, scratch, out=words)
 

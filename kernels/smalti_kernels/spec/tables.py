@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti_kernels.spec.noise import gumbel_table
+from smalti_kernels.spec.scratch import PART_ELEMENTS, scratch_of_thread
 
 FAR: Final = 1_453_000
 """Distances from here on have weight 0: 22.17 nats, just under 32 octaves. All products still fit 32 bits."""
@@ -63,25 +64,43 @@ def _mantissas() -> NDArray[np.uint32]:
     return mantissas
 
 
-def weights(distance: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def weights(distance: NDArray[np.uint32], out: NDArray[np.uint32] | None = None) -> NDArray[np.uint32]:
     """exp(-distance / 65536) in units of 1 / WEIGHT_ONE.
 
     Args:
         distance: uint32 of any shape, in units of 2^-16 nats; every value is allowed.
+        out: C-contiguous uint32 of that shape for the result, or None for a new array.
 
     Returns:
         uint32 of that shape. The error is at most one unit plus 5e-5 of the exact value; weights of neighbouring
         distances may be out of order by as much.
     """
-    d = np.minimum(distance, np.uint32(FAR))
-    octaves = np.uint32(939) * d
-    octaves -= d >> np.uint32(3)
-    octaves >>= np.uint32(14)
-    np.subtract(d + (d >> np.uint32(1)), octaves, out=octaves)
-    weight = np.take(_mantissas(), octaves & np.uint32(0xFFFF), mode="wrap")
-    weight >>= octaves >> np.uint32(16)
-    weight *= d < np.uint32(FAR)
-    return weight
+    found = np.empty(distance.shape, np.uint32) if out is None else out
+    flat, into = distance.reshape(-1), found.reshape(-1)
+    for start in range(0, flat.size, PART_ELEMENTS):
+        _weights(flat[start : start + PART_ELEMENTS], into[start : start + PART_ELEMENTS])
+    return found
+
+
+def _weights(distance: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+    scratch, shape = scratch_of_thread(), distance.shape
+    d, part = scratch.array("tables.d", shape, np.uint32), scratch.array("tables.part", shape, np.uint32)
+    index, near = scratch.array("tables.index", shape, np.intp), scratch.array("tables.near", shape, np.bool_)
+    np.minimum(distance, np.uint32(FAR), out=d)
+    octaves = out
+    np.multiply(d, np.uint32(939), out=octaves)
+    np.right_shift(d, np.uint32(3), out=part)
+    np.subtract(octaves, part, out=octaves)
+    np.right_shift(octaves, np.uint32(14), out=octaves)
+    np.right_shift(d, np.uint32(1), out=part)
+    np.add(d, part, out=part)
+    np.subtract(part, octaves, out=octaves)
+    np.bitwise_and(octaves, np.uint32(0xFFFF), out=index, casting="same_kind")
+    np.take(_mantissas(), index, out=part, mode="wrap")
+    np.right_shift(octaves, np.uint32(16), out=octaves)
+    np.right_shift(part, octaves, out=out)
+    np.less(d, np.uint32(FAR), out=near)
+    np.multiply(out, near, out=out)
 
 
 @cache
@@ -99,16 +118,46 @@ def log_ratio(sums: NDArray[np.uint64]) -> NDArray[np.int32]:
     Returns:
         int32 of that shape, at least 0 and exactly 0 for WEIGHT_ONE; within 2 units of the exact logarithm.
     """
-    return (logarithm(sums) - logarithm(np.array(WEIGHT_ONE, np.uint64))).astype(np.int32)
+    return logarithm(sums) - np.int32(LN_ONE)
 
 
-def logarithm(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """ln(values) in units of 2^-16 nats: int64 of the shape of ``values``, uint64, at least 1. See the module."""
+@cache
+def _ln_by_float_bits() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The logarithm at the start of each cell, and the next one's rise, by the upper 16 bits of a float32 of 1 or more.
+
+    Two int32 arrays [2^15]; they hold the octaves of uint64, 0 .. 64.
+    """
     level, rise = _ln_table()
-    bits = values.astype(np.float32).view(np.int32).astype(np.int64)
-    part = (bits >> 16) & (LN_CELLS - 1)
-    octave = (bits >> 23) - 127
-    return ((LN_OCTAVE * octave) >> 6) + level[part] + ((rise[part] * (bits & 0xFFFF)) >> 16)
+    octaves = ((LN_OCTAVE * np.arange(65)) >> 6)[:, None] + level
+    found = np.zeros((2, 256, LN_CELLS), np.int32)
+    found[0, 127:192], found[1, 127:192] = octaves, rise
+    found.flags.writeable = False
+    return found[0].ravel(), found[1].ravel()
+
+
+def logarithm(values: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """ln(values) in units of 2^-16 nats: int32 of the shape of ``values``, uint64, at least 1. See the module."""
+    found = np.empty(values.shape, np.int32)
+    flat, into = values.reshape(-1), found.reshape(-1)
+    for start in range(0, flat.size, PART_ELEMENTS):
+        _logarithm(flat[start : start + PART_ELEMENTS], into[start : start + PART_ELEMENTS])
+    return found
+
+
+def _logarithm(values: NDArray[np.uint64], out: NDArray[np.int32]) -> None:
+    level, rise = _ln_by_float_bits()
+    scratch, shape = scratch_of_thread(), values.shape
+    bits, rest = scratch.array("tables.bits", shape, np.int32), scratch.array("tables.rest", shape, np.int32)
+    cell = scratch.array("tables.index", shape, np.intp)
+    np.copyto(bits.view(np.float32), values, casting="same_kind")
+    np.right_shift(bits, np.int32(16), out=cell)
+    np.bitwise_and(bits, np.int32(0xFFFF), out=rest)
+    # Less than 2^9 * 2^16: it fits int32.
+    np.take(rise, cell, out=bits, mode="wrap")
+    np.multiply(rest, bits, out=rest)
+    np.right_shift(rest, np.int32(16), out=rest)
+    np.take(level, cell, out=bits, mode="wrap")
+    np.add(rest, bits, out=out)
 
 
 LN_ONE: Final = int(logarithm(np.array(WEIGHT_ONE, np.uint64)))

@@ -221,9 +221,13 @@ def canvas_denoiser(
             if total is None:
                 total = np.zeros((*rows.shape, logits.shape[2]), np.uint64)
             for answer, inside, (index, top, left, which) in zip(logits, asked, group):
-                found = mixtures.shares(answer[: len(which)])
-                broken[index, which] |= found[:, 0] == mixtures.NEVER
-                total[index, which] += found * windowed.importance(top, left)[inside[: len(which)], None]
+                mixtures.add_shares(
+                    total[index],
+                    broken[index],
+                    which,
+                    answer[: len(which)],
+                    windowed.importance(top, left)[inside[: len(which)]],
+                )
         if total is None:
             raise UsageError("no position was asked for: rows is empty")
         return mixtures.mixture(total.reshape(-1, total.shape[2]), broken.reshape(-1)).reshape(total.shape)
