@@ -31,6 +31,10 @@ else:
 LONG = (
     "test_export",  # makes the tiny bundle, without which most others cannot begin
     "test_two_processes",
+    "test_two_nodes",
+    "test_cluster",
+    "test_studio_painting",
+    "test_studio_page",
     "test_sundae_export",
     "test_multinomial_export",
     "test_imported",

@@ -82,7 +82,7 @@ def test_a_second_signal_ends_it_at_once_and_half_a_step_is_not_saved(
     assert [path.name for path in RunFolder(run).checkpoints()] == ["checkpoint-00000004"]
 
 
-@pytest.mark.parametrize("aside", ["evaluate", "sheet"])
+@pytest.mark.parametrize("aside", ["evaluate", pytest.param("sheet", marks=pytest.mark.slow)])
 def test_nobody_waits_for_an_evaluation_that_a_signal_comes_in(
     aside: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

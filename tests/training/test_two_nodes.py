@@ -162,7 +162,11 @@ def assert_as_alone(run: Path, alone: Path) -> None:
 
 # Without the dashes torchrun takes --run for an option of its own.
 @pytest.mark.parametrize(
-    ("launcher", "module"), [(torchrun, ["-m", "--", "smalti.cli"]), (accelerate, ["-m", "smalti.cli"])]
+    ("launcher", "module"),
+    [
+        (torchrun, ["-m", "--", "smalti.cli"]),
+        pytest.param(accelerate, ["-m", "smalti.cli"], marks=pytest.mark.slow),
+    ],
 )
 def test_two_machines_learn_what_one_process_learns(
     launcher: Callable[..., list[str]],
@@ -234,7 +238,7 @@ def plain(pair: tuple[Machine, Machine], number: int, port: int) -> list[str]:
     return ["env", f"RANK={number}", *where, sys.executable]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_loss_of_one_machine_ends_the_other(
     lost: int,
     machines: tuple[Machine, Machine],

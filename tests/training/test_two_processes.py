@@ -123,7 +123,7 @@ def test_a_batch_split_over_two_processes_teaches_what_one_learns(
     assert (weights[0]["head.weight"] - weights[1]["head.weight"]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("error", ["OutputError", "KeyboardInterrupt"])
+@pytest.mark.parametrize("error", ["OutputError", pytest.param("KeyboardInterrupt", marks=pytest.mark.slow)])
 def test_processes_that_fail_leave_their_group_too(
     error: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
 ) -> None:
@@ -138,7 +138,13 @@ def test_both_processes_move_idle_codes_to_the_same_places(brief: Callable, tmp_
     assert first.equal(second)
 
 
-@pytest.mark.parametrize("preset", ["tiny-transformer", "tiny-autoregressive", "tiny-sundae"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "tiny-transformer",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("tiny-autoregressive", "tiny-sundae")),
+    ],
+)
 def test_transformers_learn_from_two_processes_what_one_teaches(
     preset: str, tiny_runs: tuple[Path, Path], brief: Callable, tmp_path: Path
 ) -> None:
@@ -159,7 +165,7 @@ def test_transformers_learn_from_two_processes_what_one_teaches(
 TERMS = ("loss", "l1", "quantizer", "adversarial", "lambda", "discriminator", "codes_in_batch")
 
 
-@pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
+@pytest.mark.parametrize("quantizer", ["nearest", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_a_vqgan_and_its_discriminator_learn_from_two_processes_what_one_teaches(
     quantizer: str, small_vqgan: VQGANRun, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from smalti.batch.loading import said_in_rows
 from smalti.batch.plan import Places, Plan
 from smalti.batch.rows import Column, Failure, Row, array_digest
 from smalti.codec.opening import frames, reading
-from smalti.codec.pictures import to_pixels
+from smalti.codec.pictures import read
 from smalti.drawing.generator import Generator
 from smalti.drawing.loaded import EMBEDDING
 from smalti.errors import BundleError, OutOfMemory, UsageError
@@ -132,7 +132,7 @@ def _pixels(content: bytes, path: str) -> Pixels:
         image = Image.open(io.BytesIO(content))
         frames(image)
         image.load()
-    return to_pixels(image)
+    return read(image, path).pixels  # without telling of each transparent one among millions
 
 
 def _features(generator: Generator) -> int:

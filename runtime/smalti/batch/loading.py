@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from smalti.backends.base import Backend
@@ -45,7 +44,6 @@ class Kind:
 
 def open_generator(loading: Loading, digest: str) -> Generator:
     """Load the bundle of a batch. Raises BundleError where it is another one here, and as :func:`smalti.load` does."""
-    logging.getLogger("smalti.codec.pictures").setLevel(logging.ERROR)  # which tells of each transparent picture
     bundle = open_bundle(loading.bundle)
     if bundle.digest != digest:
         raise BundleError(

@@ -78,7 +78,7 @@ def test_a_killed_actor_is_replaced(cluster, driver, alone, planned, tmp_path) -
     assert files(folder) == files(alone)
 
 
-@pytest.mark.parametrize("whom", ["driver", "driver, gently"])
+@pytest.mark.parametrize("whom", ["driver", pytest.param("driver, gently", marks=pytest.mark.slow)])
 def test_a_driver_that_was_ended_is_resumed(whom, cluster, driver, alone, planned, tmp_path) -> None:
     folder = planned(tmp_path / "batch")
     process = driver(folder, SLOW, cluster.address, 2, cluster.environment)
