@@ -60,7 +60,7 @@ async def generations(body: Generations, request: Request, desk: Asked) -> Any:
     async with AsyncExitStack() as held:
         place = await held.enter_async_context(_place(desk, request, body))
         generator = place.generator
-        call = replace(_call("generate", body, generator), options=_options(body, generator, size_of(body.size)))
+        call = _call("generate", body, generator, size_of(body.size))
         settings = call.settings(generator)
         if body.stream:
             return _streamed(call, body, place, held.pop_all(), "image_generation", 0)
@@ -134,24 +134,17 @@ async def _file(form: FormData, names: tuple[str, ...], generator: Generator) ->
     return opened(names[0], await found[0].read(), generator.limits)
 
 
-def _call(method: Any, body: Images, generator: Generator) -> Call:
-    del generator
-    return Call(method, {}, body.n, fresh_seed() if body.seed is None else body.seed)
-
-
-def _options(body: Images, generator: Generator, size: tuple[int, int] | None) -> Any:
+def _call(method: Any, body: Images, generator: Generator, size: tuple[int, int] | None) -> Call:
     options: Any = {**body.options(), **sized(generator, size, body.resolution)}
     if (label := label_of(generator, body.prompt)) is not None:
         options["label"] = label
-    return options
+    return Call(method, options, body.n, fresh_seed() if body.seed is None else body.seed)
 
 
 def _edit(body: Edits, generator: Generator, image: Any, mask: Any) -> Call:
     """Return the call of an edit: what its mask shows, else what the image's own transparency shows, is repainted."""
-    size = None if body.fit else image.size
-    options = _options(body, generator, size)
-    options.pop("size", None)  # the image says how large
-    call = replace(_call("inpaint", body, generator), options=options)
+    call = _call("inpaint", body, generator, None if body.fit else image.size)
+    call.options.pop("size", None)  # the image says how large
     arguments = {"image": image, "fit": body.fit}
     repaint = _transparent(image if mask is None else mask)
     if mask is not None and repaint is None:
