@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from smalti.backends.registry import PROVIDERS
-from smalti.cli.completion import complete_bundle, complete_label, complete_precision, complete_provider
+from smalti.cli.completion import complete_bundle, complete_precision, complete_provider
 from smalti.cli.escape import printable
 from smalti.cli.options import (
     BundleOption,
+    DrawnLabelsOption,
     FitOption,
     JsonOption,
     ResolutionOption,
@@ -73,14 +74,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Seed of picture 0; picture i has seed + i. [default: 0]")
     ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL",
-            help="Label, by name or index; give several to take turns. [default: drawn by the seed]",
-            autocompletion=complete_label,
-        ),
-    ] = None,
+    label: DrawnLabelsOption = None,
     keep: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="png, pixels or none: what is kept beside the tokens. [default: png]"),

@@ -9,9 +9,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from smalti.cli.completion import complete_label, complete_precision
+from smalti.cli.completion import complete_precision
 from smalti.cli.options import (
     BundleOption,
+    DrawnLabelsOption,
     JsonOption,
     ProviderOption,
     ThreadsOption,
@@ -50,14 +51,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Seed of image 0; image i has seed + i. [default: 0]")
     ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL",
-            help="Label, by name or index; give several to take turns. [default: drawn by the seed]",
-            autocompletion=complete_label,
-        ),
-    ] = None,
+    label: DrawnLabelsOption = None,
     columns: ColumnsOption = None,
     format: FormatOption = None,
     quality: QualityOption = None,

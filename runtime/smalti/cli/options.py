@@ -67,6 +67,15 @@ LabelsOption = Annotated[
         autocompletion=complete_label,
     ),
 ]
+DrawnLabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="LABEL",
+        help="Label, by name or index; give several to take turns. [default: drawn by the seed]",
+        autocompletion=complete_label,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Report as JSON on stdout.")]
 
 METAVARS: Final[Mapping[str, str]] = {
