@@ -90,9 +90,22 @@ EXIT_CODES: dict[type[SmaltiError], int] = {
 }
 
 
+_ADVICE = "; for more, load with smalti.Limits"
+
+
 def exit_code(error: SmaltiError) -> int:
     """Return the exit code of the command line for ``error``; 1 for kinds without a code of their own."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def beyond(limit: str, told: str, kind: type[SmaltiError] = UsageError) -> SmaltiError:
+    """Return an error of ``kind`` that also names which of :class:`smalti.Limits` allows more."""
+    return kind(f"{told}{_ADVICE}({limit}=...)")
+
+
+def for_outsiders(told: str) -> str:
+    """Return what an error says without advice on limits: a user of a command or a server cannot set them."""
+    return told.partition(_ADVICE)[0]
 
 
 __all__ = [
@@ -114,5 +127,7 @@ __all__ = [
     "SpeedRegression",
     "TrainingError",
     "UsageError",
+    "beyond",
     "exit_code",
+    "for_outsiders",
 ]

@@ -26,6 +26,7 @@ def names(folder: Path) -> list[str]:
     [
         (["--label", "unicorns"], 2, "label 'unicorns': this bundle knows lorelei, notionists"),
         (["--steps", "0"], 2, "steps 0"),
+        (["--count", "200000"], 2, "at most 131072 images in one call; draw them in several calls"),
         (["--seed", "-1"], 2, "seed -1: allowed are 0"),
         (["--seed", "many"], 2, "--seed"),
         (["--count", "0"], 2, "count 0: at least 1 image"),
@@ -57,6 +58,7 @@ def test_a_refusal_has_its_exit_code_says_why_and_writes_nothing(target, argumen
     got, said, error = run("generate", "-o", f"{out}/{target}", *arguments)
     assert got == code
     assert says in error
+    assert "smalti.Limits" not in error  # the command cannot set them
     assert said == ""
     assert names(out) == []
 

@@ -55,7 +55,7 @@ def _run(arguments: list[str]) -> int:
     from smalti.cli.escape import printable_lines
     from smalti.cli.streams import tell
     from smalti.cli.verbs import VARIABLE, lazy_verb
-    from smalti.errors import MissingExtra, SmaltiError, exit_code
+    from smalti.errors import MissingExtra, SmaltiError, exit_code, for_outsiders
     from smalti.system.platform import command_line, install_hint
 
     try:
@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
             raise MissingExtra(f"the command line needs {error.name}; {install_hint('cli')}") from error
         return _call(app, arguments, command_line())
     except SmaltiError as error:
-        tell(printable_lines(f"smalti: {error}"))
+        tell(printable_lines(f"smalti: {for_outsiders(str(error))}"))
         return exit_code(error)
     except OSError as error:
         # A full disk or a vanished folder while logs or caches are written; the message says which.

@@ -11,7 +11,7 @@ from typing import Any, Final, SupportsIndex, cast
 import numpy as np
 
 from smalti.bundle.manifest import Latent
-from smalti.errors import UsageError
+from smalti.errors import UsageError, beyond
 
 LONGEST: Final = 80
 """Characters of a value that an error shows."""
@@ -80,9 +80,7 @@ def listed(name: str, value: Any, what: str, most: int) -> list[Any]:
     except OverflowError:  # a range beyond what Python can count
         count = most + 1
     if count > most:
-        raise UsageError(
-            f"{name}: at most {most} {what} in one call; make several calls, or load with smalti.Limits(count=...)"
-        )
+        raise beyond("count", f"{name}: at most {most} {what} in one call; make several calls")
     return list(items)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from smalti.bundle.manifest import Manifest
-from smalti.errors import OutOfMemory, UsageError
+from smalti.errors import OutOfMemory, UsageError, beyond
 from smalti.families.base import Settings
 from smalti.families.checks import whole
 from smalti_kernels.platform import THREADS_VARIABLE, allowed_cores, allowed_memory
@@ -102,17 +102,13 @@ class Limits:
     def check_count(self, count: int, what: str = "count") -> None:
         """Raise UsageError for more images than a call may have."""
         if count > self.count:
-            raise UsageError(
-                f"{what} {count}: at most {self.count} images in one call; draw them in several calls, or load with "
-                "smalti.Limits(count=...)"
-            )
+            told = f"{what} {count}: at most {self.count} images in one call; draw them in several calls"
+            raise beyond("count", told)
 
     def check_steps(self, steps: int) -> None:
         """Raise UsageError for more steps than a draw may have, or none."""
         if not 1 <= steps <= self.steps:
-            raise UsageError(
-                f"steps {steps}: allowed are 1 .. {self.steps}; for more, load with smalti.Limits(steps=...)"
-            )
+            raise beyond("steps", f"steps {steps}: allowed are 1 .. {self.steps}")
 
     def check_sizes(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
         """Raise UsageError for too many images, one that is too large, or too many pixels in all.
@@ -127,27 +123,21 @@ class Limits:
     def check_pixels(self, width: int, height: int, what: str) -> None:
         """Raise UsageError for an image that is too large."""
         if width * height > self.pixels:
-            raise UsageError(
-                f"{what} {width}x{height}: at most {self.pixels} pixels in one image; take a smaller one, or load with "
-                "smalti.Limits(pixels=...)"
-            )
+            told = f"{what} {width}x{height}: at most {self.pixels} pixels in one image; take a smaller one"
+            raise beyond("pixels", told)
 
     def check_total(self, pixels: int, what: str) -> None:
         """Raise UsageError for too many pixels of all images of a call."""
         if pixels > self.all_pixels:
-            raise UsageError(
-                f"{what}: {pixels} pixels in all, and at most {self.all_pixels} in one call; take fewer or smaller "
-                "images, or load with smalti.Limits(all_pixels=...)"
-            )
+            told = f"{what}: {pixels} pixels in all, and at most {self.all_pixels} in one call"
+            raise beyond("all_pixels", f"{told}; take fewer or smaller images")
 
     def check_memory(self, needed: int, what: str) -> None:
         """Raise OutOfMemory for work that would hold more bytes than allowed; ``what`` names the arguments."""
         if needed > self.memory:
-            raise OutOfMemory(
-                f"{what}: about {needed / 2**30:.3g} GiB of memory would be needed, and at most "
-                f"{self.memory / 2**30:.3g} GiB are taken; ask for fewer or smaller images, or load with "
-                "smalti.Limits(memory=...)"
-            )
+            told = f"{what}: about {needed / 2**30:.3g} GiB of memory would be needed, and at most"
+            told += f" {self.memory / 2**30:.3g} GiB are taken; ask for fewer or smaller images"
+            raise beyond("memory", told, OutOfMemory)
 
     def check_draw(self, manifest: Manifest, settings: Settings) -> None:
         """Raise UsageError or OutOfMemory for a draw that is too much."""

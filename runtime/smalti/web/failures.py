@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from smalti.errors import BundleError, Cancelled, OutOfMemory, SamplingError, SmaltiError, UsageError
+from smalti.errors import BundleError, Cancelled, OutOfMemory, SamplingError, SmaltiError, UsageError, for_outsiders
 
 LEFT = 499
 """The status of a request whose client has left: nobody reads it, but logs and metrics do."""
@@ -48,7 +48,7 @@ def refusal_of(error: BaseException) -> Refused:
     if not isinstance(error, SmaltiError):
         return Refused(500, "failed", "the work failed; the log of this server says why")
     status, code = next(((status, code) for kind, status, code in KINDS if isinstance(error, kind)), (500, "failed"))
-    return Refused(status, code, str(error))
+    return Refused(status, code, for_outsiders(str(error)))
 
 
 def answer(refused: Refused) -> JSONResponse:
