@@ -1,17 +1,22 @@
 """A batch of many pictures on paper, from measured figures: ``python bench/speed/batch_on_paper.py [--pictures 1e8]``.
 
 It reads what ``batches.py`` measured, and multiplies. Prices are arguments, since they differ; those here are examples.
+``--write`` puts the table into docs/batch.md; a test compares them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-FIGURES = Path(__file__).parents[1] / "results/batch/figures.json"
+HOUSE = Path(__file__).parents[2]
+FIGURES, PAGE = HOUSE / "bench/results/batch/figures.json", HOUSE / "docs/batch.md"
+TABLE = re.compile(r"\| what \| how \| figure \|\n(?:\|.*\n)+")
+"""Where the page has it."""
 Row = tuple[str, str, str]
 
 
@@ -60,25 +65,40 @@ def afterwards(asked: argparse.Namespace, measured: dict[str, Any]) -> Iterator[
     yield "terabytes of vectors", f"measured: {each:,.0f} bytes each", f"{asked.pictures * each / 1e12:.2f}"
 
 
-def main() -> None:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read what is asked; ``given`` defaults to the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=float, default=1e8)
     parser.add_argument("--cores", type=int, default=1000)
     parser.add_argument("--rows-per-file", type=int, default=10_000)
     parser.add_argument("--core-hour", type=float, default=0.04, help="price of a core for an hour")
     parser.add_argument("--terabyte-month", type=float, default=20.0, help="price of a terabyte for a month")
-    asked = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="put the table into docs/batch.md")
+    return parser.parse_args(given)
+
+
+def table(asked: argparse.Namespace) -> str:
+    """Return all rows as a table of Markdown."""
     measured = json.loads(FIGURES.read_text("utf-8"))
     rate = measured["scaling"]["processes 2"]["per second"] / 2
     seconds = asked.pictures / rate / asked.cores
-    print(f"{asked.pictures:,.0f} pictures\n\n| what | how | figure |\n| --- | --- | ---: |")
     rows = [
+        ("what", "how", "figure"),
+        ("---", "---", "---:"),
         *drawing(asked, rate),
         *keeping(asked, seconds, measured["sizes"]),
         *filing(asked, rate, seconds, measured["driver"]),
         *afterwards(asked, measured),
     ]
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def main() -> None:
+    asked = arguments()
+    made = table(asked)
+    print(f"{asked.pictures:,.0f} pictures\n\n{made}", end="")
+    if asked.write:
+        PAGE.write_text(TABLE.sub(lambda _: made, PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

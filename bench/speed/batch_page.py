@@ -13,17 +13,30 @@ COMMAND = "python bench/speed/batches.py"
 
 def page(figures: dict[str, Any]) -> str:
     """Return the page; parts that were not measured are left out."""
-    found = find_processor(usable_cores())
+    machines: dict[str, list[str]] = {}
+    for name, one in figures.items():
+        machines.setdefault(one["machine"], []).append(name)
+    where = (
+        next(iter(machines))
+        if len(machines) == 1
+        else "; ".join(f"{', '.join(machines[one])}: {one}" for one in machines)
+    )
     parts = [
-        f"# Batches, measured\n\nOn {found.cores} CPU cores ({found.name}, {', '.join(found.instructions or ())}), "
-        f"{system_name()}, without a GPU; the embedded bundle, 256x256 pixels, 12 steps, int8, one thread for each "
-        "actor. Written by `bench/speed/batches.py`, with all figures in [figures.json](batch/figures.json)."
+        f"# Batches, measured\n\nOn {where}, without a GPU; the embedded bundle, 256x256 pixels, 12 steps, int8, one "
+        "thread for each actor. Written by `bench/speed/batches.py`, with all figures in "
+        "[figures.json](batch/figures.json)."
     ]
     for name, write in PARTS.items():
         there = [figures[key] for key in figures if key.partition(",")[0] == name]
         if there:
             parts.append(write(there))
     return "\n\n".join(parts) + "\n"
+
+
+def machine() -> str:
+    """Name the machine that a figure is measured on."""
+    found = find_processor(usable_cores())
+    return f"{found.cores} CPU cores ({found.name}, {', '.join(found.instructions or ())}), {system_name()}"
 
 
 def scaling(found: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batch_page import page
+from batch_page import machine, page
 from PIL import Image
 
 HOUSE = Path(__file__).parents[2]
@@ -239,6 +239,7 @@ def main() -> None:
         name += ", processes" if asked.processes else ", ray"
     else:
         found = {"embed": embed, "sizes": sizes, "driver": driver}[name](asked.count or 500)
+    found["machine"] = machine()
     print(json.dumps(found, indent=2))
     kept = json.loads(asked.json.read_text("utf-8")) if asked.json.exists() else {}
     kept[name if asked.address != "auto" else f"{name}, cluster"] = found
