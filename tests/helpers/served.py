@@ -33,6 +33,8 @@ class Started:
 
     process: subprocess.Popen[str]
     url: str
+    told: str
+    """What it said until it listened, that line included."""
 
     def client(self, **named: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE_S, **named)
@@ -64,7 +66,7 @@ def start(*arguments: object, verb: str = "serve", **environment: str) -> Starte
         if found := re.search(r"(http://[^/]+)/", text):
             # What else it says is read, or a full pipe would stop it.
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            return Started(process, found[1])
+            return Started(process, found[1], told)
     raise AssertionError(f"it ended with {process.wait()}: {told}")
 
 
@@ -114,7 +116,7 @@ def hosted(
         assert listens.wait(PATIENCE_S)
         assert loaded.wait(PATIENCE_S)
         try:
-            yield Hosted(app, address(replace(serving, token=None)).rstrip("/"), loops[0])
+            yield Hosted(app, address(serving).rstrip("/"), loops[0])
         finally:
             loops[0].call_soon_threadsafe(app.state.end)
             thread.join(PATIENCE_S)

@@ -28,11 +28,14 @@ MAX_TOKENS, MAX_PIXELS = 2**20, 2**28
 """Most tokens and pixels of one canvas; the latter are 16384x16384."""
 
 
-def canvas_size(size: Any, grid: tuple[int, int], resolution: Resolution, what: str = "size") -> tuple[int, int]:
+def canvas_size(
+    size: Any, grid: tuple[int, int], resolution: Resolution, what: str = "size", told: int = MAX_PIXELS
+) -> tuple[int, int]:
     """Check a size and return its width and height in pixels; None gives that of ``grid``, rows and columns of tokens.
 
-    ``what`` names the size in messages. Raises UsageError for sides that are not multiples of the resolution's factor,
-    with the nearest possible size, and for more than MAX_TOKENS tokens or MAX_PIXELS pixels.
+    ``what`` names the size in messages, and ``told`` are the most pixels that they speak of. Raises UsageError for
+    sides that are not multiples of the resolution's factor, with the nearest possible size, and for more than
+    MAX_TOKENS tokens or MAX_PIXELS pixels.
     """
     factor = resolution.factor
     if size is None:
@@ -48,6 +51,7 @@ def canvas_size(size: Any, grid: tuple[int, int], resolution: Resolution, what: 
         )
     most = min(MAX_TOKENS, MAX_PIXELS // factor**2)
     if (width // factor) * (height // factor) > most:
+        most = min(most, told // factor**2)
         raise UsageError(f"{what} {width}x{height}: at most {most} patches of {factor}x{factor} pixels are drawn")
     return width, height
 

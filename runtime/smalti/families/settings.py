@@ -12,7 +12,7 @@ from smalti.bundle.manifest import AGAIN, Manifest
 from smalti.errors import BundleError, UsageError
 from smalti.families.absorbing.schedule import Counts, Order, Remask
 from smalti.families.base import COMMON_OPTIONS, Settings
-from smalti.families.canvas import canvas_size
+from smalti.families.canvas import MAX_PIXELS, canvas_size
 from smalti.families.checks import listed, number, share, shown, whole
 from smalti.families.limits import Limits
 from smalti.families.registry import FAMILIES, OWN_OPTIONS, family_of
@@ -121,7 +121,8 @@ def resolve(
     seeds = _seeds(count, seed, options.get("seeds"), MOST_IMAGES if limits is None else limits.count)
     labels = _labels(options.get("label"), len(seeds))
     resolution = manifest.resolution(asked.get("resolution"))
-    size = canvas_size(asked.get("size"), manifest.latent.grid, resolution)
+    most = MAX_PIXELS if limits is None else limits.pixels
+    size = canvas_size(asked.get("size"), manifest.latent.grid, resolution, told=most)
     canvas = size[1] // resolution.factor, size[0] // resolution.factor
     temperature = number("temperature", asked.get("temperature", default.temperature), 0.01, 100)
     family = family_of(manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -94,6 +95,8 @@ def create_app(
     docs.mount(app)
     if gallery is not None:
         studio.mount(app, gallery, serving)
+    else:
+        app.add_api_route("/", docs.from_root, include_in_schema=False)
     docs.describe(app)
     app.add_middleware(Bodies, serving=serving)
     app.add_middleware(Guard, serving=serving)
@@ -130,11 +133,21 @@ async def _told(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Say what a body has that is not allowed, as all other errors are said."""
     assert isinstance(error, RequestValidationError)
-    return answer(invalid(error.errors()))
+    route = request.scope.get("route")
+    body = getattr(getattr(getattr(route, "body_field", None), "field_info", None), "annotation", None)
+    fields = tuple(getattr(body, "model_fields", ()))
+    return answer(invalid(error.errors(), request.headers.get("content-type", "")[:100], fields))
 
 
 async def _plain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
-    refused = Refused(error.status_code, codes.get(error.status_code, "refused"), str(error.detail))
+    told = {
+        404: "there is nothing at this address; /docs shows what can be asked",
+        405: f"{request.method} is not for this address; allowed: {(error.headers or {}).get('Allow', 'see /docs')}",
+    }
+    detail = str(error.detail)
+    if detail == HTTPStatus(error.status_code).phrase:  # nobody said more
+        detail = told.get(error.status_code, detail)
+    refused = Refused(error.status_code, codes.get(error.status_code, "refused"), detail)
     return JSONResponse(body_of(refused), refused.status, error.headers)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from smalti.errors import MissingExtra
@@ -35,6 +35,11 @@ router = APIRouter(include_in_schema=False)
 async def page() -> HTMLResponse:
     """Show the interface."""
     return HTMLResponse(PAGE, headers=STYLES)
+
+
+async def from_root() -> RedirectResponse:
+    """Lead a browser that opens the bare address on to what can be asked."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/docs/begin.js")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,8 +82,26 @@ def headers_of(refused: Refused) -> dict[str, str]:
     return headers
 
 
-def invalid(errors: Sequence[Any]) -> Refused:
-    """Return what a body is told that is not of the form it should be; ``errors`` are pydantic's."""
+def invalid(errors: Sequence[Any], content_type: str = "application/json", fields: Sequence[str] = ()) -> Refused:
+    """Return what a body is told that is not of the form it should be.
+
+    Args:
+        errors: pydantic's.
+        content_type: what the request says that its body is.
+        fields: names that the body may have.
+    """
     first = errors[0]
     where = ".".join(str(one) for one in first["loc"] if one != "body")
-    return Refused(400, "invalid_body", f"{where or 'body'}: {first['msg']}"[:500], param=where[:100] or None)
+    told = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        where, told = "", f"no JSON: {first.get('ctx', {}).get('error', told)}, at character {first['loc'][-1]}"
+    elif not where and "json" not in content_type:
+        told = (
+            f"JSON is read under the header Content-Type: application/json, and here it is {content_type or 'absent'}"
+        )
+    elif first["type"] == "missing":
+        told = "this field is needed"
+    elif first["type"] == "extra_forbidden" and len(first["loc"]) == 2 and fields:
+        near = difflib.get_close_matches(str(first["loc"][-1]), fields, 1)
+        told = f"there is no such field; {f'is {near[0]} meant? There' if near else 'there'} are {', '.join(fields)}"
+    return Refused(400, "invalid_body", f"{where or 'body'}: {told}"[:600], param=where[:100] or None)

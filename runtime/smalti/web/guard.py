@@ -84,11 +84,9 @@ class Guard:
             return None
         if scope["type"] == "http" and scope["method"] == "GET" and self._is_token(_token_in_address(scope)):
             return self._with_cookie(scope)
-        raise Refused(
-            401,
-            "no_token",
-            "a token is needed: the header Authorization: Bearer TOKEN, or the address that was printed",
-        )
+        shown = _one(named, "authorization") or _token_in_address(scope)
+        told = "the token that came is not that of this server" if shown else "a token is needed"
+        raise Refused(401, "no_token", f"{told}: Authorization: Bearer TOKEN, or once /?token=TOKEN in a browser")
 
     def _host(self, named: list[tuple[str, str]]) -> str:
         """Return the host that the client called. Raises Refused for another one's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from smalti.bundle.reader import Bundle
 from smalti.drawing.generator import Generator
@@ -12,6 +13,9 @@ from smalti.web.desk.shelf import opened as shelf_of
 from smalti.web.server import address, bound, run
 from smalti.web.serving import Serving
 from smalti.web.studio.gallery import Gallery
+
+EVERYWHERE: Final = ("0.0.0.0", "::")
+"""Addresses that stand for all of a machine."""
 
 
 def listen(
@@ -35,7 +39,7 @@ def listen(
         threads: as there.
         tell: is given lines about what happens.
         gallery: where the studio keeps pictures; None serves no studio.
-        opened: is given the address once the server listens.
+        opened: is given the address of the studio, with its token, once the server listens.
 
     Raises what :func:`smalti.load` raises for a bundle that cannot be made ready, and UsageError for an address that
     cannot be taken.
@@ -58,9 +62,14 @@ def listen(
         app.state.end()
 
     def on_listening() -> None:
-        tell(f"listening on {where}" if gallery is None else f"studio: {where}")
+        if gallery is None:  # its token stays out of logs
+            others = " and all other addresses of this machine" if serving.host in EVERYWHERE else ""
+            tell(f"listening on {where}{others}" + (", for those who show the token" if serving.token else ""))
+            return
+        page = f"{where}?token={serving.token}"
+        tell(f"studio: {page}")
         if opened is not None:
-            opened(where)
+            opened(page)
 
     with listening:
         app = create_app(shelf, serving, loaded, gallery=gallery, on_ready=on_ready, on_failure=on_failure)

@@ -43,11 +43,10 @@ def bound(serving: Serving) -> tuple[socket.socket, Serving]:
 
 
 def address(serving: Serving) -> str:
-    """Return where a server is found, with its token if it has one."""
+    """Return where a server is found."""
     host = f"[{serving.host}]" if ":" in serving.host else serving.host
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    token = f"?token={serving.token}" if serving.token else ""
-    return f"http://{host}:{serving.port}/{token}"
+    return f"http://{host}:{serving.port}/"
 
 
 class Server(uvicorn.Server):

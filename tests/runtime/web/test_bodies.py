@@ -186,6 +186,40 @@ def test_forms_of_many_fields_or_files_are_refused(client):
 
 def test_methods_and_paths_that_there_are_not(client):
     assert told(client.get("/api/generate")) == (405, "method_not_allowed")
+    assert "allowed: POST" in client.get("/api/generate").json()["error"]["message"]
     assert told(client.get("/none")) == (404, "not_found")
+    assert "/docs" in client.get("/none").json()["error"]["message"]
+    assert client.get("/", follow_redirects=True).text.startswith("<!doctype html>")
     assert client.request("BREW", "/api/generate").status_code == 405
     assert client.options("/api/generate", headers={"Access-Control-Request-Method": "POST"}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("application/x-www-form-urlencoded", b'{"seed": 1}', "Content-Type: application/json, and here it is applic"),
+        ("text/plain", b'{"seed": 1}', "Content-Type: application/json, and here it is text/plain"),
+        ("", b'{"seed": 1}', "Content-Type: application/json, and here it is absent"),
+        ("application/json", b"{bad", "no JSON: Expecting property name enclosed in double quotes, at character 1"),
+        ("application/json", b"", "needed"),
+        (
+            "application/json",
+            b'{"step": 3}',
+            "step: there is no such field; is steps meant? There are temperature, top_k",
+        ),
+        ("application/json", b'{"zzzz": 3}', "zzzz: there is no such field; there are temperature, top_k"),
+        ("application/json", b'{"size": "large"}', "size: width and height in pixels are needed, such as [512, 256]"),
+        ("application/json", b'{"size": [1, 2, 3]}', "size"),
+        ("application/json", b'{"size": [1000000, 1000000]}', "at most 16384 patches of 16x16 pixels"),
+    ],
+)
+def test_bodies_that_beginners_send_are_told_what_to_do(kind, content, message, client):
+    answer = client.post("/api/generate", content=content, headers={"Content-Type": kind} if kind else {})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_size_may_be_a_text(client):
+    both = [client.post("/api/generate", json={"size": size, "steps": 1}).json() for size in ("128x64", [128, 64])]
+    assert both[0]["pictures"] == both[1]["pictures"]
+    assert (both[0]["width"], both[0]["height"]) == (128, 64)

@@ -97,6 +97,11 @@ def test_fields_that_mean_nothing_here_are_ignored_and_unknown_ones_refused(ai):
     assert error.param == "cfg"
 
 
+def test_a_prompt_names_its_label_in_large_letters_too(ai, tiny):
+    answers = [ai.images.generate(prompt=prompt, extra_body={"seed": 2}) for prompt in ("lorelei", " Lorelei ")]
+    assert answers[0].data[0].b64_json == answers[1].data[0].b64_json
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "code", "param", "told"),
     [

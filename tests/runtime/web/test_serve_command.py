@@ -85,9 +85,13 @@ def test_a_token_is_read_from_a_file_or_the_environment(starting, tiny_bundle, t
     by_file = starting("--bundle", tiny_bundle, "--token-file", tmp_path / "token")
     by_name = starting("--bundle", tiny_bundle, SMALTI_TOKEN=token)
     for server in (by_file, by_name):
+        assert token not in server.told  # which may be a log
         with server.client() as client:
             ready(client)
-            assert client.get("/api/capabilities").status_code == 401
+            for wrong, message in (({}, "a token is needed"), ({"Authorization": "Bearer no"}, "is not that of this")):
+                answer = client.get("/api/capabilities", headers=wrong)
+                assert answer.status_code == 401
+                assert message in answer.json()["error"]["message"]
             shown = {"Authorization": f"Bearer {token}"}
             assert client.get("/api/capabilities", headers=shown).status_code == 200
             assert client.get("/metrics", auth=("any", token)).status_code == 200

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 import smalti
 from helpers.served import figure, hosted, wait_until
 from helpers.studio_page import Studio, drawn, ends, needs_chromium, poll, studio, tab
-from helpers.web_pictures import same
+from helpers.web_pictures import file_of, same
 from smalti.web.serving import Serving, default_limits
 from smalti.web.studio.gallery import Gallery
 
@@ -128,14 +129,73 @@ def test_a_dropped_picture_is_drawn_again_with_the_same_pixels(page: Any, here: 
 
 
 def test_a_picture_of_another_program_is_opened_to_paint_on(page: Any) -> None:
-    from PIL import Image
-
-    from helpers.web_pictures import file_of
 
     drop(page, "other.png", file_of(Image.new("RGB", (300, 200), "teal")))
     poll(page, "document.getElementById('picture').width === 300")
     assert page.get_by_label("Repaint", exact=True).is_checked()
     assert page.get_by_label("Sides that tokens do not fill").is_visible()
+
+
+@pytest.mark.parametrize("seed", ["abc", "-5", "1.5", "0x10", "", "18446744073709551616"])
+def test_a_wrong_seed_draws_nothing_and_is_told(seed: str, page: Any, here: Studio) -> None:
+    kept = here.pictures()
+    page.get_by_label("Seed", exact=True).fill(seed)
+    page.keyboard.press("Control+Enter")
+    assert "0 to 18446744073709551615" in page.locator("#toasts").inner_text()
+    assert page.evaluate("document.activeElement.id") == "seed"
+    assert page.locator("#stop").is_hidden()
+    assert here.pictures() == kept
+    page.get_by_label("Seed", exact=True).fill("5")
+    page.keyboard.press("Control+Enter")
+    assert drawn(page)["pictures"][0]["seed"] == "5"
+
+
+def test_an_emptied_number_becomes_what_it_was(page: Any, here: Studio) -> None:
+    steps = page.get_by_label("Steps", exact=True).first
+    steps.fill("3")
+    steps.fill("")
+    page.keyboard.press("Control+Enter")
+    (about,) = drawn(page)["pictures"]
+    assert smalti.read_recipe(here.folder / about["name"]).options["steps"] == 3
+    assert steps.input_value() == "3"
+
+
+def test_a_refused_draw_is_no_longer_said_to_go_on(page: Any) -> None:
+    page.get_by_label("Steps", exact=True).first.fill("0")
+    page.keyboard.press("Control+Enter")
+    assert drawn(page)["is"] == "failed"
+    assert page.locator("#say").inner_text() == "Not drawn"
+    assert "1 .. 1000" in page.locator("#toasts").inner_text()
+
+
+@pytest.mark.parametrize("content", [b"no picture", file_of(Image.new("RGB", (64, 64), "teal"))])
+def test_a_file_that_is_dropped_during_a_draw_does_not_end_it(content: bytes, page: Any, here: Studio) -> None:
+    page.get_by_label("Steps", exact=True).first.fill("120")
+    page.keyboard.press("Control+Enter")
+    poll(page, "performance.getEntriesByName('smalti-preview').length > 1")
+    drop(page, "other.png", content)
+    assert "A draw is under way" in page.locator("#toasts").inner_text()
+    assert drawn(page)["is"] == "done"
+    page.get_by_label("Steps", exact=True).first.fill("900")
+    page.keyboard.press("Control+Enter")
+    poll(page, "!document.getElementById('stop').hidden")
+    drop(page, "other.png", content)
+    page.get_by_role("button", name="Stop it, and open other.png").last.click()
+    told = "no picture that can be read" if content == b"no picture" else "Paint over what"
+    poll(page, f"document.body.innerText.includes('{told}')")
+
+
+def test_a_picture_that_is_changed_keeps_its_resolution(page: Any, here: Studio) -> None:
+    page.get_by_label("512", exact=True).check()
+    page.get_by_label("Extend", exact=True).check()
+    assert page.get_by_label("512", exact=True).is_hidden()
+    page.locator("#extend-left").click()
+    page.keyboard.press("Control+Enter")
+    (about,) = drawn(page)["pictures"]
+    recipe = smalti.read_recipe(here.folder / about["name"])
+    assert (recipe.options["resolution"], recipe.options["size"]) == (256, (320, 256))
+    page.get_by_label("Create", exact=True).check()
+    assert page.get_by_label("512", exact=True).is_checked()
 
 
 def test_several_pictures_stand_side_by_side_until_one_is_chosen(page: Any) -> None:

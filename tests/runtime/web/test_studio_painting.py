@@ -116,7 +116,7 @@ def test_arrows_paint_on_beyond_the_edges(page: Any, here: Studio) -> None:
     page.locator("#extend-right").click()
     page.locator("#extend-top").click()
     assert page.locator("#status").inner_text().split()[2:5:2] == ["320", "288"]
-    page.get_by_role("button", name="Paint on", exact=False).last.focus()
+    page.get_by_role("button", name="Extend on", exact=False).last.focus()
     page.keyboard.press("Control+Enter")
     (about,) = drawn(page)["pictures"]
     after = pixels((here.folder / about["name"]).read_bytes())

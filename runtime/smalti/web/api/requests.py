@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from smalti.codec.fit import Fit
 from smalti.families.settings import DECLARED, MAX_SEED, Options
@@ -28,6 +29,17 @@ RANGES: Final[dict[str, dict[str, float]]] = {
     "resolution": {"minimum": 1},
 }
 """What the description says of options. The library checks them, and says what is allowed in its own words."""
+
+
+SIZE: Final = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", re.ASCII)
+"""A size as a text."""
+SIZES: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+        {"type": "string", "pattern": f"^{SIZE.pattern}$"},
+        {"type": "null"},
+    ],
+}
 
 
 class Body(BaseModel):
@@ -67,9 +79,21 @@ Sampling: Any = create_model("Sampling", __base__=Body, **_fields())
 """Options of a draw; what is left out is the bundle's own default."""
 
 
+def _pair(size: Any) -> Any:
+    """Return width and height from a text such as 512x256; what is none stays as it is."""
+    if not isinstance(size, str):
+        return size
+    if (found := SIZE.fullmatch(size)) is None:
+        raise ValueError('width and height in pixels are needed, such as [512, 256] or "512x256"')
+    return [int(found[1]), int(found[2])]
+
+
 class Drawing(Sampling):
     """What every draw is asked for."""
 
+    size: Annotated[
+        Annotated[list[int], Field(min_length=2, max_length=2)] | None, BeforeValidator(_pair), WithJsonSchema(SIZES)
+    ] = Field(None, description='Width and height in pixels: [512, 256], or "512x256"; the bundle\'s own by default.')
     bundle: str | None = Field(None, description="Name of a bundle of this server; its first by default.")
     count: int | None = Field(None, ge=1, description="Images; 1 by default.")
     seed: Seed = Field(0, description="Seed of the first image; the next has one more.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from typing import Any, Final
 
@@ -11,20 +10,26 @@ from smalti.errors import SmaltiError
 from smalti.families.canvas import canvas_size
 from smalti.families.checks import shown
 from smalti.families.settings import Options, resolve
+from smalti.web.api.requests import SIZE
 from smalti.web.failures import Refused, refusal_of
 
-SIZE: Final = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", re.ASCII)
 FRESH: Final = 2**32
 """Seeds that are drawn where none is asked for; all of them are numbers that JavaScript knows exactly."""
 
 
 def label_of(generator: Generator, prompt: str) -> str | None:
-    """Return the label that a prompt names; None for an empty one. Raises Refused, which lists the labels."""
+    """Return the label that a prompt names, in large or small letters; None for an empty one.
+
+    Raises Refused, which lists the labels.
+    """
     name = prompt.strip()
     if not name:
         return None
     if name in generator.labels:
         return name
+    alike = [label for label in generator.labels if label.casefold() == name.casefold()]
+    if len(alike) == 1:
+        return alike[0]
     there = ", ".join(generator.labels) or "none"
     told = (
         f"prompt {shown(name)}: it names a label of bundle {generator.manifest.name}, or is empty; labels are: {there}"

@@ -5,6 +5,7 @@ import { chips, choice, free, slider } from "./fields.js";
 
 const MOST_CHIPS = 24;
 const OWN = new Set(["resolution", "size", "steps"]);
+const MOST_SEED = 2n ** 64n - 1n;
 const SHAPES = [["Wide", 1.5, 1], ["Wider", 2, 1], ["Tall", 1, 1.5], ["Taller", 1, 2]];
 export const MODES = [
   ["generate", "Create", "create", "Generate"],
@@ -81,6 +82,7 @@ export class Controls {
   write(recipe) {
     const { options } = recipe;
     this.setMode(recipe.call);
+    this.chosen = null;
     this.label.set(recipe.labels[0]);
     this.seed.set(recipe.seeds[0]);
     this.used = false;
@@ -111,6 +113,7 @@ export class Controls {
     if (!this.bundle) return;
     const generates = this.mode === "generate";
     if (this.size) this.size.box.hidden = !generates;
+    if (this.resolution) this.resolution.box.hidden = !generates; // a picture that is changed keeps its own
     this.strength.box.hidden = this.mode !== "vary";
     this.feather.box.hidden = generates || this.mode === "vary";
     this.fit.box.hidden = generates || !unfit;
@@ -131,10 +134,30 @@ export class Controls {
     this.used = true;
   }
 
+  /** Say what is wrong with the seed, and go there; null where nothing is. What else is wrong the server says. */
+  wrong() {
+    const { field } = this.seed;
+    if (seedOf(field.value) !== null) return null;
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+    return `Seed ${field.value ? `“${field.value}”` : "is empty"}: a whole number from 0 to ${MOST_SEED} is needed. The dice roll one.`;
+  }
+
   toggleLock() { this.#lock(!this.locked); }
 
-  /** Choose a resolution, as for a picture of one's own. */
+  /** Choose a resolution, such as that of a picture. */
   setResolution(pixels) { this.resolution?.set(pixels); }
+
+  /** Take the resolution of a picture while it is changed, and in Create the one that was chosen there. */
+  suitResolution(pixels) {
+    if (this.mode === "generate") {
+      if (this.chosen) this.setResolution(this.chosen);
+      this.chosen = null;
+    } else if (pixels) {
+      this.chosen ??= this.resolution?.get();
+      this.setResolution(pixels);
+    }
+  }
 
   /** Return the pixels of a token's side at the resolution that is chosen. */
   get factor() {
@@ -156,7 +179,7 @@ export class Controls {
     const field = el("input", { type: "text", id: "seed", class: "input", inputmode: "numeric", pattern: "[0-9]{1,20}", maxlength: 20, spellcheck: "false" });
     field.value = value;
     field.addEventListener("input", () => {
-      field.setAttribute("aria-invalid", !/^\d{1,20}$/.test(field.value));
+      field.setAttribute("aria-invalid", seedOf(field.value) === null);
       this.used = false;
       this.#lock(true);
     });
@@ -164,8 +187,8 @@ export class Controls {
     const dice = iconButton("dice", "Roll a new seed", () => { this.roll(); this.onchange(); }, { id: "dice", key: "R" });
     const box = el("div", { class: "field" }, el("label", { for: "seed", text: "Seed" }), el("div", { class: "row" }, field, dice, this.lockButton));
     this.#lock(this.locked);
-    const get = () => (/^\d{1,20}$/.test(field.value) ? BigInt(field.value).toString() : "0");
-    return { name: "seed", box, get, set: (given) => { field.value = given; field.setAttribute("aria-invalid", "false"); } };
+    const get = () => (seedOf(field.value) ?? 0n).toString();
+    return { name: "seed", box, field, get, set: (given) => { field.value = given; field.setAttribute("aria-invalid", "false"); } };
   }
 
   #field({ name, text, default: value, choices, slider: span }) {
@@ -229,4 +252,10 @@ export class Controls {
     note.hidden = !bad;
     if (bad) note.textContent = `${readable(this.label.get())} suits ${suits === "own" ? "its own canvas" : "wide canvases of its own height"} best.`;
   }
+}
+
+/** Return a seed as a number; null for what is none. */
+function seedOf(text) {
+  const seed = /^\d{1,20}$/.test(text.trim()) ? BigInt(text.trim()) : null;
+  return seed !== null && seed <= MOST_SEED ? seed : null;
 }

@@ -76,7 +76,7 @@ export class Extending {
       button.style.left = `${clamp(x, 24, area.width - 24)}px`;
       button.style.top = `${clamp(y, 24, area.height - 24)}px`;
       const where = side === "top" ? "above" : side === "bottom" ? "below" : `on the ${side}`;
-      button.querySelector("span").textContent = `Paint on ${where}: ${this.margins[side]} pixels now`;
+      button.querySelector("span").textContent = `Extend ${where}: ${this.margins[side]} pixels now`;
     }
   }
 }

@@ -10,14 +10,17 @@ export function slider({ name, label, hint, least, most, step, value, onchange =
   const range = el("input", { type: "range", id: `${id}-range`, min: least, max: most, step, "aria-label": label });
   const field = el("input", { type: "number", id, class: "input short", step: "any", inputmode: "decimal", "aria-describedby": hint ? `${id}-hint` : undefined });
   const fill = () => range.style.setProperty("--at", `${(100 * (clamp(Number(range.value), least, most) - least)) / (most - least)}%`);
-  const set = (given) => { field.value = given ?? ""; range.value = given ?? least; fill(); };
+  let last = value;
+  const set = (given) => { field.value = given ?? ""; range.value = given ?? least; last = given ?? last; fill(); };
+  const get = () => { if (field.value === "") set(last); return last === null ? null : Number(field.value); }; // empty is what it was before
   range.addEventListener("input", () => { field.value = Number(Number(range.value).toFixed(digits)); fill(); onchange(); });
-  field.addEventListener("input", () => { if (field.value !== "") range.value = field.value; fill(); onchange(); });
+  field.addEventListener("input", () => { if (field.value !== "") last = range.value = field.value; fill(); onchange(); });
+  field.addEventListener("change", get);
   set(value);
   const box = el("div", { class: "field" },
     el("div", { class: "head" }, el("label", { for: id, text: label }), field), range,
     hint ? el("p", { class: "hint", id: `${id}-hint`, text: hint }) : null);
-  return { name, box, set, get: () => (field.value === "" ? null : Number(field.value)) };
+  return { name, box, set, get };
 }
 
 /** A field for a number or for words; empty leaves the choice to the bundle. */

@@ -30,6 +30,8 @@ const runs = new Runs(link, { recipe, begun, waits, step, done, stopped, failed 
 /** Draw what the panel asks for. */
 async function draw() {
   if (link.state !== "ready" || runs.now) return;
+  const wrong = controls.wrong();
+  if (wrong) return toast(wrong, { bad: true });
   controls.settleSeed();
   const asked = await studio.asked();
   if (!asked) return;
@@ -120,6 +122,7 @@ function failed(run, header) {
   if (header.code === "needs_input") {
     toast(`${header.message}.`, { bad: true, action: run.file ? { text: "Open to paint on", run: () => studio.openFile(run.file) } : null });
   } else if (header.code !== "lost") toast(header.message, { bad: true });
+  say("Not drawn"); // why is told by the toast
   status(header.message, true);
 }
 
@@ -156,6 +159,7 @@ async function use(picture) {
 /** Replay a file of smalti's; the server says where it is another program's, and then it is opened. */
 function take(file) {
   if (link.state !== "ready") return toast("Wait until the studio is connected, then open it again.");
+  if (runs.now) return toast("A draw is under way.", { action: { text: `Stop it, and open ${file.name || "the picture"}`, run: () => { runs.stop(); take(file); } } });
   if (!file.type || ["image/png", "image/jpeg", "image/webp"].includes(file.type)) replay(null, file);
   else studio.openFile(file);
 }

@@ -100,6 +100,7 @@ export class Studio {
   /** Follow the mode. */
   mode() {
     if (this.controls.mode !== "generate" && this.shown) this.edit();
+    this.controls.suitResolution(this.base?.resolution);
     this.#label();
     this.follow(true);
   }
