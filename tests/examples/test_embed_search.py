@@ -27,7 +27,7 @@ def test_both_find_the_nearest_pictures(example, gen, pictures: Path, tiny_bundl
     line = ("embed_search.py", pictures, tmp_path / "index", "--bundle", tiny_bundle, "--most", 4)
     code, out, err = example(*line, "--like", pictures / "inner/07.png")
     assert code == 0, err
-    assert "1 pictures could not be read" in err
+    assert "1 picture could not be read" in err
     said = out.splitlines()
     assert (said[0], said[1], said[6]) == ("24 pictures", "DuckDB", "Faiss")
     paths = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))

@@ -60,7 +60,8 @@ def check_shard(folder: Path, plan: Plan, format: Format, inputs: Inputs | None,
             if not is_unchanged(plan, row):
                 changed.append(keys[-1])
     except (Damaged, OSError) as error:
-        return Receipt(shard, len(keys), (), "", (), (f"{path.name} is damaged: {error}",))
+        told = str(error).removeprefix(f"{path.name}: ")
+        return Receipt(shard, len(keys), (), "", (), (f"{path.name} is damaged: {told}",))
     except (KeyError, TypeError, ValueError) as error:
         told = f"{path.name} is damaged: its columns are not those of a batch ({error})"
         return Receipt(shard, len(keys), (), "", (), (told,))

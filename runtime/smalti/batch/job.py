@@ -141,14 +141,17 @@ def verify(folder: Path, loading: Loading, running: Running, sample: int, *, fol
         for receipt in told:
             if receipt is not None:
                 receipts.append(receipt)
-                follow.add(receipt.rows, len(receipt.failed))
+                follow.add(len(plan.rows_of(receipt.shard)), len(receipt.failed))
             follow.tell()
     follow.end("finished")
     receipts.sort(key=lambda one: one.shard)
     problems = [line for one in receipts for line in one.problems]
-    problems += [f"{name} is no file of this batch" for name in strangers(folder, plan)]
+    foreign = strangers(folder, plan)
+    problems += [f"{name} is no file of this batch" for name in foreign]
     kinds = _kinds(receipts)
-    notes = [f"rows come from several kinds: {'; '.join(kinds)}"] if len(kinds) > 1 else []
+    notes = _remedy(folder, plan, receipts, foreign)
+    if len(kinds) > 1:
+        notes.append(f"rows come from several kinds: {'; '.join(kinds)}")
     if plan.keep == "none":
         notes.append("no pictures are kept, so that only checksums, tokens and the sample tell of changes")
     sampled = equal = 0
@@ -233,8 +236,19 @@ def _remove_partial(folder: Path) -> None:
         remove_any(path)
 
 
+def _remedy(folder: Path, plan: Plan, receipts: list[Receipt], foreign: list[str]) -> list[str]:
+    """Say how files with problems are made again: a run reads no rows, and only makes files that are not there."""
+    names = [shard_name(one.shard, format_of(plan).suffix) for one in receipts if one.problems]
+    wrong = [name for name in names if (folder / name).exists()] + foreign
+    if not names and not foreign:
+        return []
+    return [f"to mend it, remove {', '.join(wrong)}, and resume" if wrong else "to mend it, resume"]
+
+
 def _report(folder: Path, plan: Plan, receipts: list[Receipt], last: Progress, actors: int) -> Report:
-    failed = [one for receipt in receipts for one in receipt.failed]
+    failed = [
+        (one, shard_name(receipt.shard, format_of(plan).suffix)) for receipt in receipts for one in receipt.failed
+    ]
     _write_failed(folder, failed)
     return Report(
         folder=str(folder),
@@ -253,10 +267,12 @@ def _report(folder: Path, plan: Plan, receipts: list[Receipt], last: Progress, a
     )
 
 
-def _write_failed(folder: Path, failed: list[Failure]) -> None:
+def _write_failed(folder: Path, failed: list[tuple[Failure, str]]) -> None:
+    """Write each failure with the file that its row would be in."""
     path = folder / FAILED
     if failed or path.exists():
-        write_whole(path, b"".join(msgspec.json.encode(one) + b"\n" for one in failed))
+        lines = [msgspec.json.encode(msgspec.structs.asdict(one) | {"file": name}) for one, name in failed]
+        write_whole(path, b"".join(line + b"\n" for line in lines))
 
 
 def _digest(receipts: list[Receipt]) -> str:

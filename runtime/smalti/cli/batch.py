@@ -202,10 +202,11 @@ def verify(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         lines = [f"! {line}" for line in found.problems] + list(found.notes)
+        wrong = len(found.problems)
         lines.append(
-            f"{folder}: {found.rows} rows in {found.files} files, {found.failed} failed, {found.equal} of "
-            f"{found.sampled} made again are equal; "
-            + (f"{len(found.problems)} problems" if found.problems else "complete, each once, unchanged")
+            f"{folder}: {_many(found.rows, 'row')} in {_many(found.files, 'file')}, {found.failed} failed, "
+            f"{found.equal} of {found.sampled} made again are equal; "
+            + (_many(wrong, "problem") if wrong else "complete, each once, unchanged")
         )
         typer.echo("\n".join(map(printable, lines)))
     if found.problems:
@@ -232,9 +233,10 @@ def _run(
     else:
         rate = f", {done.per_second:.3g} per second" if done.per_second else ""
         there = f"; {done.there} were there" if done.there else ""
-        typer.echo(printable(f"{folder}: {done.rows} rows in {done.files} files, {done.seconds:.1f} s{rate}{there}"))
+        what = f"{_many(done.rows, 'row')} in {_many(done.files, 'file')}"
+        typer.echo(printable(f"{folder}: {what}, {done.seconds:.1f} s{rate}{there}"))
     if done.failed:
-        _say(f"{done.failed} pictures could not be read; {folder / job.FAILED} names them")
+        _say(f"{_many(done.failed, 'picture')} could not be read: see {folder / job.FAILED}")
         raise typer.Exit(1)
 
 
@@ -259,6 +261,10 @@ def _follow() -> Any:
     from smalti.batch.progress import Follow
 
     return Follow(None, 0, stream=sys.stderr)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _say(line: str) -> None:

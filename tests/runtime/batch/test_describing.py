@@ -28,6 +28,7 @@ def test_one_corrupt_picture_among_200_is_named_and_the_others_are_embedded(embe
     (line,) = (folder / "failed.jsonl").read_text("utf-8").splitlines()
     assert json.loads(line)["path"] == "a/137.png"
     assert "cannot be read as an image" in json.loads(line)["reason"]
+    assert json.loads(line)["file"] == "part-000002.parquet"
     rows = rows_of(folder)
     assert [row["path"] for row in rows] == sorted(
         path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png") if path.name != "137.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_a_damaged_file_and_a_stranger_are_named(copy: Path, loading: Loading) -
     assert missing == "part-000004.parquet: seed 33, 34, 35, 36, 37 and 2 more missing"
     assert "not of this file" in foreign
     assert stranger == "part-000099.parquet is no file of this batch"
+
+
+def test_what_verify_says_mends_the_batch(copy: Path, loading: Loading) -> None:
+    content = (copy / "part-000001.parquet").read_bytes()
+    (copy / "part-000001.parquet").write_bytes(content[:1000] + b"xxxx" + content[1004:])
+    shutil.copy(copy / "part-000003.parquet", copy / "part-000099.parquet")
+    (copy / "part-000005.parquet").unlink()
+    (note,) = job.verify(copy, loading, ONE, 0).notes
+    assert note == "to mend it, remove part-000001.parquet, part-000099.parquet, and resume"
+    for name in re.findall(r"part-\d+\.parquet", note):
+        (copy / name).unlink()
+    assert job.run(copy, loading, ONE).made == 14
+    assert problems(copy, loading, 8) == ()
 
 
 def test_a_doubled_row_and_a_missing_one_are_named(copy: Path, loading: Loading) -> None:
