@@ -55,6 +55,8 @@ _UINT64_MAX: Final = (1 << 64) - 1
 
 _PHILOX_MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
+_HALVES: Final = np.dtype([("low", "<u4"), ("high", "<u4")])
+"""A product's two halves; it has eight bytes in the machine's order, and smalti runs on little-endian ones."""
 TOKEN_WEYL: Final = np.uint32(0x9E3779B9)
 """A token times this is its word. Odd, so that tokens have different words."""
 # lowbias32 with the constants of its revised search (bias 0.107). Both multipliers are odd, so it is a bijection.
@@ -116,19 +118,21 @@ def philox4x32(counter: tuple[NDArray[np.uint64], ...], key: tuple[NDArray[np.ui
     Returns:
         The four output words, uint32 [..., 4].
     """
-    low, half = np.uint64(_UINT32_MAX), np.uint64(32)
     # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: each pair is one array, which halves the calls of NumPy.
     factors = np.array(_PHILOX_MULTIPLIERS, np.uint64).reshape(2, *(1,) * counter[0].ndim)
-    weyl = np.array(_PHILOX_WEYL, np.uint64).reshape(factors.shape)
-    rounds = np.arange(10, dtype=np.uint64).reshape(10, *(1,) * factors.ndim)
-    multiplied, mixed, keys = np.array(counter[0::2]), np.array(counter[1::2]), np.array(key)
-    for key_of_round in (keys + rounds * weyl) & low:
-        product = multiplied * factors
-        multiplied = (product >> half)[::-1] ^ mixed
+    weyl = np.array(_PHILOX_WEYL, np.uint32).reshape(factors.shape)
+    rounds = np.arange(10, dtype=np.uint32).reshape(10, *(1,) * factors.ndim)
+    multiplied = np.array(counter[0::2]).astype(np.uint32)
+    mixed = np.array(counter[1::2]).astype(np.uint32)
+    for key_of_round in np.array(key).astype(np.uint32) + rounds * weyl:
+        product = np.multiply(multiplied, factors, dtype=np.uint64)
+        halves = product.view(_HALVES)[::-1]
+        multiplied = halves["high"] ^ mixed
         np.bitwise_xor(multiplied, key_of_round, out=multiplied)
-        mixed = (product & low)[::-1]
-    words = (multiplied[0], mixed[0], multiplied[1], mixed[1])
-    return np.stack(words, axis=-1).astype(np.uint32)
+        mixed = halves["low"]
+    words = np.empty((*counter[0].shape, 4), np.uint32)
+    words[..., 0], words[..., 1], words[..., 2], words[..., 3] = multiplied[0], mixed[0], multiplied[1], mixed[1]
+    return words
 
 
 def random_words(seeds: Seeds, *, stream: ArrayLike, step: ArrayLike, y: ArrayLike, x: ArrayLike) -> NDArray[np.uint32]:

@@ -16,6 +16,8 @@ from smalti_kernels import STREAM_SUBSET, random_words
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
+Moves = tuple[Bools, Bools]
+"""What each of a few steps masks again, and what it unmasks: both bool [S, N, L]."""
 WORDS = 2**16
 """Words of noise that are made together."""
 
@@ -67,37 +69,38 @@ def remasking_schedule(
     y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     seed_column = np.asarray(seeds, np.uint64)[:, None]
     drawable = np.ones((len(seed_column), len(y)), np.bool_) if wanted is None else wanted
-    totals = drawable.sum(axis=1)
-    share = {int(total): unmasked_after(int(total), steps, counts) for total in np.unique(totals)}
-    ranks = np.argsort(halton_order(seeds, grid), axis=1) if order == "halton" else None
-    masked, waiting = drawable, np.zeros_like(drawable)  # waiting: masked again, and not yet at a call
-    calls = np.zeros(len(totals), np.int64)
-    drawn, hidden, step_of = _Places(), _Places(), _Places()
-    for step, words in enumerate(_words(seed_column, steps, y, x)):
-        unmasked = drawable & ~masked
-        if counts == "binomial":
-            again, now = _by_chance(unmasked, masked, words, remask, step, steps)
-        else:
-            goal = np.array([share[int(total)][step + 1] for total in totals], np.int64)
-            again, now = _by_count(unmasked, masked, words, remask, goal, ranks)
-        active = np.flatnonzero(now.sum(axis=1))
-        drawn.add(calls, *np.nonzero(now))
-        which, position = np.nonzero(waiting[active])
-        hidden.add(calls, active[which], position)
-        step_of.add(calls, active, np.full(len(active), step))
-        calls[active] += 1
-        waiting[active] = False
-        waiting |= again
-        masked = (masked & ~now) | again
-    return Schedule(drawn.table(calls), step_of.table(calls)[:, :, 0], hidden.table(calls))
+    words = _words(seed_column, steps, y, x)
+    if counts == "binomial":
+        moves = _by_chance(drawable, words, remask, steps)
+    else:
+        ranks = np.argsort(halton_order(seeds, grid), axis=1) if order == "halton" else None
+        moves = _by_count(drawable, words, remask, steps, counts, ranks)
+    waiting = np.zeros_like(drawable)  # masked again, and not yet at a call
+    calls, first = np.zeros(len(drawable), np.int64), 0
+    drawn, masked, step_of = _Places(), _Places(), _Places()
+    for again, now in moves:
+        asked = np.logical_or.reduce(now, axis=2)
+        hidden = np.empty_like(now)
+        for at in range(len(now)):
+            np.logical_and(waiting, asked[at][:, None], out=hidden[at])
+            np.logical_xor(waiting, hidden[at], out=waiting)
+            np.logical_or(waiting, again[at], out=waiting)
+        call = calls + asked.cumsum(axis=0) - 1
+        for places, members in ((drawn, now), (masked, hidden)):
+            step, sample, position = np.nonzero(members)
+            places.add(sample, call[step, sample], position)
+        step, sample = np.nonzero(asked)
+        step_of.add(sample, call[step, sample], first + step)
+        calls, first = call[-1] + 1, first + len(now)
+    return Schedule(drawn.table(calls), step_of.table(calls)[:, :, 0], masked.table(calls))
 
 
 def _words(seeds: NDArray[np.uint64], steps: int, y: Integers, x: Integers) -> Iterator[Integers]:
-    """Yield the words int64 [N, L, 4] of each step; those of several steps are made together, which costs less."""
+    """Yield the words int64 [S, N, L, 4] of a few steps after the other: of several together they cost less."""
     together = max(1, WORDS // (4 * len(seeds) * len(y)))
     for first in range(0, steps, together):
         some = np.arange(first, min(first + together, steps))[:, None, None]
-        yield from random_words(seeds, stream=STREAM_SUBSET, step=some, y=y, x=x).astype(np.int64)
+        yield random_words(seeds, stream=STREAM_SUBSET, step=some, y=y, x=x).astype(np.int64)
 
 
 class _Places:
@@ -106,9 +109,9 @@ class _Places:
     def __init__(self) -> None:
         self.parts: list[tuple[Integers, Integers, Integers]] = []
 
-    def add(self, calls: Integers, sample: Integers, value: Integers) -> None:
-        """Add values [n] of samples [n] at their next call; ``calls`` [N] counts each sample's calls so far."""
-        self.parts.append((sample, calls[sample], value))
+    def add(self, sample: Integers, call: Integers, value: Integers) -> None:
+        """Add values [n] of samples [n] at their calls [n]."""
+        self.parts.append((sample, call, value))
 
     def table(self, calls: Integers) -> NDArray[np.int32]:
         """Return the values of each sample and call: int32 [N, C, R], filled up with -1."""
@@ -122,30 +125,48 @@ class _Places:
         return table
 
 
-def _by_chance(
-    unmasked: Bools, masked: Bools, words: Integers, remask: Remask, step: int, steps: int
-) -> tuple[Bools, Bools]:
-    """Return what one step of "binomial" masks again and unmasks (both bool [N, L]); ``words`` [N, L, 4] decide."""
-    before, after = step / steps, (step + 1) / steps
-    sigma = float(_sigma(remask, np.float64(before), np.float64(after)))
-    chance = (after - (1 - sigma) * before) / (1 - before)
-    return unmasked & (words[..., 0] < _threshold(sigma)), masked & (words[..., 1] < _threshold(chance))
+def _by_chance(drawable: Bools, words: Iterator[Integers], remask: Remask, steps: int) -> Iterator[Moves]:
+    """Yield the moves of "binomial"; ``words`` decide."""
+    masked, step = drawable, 0
+    for given in words:
+        again, now = (np.empty(given.shape[:3], np.bool_) for _ in range(2))
+        for at, word in enumerate(given):
+            before, after = step / steps, (step + 1) / steps
+            sigma = float(_sigma(remask, np.float64(before), np.float64(after)))
+            chance = (after - (1 - sigma) * before) / (1 - before)
+            again[at] = drawable & ~masked & (word[..., 0] < _threshold(sigma))
+            now[at] = masked & (word[..., 1] < _threshold(chance))
+            masked = (masked & ~now[at]) | again[at]
+            step += 1
+        yield again, now
 
 
 def _by_count(
-    unmasked: Bools, masked: Bools, words: Integers, remask: Remask, goal: Integers, ranks: Integers | None
-) -> tuple[Bools, Bools]:
-    """Return what one step masks again and unmasks (both bool [N, L]), so that it ends with ``goal`` [N] unmasked.
+    drawable: Bools, words: Iterator[Integers], remask: Remask, steps: int, counts: Counts, ranks: Integers | None
+) -> Iterator[Moves]:
+    """Yield moves that leave as many unmasked as ``counts`` says; ``words`` decide.
 
-    ``words`` [N, L, 4] decide. Where ``ranks`` [N, L] are given, masked tokens of the lowest rank are unmasked first.
+    Where ``ranks`` [N, L] are given, masked tokens of the lowest rank are unmasked first.
     """
-    known = unmasked.sum(axis=1)
-    totals = known + masked.sum(axis=1)
-    sigma = _sigma(remask, known / np.maximum(totals, 1), goal / np.maximum(totals, 1))
-    up = words[:, 0, 3] / 2**32  # of a word that nothing else reads
-    again = np.minimum(np.floor(sigma * known + up).astype(np.int64), np.minimum(known, totals - goal))
-    chosen = _first(masked, words[..., 1] if ranks is None else ranks, goal - known + again)
-    return _first(unmasked, words[..., 0], again), chosen
+    totals = drawable.sum(axis=1)
+    sizes, size = np.unique(totals, return_inverse=True)
+    known = np.array([unmasked_after(int(one), steps, counts) for one in sizes], np.int64)[size].T  # [steps + 1, N]
+    share = known / np.maximum(totals, 1)
+    likely = _sigma(remask, share[:-1], share[1:]) * known[:-1]
+    most, more = np.minimum(known[:-1], totals - known[1:]), np.diff(known, axis=0)
+    masked, first = drawable, 0
+    for given in words:
+        some = slice(first, first + len(given))
+        up = given[:, :, 0, 3] / 2**32  # of a word that nothing else reads
+        back = np.minimum(np.floor(likely[some] + up).astype(np.int64), most[some])
+        forth = more[some] + back
+        again, now = (np.zeros(given.shape[:3], np.bool_) for _ in range(2))
+        for at, word in enumerate(given):
+            _choose(drawable & ~masked, word[..., 0], back[at], again[at])
+            _choose(masked, word[..., 1] if ranks is None else ranks, forth[at], now[at])
+            masked = (masked & ~now[at]) | again[at]
+        first += len(given)
+        yield again, now
 
 
 def _sigma(
@@ -162,7 +183,11 @@ def _threshold(chance: float) -> int:
     return int(min(max(chance, 0.0), 1.0) * 2**32)
 
 
-def _first(members: Bools, keys: Integers, counts: Integers) -> Bools:
-    """Choose the ``counts`` [N] members (bool [N, L]) of lowest ``keys`` (int [N, L], below 2^32); ties by place."""
-    order = np.argsort(np.where(members, keys, 2**32), axis=1, kind="stable")
-    return np.argsort(order, axis=1) < counts[:, None]
+def _choose(members: Bools, keys: Integers, counts: Integers, chosen: Bools) -> None:
+    """Set ``chosen`` (bool [N, L], all false) at the ``counts`` [N] members (bool [N, L]) of lowest ``keys``.
+
+    Keys are int [N, L] below 2^32; ties go by place.
+    """
+    if most := int(counts.max(initial=0)):
+        order = np.where(members, keys, 2**32).argsort(axis=1, kind="stable")[:, :most]
+        chosen[np.arange(len(order))[:, None], order] = np.arange(most) < counts[:, None]
