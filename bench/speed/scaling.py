@@ -163,6 +163,7 @@ def codebook_case(codes: int, threads: int) -> Case:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.add_session_config_entry("session.force_spinning_stop", "1")  # as in smalti: the draw has the cores then
     session = ort.InferenceSession(model.SerializeToString(), settings, providers=[CPU])
     feed = {"x": rng.standard_normal((ROWS, WIDTH), np.float32) * np.float32(3 / WIDTH**0.5)}
     place: dict[str, Any] = {"sample": np.zeros(ROWS, np.int64), "position": np.arange(ROWS), "width": 16}
