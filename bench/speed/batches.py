@@ -1,7 +1,7 @@
 """What batches cost: ``python bench/speed/batches.py PIECE [--json FILE]``, a piece at a time.
 
 scaling: pictures per second of 1 and of 2 actors, of processes and of Ray, against 1 and 2 independent programs.
-overhead: seconds of 500 pictures by one worker, between two plain loops of the same draws, starts included.
+overhead: seconds of 500 pictures by a worker of each kind, between two plain loops of the same draws, starts included.
 memory: resident memory of the first process and of a worker while 100,000 rows of a fake bundle are written, both ways.
 embed: pictures per second of ``smalti batch embed``, and of verifying.
 sizes: bytes of a drawn picture by what is kept of it, and pictures per second of verifying.
@@ -96,13 +96,14 @@ def scaling(address: str, count: int) -> dict[str, Any]:
     return found
 
 
-def overhead(address: str | None, count: int) -> dict[str, Any]:
-    """Measure one worker, its start included, between two plain loops."""
+def overhead(address: str, count: int) -> dict[str, Any]:
+    """Measure one worker of Ray and one process, their starts included, between two plain loops."""
     before = programs(1, count)
-    worker = batch(count, 1, address)
-    plain = [before, programs(1, count)]
-    more = worker / (sum(plain) / 2) - 1
-    return {"pictures": count, "address": address or "processes", "plain": plain, "worker": worker, "overhead": more}
+    ray, process = batch(count, 1, address), batch(count, 1, None)
+    loops = [before, programs(1, count)]
+    loop = sum(loops) / 2
+    more = {"of Ray over a process": ray / process - 1, "of Ray": ray / loop - 1, "of a process": process / loop - 1}
+    return {"pictures": count, "address": address, "loops": loops, "ray": ray, "process": process, "more": more}
 
 
 def resident(pid: int) -> int:
@@ -225,15 +226,14 @@ def main() -> None:
     parser.add_argument("piece", choices=("scaling", "overhead", "memory", "embed", "sizes", "driver"))
     parser.add_argument("--count", type=int)
     parser.add_argument("--address", default="local")
-    parser.add_argument("--processes", action="store_true", help="memory, overhead: in place of Ray")
+    parser.add_argument("--processes", action="store_true", help="memory: in place of Ray")
     parser.add_argument("--json", type=Path, default=HOUSE / "bench/results/batch/figures.json")
     asked = parser.parse_args()
     name = asked.piece
     if name == "scaling":
         found = scaling(asked.address, asked.count or 160)
     elif name == "overhead":
-        found = overhead(None if asked.processes else asked.address, asked.count or 500)
-        name += ", processes" if asked.processes else ", ray"
+        found = overhead(asked.address, asked.count or 500)
     elif name == "memory":
         found = memory(None if asked.processes else asked.address, asked.count or 100_000)
         name += ", processes" if asked.processes else ", ray"

@@ -54,7 +54,8 @@ class Cluster:
         threads = loading.threads or 1
         own: dict[str, Any] = {"address": AUTO if address == AUTO else address}
         if address == LOCAL:
-            own |= {"num_cpus": max(actors or 0, cores // threads, 1) * threads, "include_dashboard": False}
+            # Ray starts an idle worker for each CPU: no more than are asked for.
+            own |= {"num_cpus": (actors or max(cores // threads, 1)) * threads, "include_dashboard": False}
             own |= {"object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
         with _kept_signals():
             try:
