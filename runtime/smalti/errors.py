@@ -127,7 +127,5 @@ __all__ = [
     "SpeedRegression",
     "TrainingError",
     "UsageError",
-    "beyond",
     "exit_code",
-    "for_outsiders",
 ]

@@ -135,7 +135,8 @@ def resolve(
     top_p = share("top_p", asked.get("top_p", default.top_p))
     if top_k < 0:
         raise UsageError(f"top_k {top_k}: allowed are 0 (all tokens) and more")
-    names = tuple(_label_name(value, own_seed, manifest.classes, draw_labels) for value, own_seed in zip(labels, seeds))
+    drawn = _drawn_labels(labels, seeds, manifest.classes) if draw_labels else labels
+    names = tuple(_label_name(value, manifest.classes) for value in drawn)
     settings = Settings(
         seeds=tuple(seeds),
         labels=names,
@@ -231,14 +232,23 @@ def _labels(label: Any, count: int) -> list[Any]:
     return labels
 
 
-def _label_name(label: Any, seed: int, classes: tuple[str, ...], draw: bool) -> str | None:
-    if label is None and not draw:
-        return None
+def _drawn_labels(labels: list[Any], seeds: Sequence[int], classes: tuple[str, ...]) -> list[Any]:
+    """Return the labels, and for None the one that the image's seed draws.
+
+    Drawing the label first and the picture under it is a draw from the whole model, and a better one than asking the
+    network without a label, which it saw in a tenth of its training only.
+    """
+    without = [seed for label, seed in zip(labels, seeds) if label is None]
+    if not classes or not without:
+        return labels
+    words = random_words(np.array(without, np.uint64), stream=STREAM_LABEL, step=0, y=0, x=0)[:, 0].tolist()
+    drawn = iter(words)
+    return [classes[next(drawn) * len(classes) >> 32] if label is None else label for label in labels]
+
+
+def _label_name(label: Any, classes: tuple[str, ...]) -> str | None:
     if label is None:
-        # Drawing the label first and the picture under it is a draw from the whole model, and a better one than asking
-        # the network without a label, which it saw in a tenth of its training only.
-        word = int(random_words([seed], stream=STREAM_LABEL, step=0, y=0, x=0)[0, 0])
-        return classes[word * len(classes) >> 32] if classes else None
+        return None
     if isinstance(label, int | Integral) and not isinstance(label, bool) and 0 <= int(label) < len(classes):
         return classes[int(label)]
     if isinstance(label, str) and label in classes:
