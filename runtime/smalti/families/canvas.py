@@ -207,8 +207,10 @@ def canvas_denoiser(
     if mask is None and (height < tall or width < wide):
         raise UsageError(f"canvas {height}x{width} is smaller than the grid of {tall}x{wide} the model works on")
     windowed = Windowed(canvas, window, (down, right), edges)
+    sums = np.empty(0, np.uint64)  # kept from step to step: pages of new memory take longer than what is added here
 
     def denoise(tokens: Int32, labels: Int32, rows: Int32) -> NDArray[np.float32]:
+        nonlocal sums
         grids = np.pad(tokens, ((0, 0), (0, 1)), constant_values=0 if mask is None else mask)  # -1 is the mask
         total: NDArray[np.uint64] | None = None
         broken = np.zeros(rows.shape, np.bool_)
@@ -223,7 +225,10 @@ def canvas_denoiser(
                 asked[i] = np.append(inside, np.full(most - len(which), inside[0]))
             logits = denoiser(parts, labels[[index for index, *_ in group]], asked)
             if total is None:
-                total = np.zeros((*rows.shape, logits.shape[2]), np.uint64)
+                size = rows.size * logits.shape[2]
+                sums = sums if sums.size >= size else np.empty(size, np.uint64)
+                total = sums[:size].reshape(*rows.shape, logits.shape[2])
+                total.fill(0)
             for answer, inside, (index, top, left, which) in zip(logits, asked, group):
                 mixtures.add_shares(
                     total[index],
