@@ -21,7 +21,7 @@ from smalti.codec.opening import frames, reading
 from smalti.codec.pictures import read
 from smalti.drawing.generator import Generator
 from smalti.drawing.loaded import EMBEDDING
-from smalti.errors import BundleError, OutOfMemory, UsageError
+from smalti.errors import BundleError, OutOfMemory, UsageError, for_outsiders
 from smalti.saving.targets import LARGEST_FILE
 from smalti.system.platform import reachable
 
@@ -97,7 +97,7 @@ class Describing:
         return {**row, "rows": found.shape[0], "columns": found.shape[1], "tokens": found}
 
     def _fail(self, path: str, error: BaseException) -> None:
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        told = getattr(error, "strerror", None) or for_outsiders(str(error)) or type(error).__name__
         self.failed.append(Failure(path, " ".join(told.split())[:500]))
 
 

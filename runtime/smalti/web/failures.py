@@ -36,7 +36,7 @@ class Refused(SmaltiError):
         retry_after: float | None = None,
     ) -> None:
         """Keep the status of HTTP, a code in lower case, what was wrong, and the field that it is about."""
-        super().__init__(message)
+        super().__init__(for_outsiders(message))
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
 
 
@@ -49,7 +49,7 @@ def refusal_of(error: BaseException) -> Refused:
     if not isinstance(error, SmaltiError):
         return Refused(500, "failed", "the work failed; the log of this server says why")
     status, code = next(((status, code) for kind, status, code in KINDS if isinstance(error, kind)), (500, "failed"))
-    return Refused(status, code, for_outsiders(str(error)))
+    return Refused(status, code, str(error))
 
 
 def answer(refused: Refused) -> JSONResponse:

@@ -109,6 +109,7 @@ def test_a_prompt_names_its_label_in_large_letters_too(ai, tiny):
         ({"prompt": "", "model": "dall-e-3"}, 404, "model_not_found", "model", "tiny, avatars"),
         ({"prompt": "", "size": "100x100"}, 400, "invalid_size", "size", "64x64"),
         ({"prompt": "", "size": "999999x999999"}, 400, "invalid_size", "size", "64x64"),
+        ({"prompt": "", "size": "4096x4096"}, 400, "invalid_size", "size", "4194304 pixels"),
         ({"prompt": "", "size": "big"}, 400, "invalid_value", "size", "256x256"),
         ({"prompt": "", "n": 17}, 400, "invalid_value", None, "16"),
         ({"prompt": "", "n": 0}, 400, "invalid_body", "n", "1"),
@@ -123,6 +124,7 @@ def test_errors_have_openais_form(asked, status, code, param, told, ai):
     assert (error.status_code, error.code, error.param) == (status, code, param), error
     assert error.type == "invalid_request_error"
     assert told in error.message
+    assert "smalti.Limits" not in error.message
 
 
 def test_a_mask_is_transparent_where_to_repaint_and_other_pixels_stay(ai, tiny, picture):
