@@ -26,6 +26,7 @@ from smalti.batch.sampling import draw_again
 from smalti.batch.shards import Making, Receipt, receipt_of
 from smalti.batch.workers import Hands, run_shards
 from smalti.loading.load import load
+from smalti.loading.machine import nvidia_gpus
 from smalti.system.files import write_whole
 from smalti.system.platform import reachable
 from smalti_kernels.platform import usable_cores
@@ -198,13 +199,14 @@ def _hands(folder: Path, loading: Loading, running: Running, shards: int) -> tup
     if running.address is not None:
         cluster = Cluster(running.address, loading, running.actors, usable_cores())
         return cluster, min(cluster.actors, shards)
-    return Processes(folder), min(running.actors or _processes(loading), shards)
+    gpus = nvidia_gpus() if loading.backend is None and loading.provider in ON_GPUS else []
+    return Processes(folder, gpus), min(running.actors or _processes(loading, gpus), shards)
 
 
-def _processes(loading: Loading) -> int:
-    """Return how many processes this machine has room for: one on a device, else one for each of its cores."""
+def _processes(loading: Loading, gpus: list[str]) -> int:
+    """Return how many processes this machine has room for: one on each of its GPUs, else one for each of its cores."""
     if loading.backend is None and loading.provider in ON_DEVICES:
-        return 1
+        return max(1, len(gpus))
     return max(1, usable_cores() // (loading.threads or 1))
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -14,16 +15,21 @@ from typing import Any, cast
 from smalti.batch.formats.format import remove_any
 from smalti.batch.shards import Task
 from smalti.batch.workers import Lost, Ready, Told, Trouble
+from smalti.loading.machine import VISIBLE
 
 
 class Processes:
     """Workers in processes. As a context it ends them all."""
 
-    def __init__(self, folder: Path) -> None:
-        """Begin without workers; ``folder`` is where they write, and where what they left unfinished is removed."""
+    def __init__(self, folder: Path, gpus: Sequence[str] = ()) -> None:
+        """Begin without workers; ``folder`` is where they write, and where what they left unfinished is removed.
+
+        Each worker sees one of ``gpus``, which are named as in ``CUDA_VISIBLE_DEVICES``; without any, what there is.
+        """
         self._spawn = multiprocessing.get_context("spawn")  # a fork has no threads of an inference library
-        self._folder = folder
+        self._folder, self._gpus = folder, gpus
         self._workers: dict[int, tuple[Any, Connection]] = {}
+        self._on: dict[int, str] = {}
         self._started = 0
 
     def __enter__(self) -> Processes:
@@ -43,7 +49,8 @@ class Processes:
     def start(self, task: Task) -> int:
         """Start a process."""
         here, there = self._spawn.Pipe()
-        process = self._spawn.Process(target=_work, args=(there, task), daemon=True)
+        gpu = self._least_used()
+        process = self._spawn.Process(target=_work, args=(there, task, gpu), daemon=True)
         handler = _without_interrupts()  # inherited, so that Ctrl+C ends the first process, and that one the others
         try:
             process.start()
@@ -52,6 +59,7 @@ class Processes:
         there.close()
         self._started += 1
         self._workers[self._started] = process, here
+        self._on[self._started] = gpu
         return self._started
 
     def give(self, worker: int, shard: int) -> None:
@@ -76,14 +84,21 @@ class Processes:
                 found.append((worker, Lost(f"exit code {process.exitcode}")))
         return found
 
+    def _least_used(self) -> str:
+        """Return the GPU that the fewest workers see; empty where they all see what there is."""
+        used = [self._on[worker] for worker in self._workers]
+        return min(self._gpus, key=used.count, default="")
+
     def _remove_partial(self, pid: int | None) -> None:
         for path in self._folder.glob(f".part-*.{pid}-*.partial"):
             remove_any(path)
 
 
-def _work(pipe: Connection, task: Task) -> None:
+def _work(pipe: Connection, task: Task, gpu: str) -> None:
     """Do shards until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if gpu:  # nothing has loaded the driver yet, which reads it once
+        os.environ[VISIBLE] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         do = task.opened()

@@ -52,7 +52,7 @@ RowsOption = Annotated[
     int | None, typer.Option(metavar="NUMBER", help="Rows of a file, the most that is lost at a time. [default: 256]")
 ]
 ActorsOption = Annotated[
-    int | None, typer.Option(metavar="NUMBER", help="Workers. [default: as there are cores, or GPUs of a cluster]")
+    int | None, typer.Option(metavar="NUMBER", help="Workers. [default: as there are cores or GPUs]")
 ]
 AddressOption = Annotated[
     str | None,

@@ -17,8 +17,10 @@ from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.driver import Driver, driver
 from smalti_kernels.platform import usable_cores
 
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+"""The variable that names the GPUs that CUDA shows, and their order."""
 VARIABLES: Final = (
-    "CUDA_VISIBLE_DEVICES",
+    VISIBLE,
     "VK_ICD_FILENAMES",
     "VK_DRIVER_FILES",
     "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER",
@@ -32,6 +34,15 @@ def nvidia() -> tuple[Driver | None, str]:
         return driver(), ""
     except KernelError as error:
         return None, error.reason.partition(" (")[0]
+
+
+def nvidia_gpus() -> list[str]:
+    """Return NVIDIA's GPUs that can be used, each as :data:`VISIBLE` names it; none without a driver."""
+    found, _ = nvidia()
+    if found is None:
+        return []
+    named = [word.strip() for word in os.environ.get(VISIBLE, "").split(",") if word.strip()]
+    return (named or [str(ordinal) for ordinal in range(found.device_count)])[: found.device_count]
 
 
 def fingerprint() -> str:

@@ -1,0 +1,98 @@
+"""Batches on a machine with several GPUs: each process sees one of them, as Ray has it for actors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from helpers.stub_driver import Stub
+from smalti.batch import job
+from smalti.batch.loading import Loading
+from smalti.batch.processes import Processes
+from smalti.batch.shards import Do, Receipt
+from smalti.batch.workers import Lost
+from smalti.loading import machine
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Tells which GPUs a worker sees."""
+
+    dies: bool = False
+
+    def opened(self) -> Do:
+        def do(shard: int) -> Receipt:
+            if self.dies:
+                os._exit(9)
+            return Receipt(shard, 0, (), "", (os.environ.get(machine.VISIBLE, "all"),))
+
+        return do
+
+
+def seen(folder: Path, gpus: list[str], workers: int) -> list[str]:
+    """What each of some workers sees."""
+    told: list[str] = []
+    with Processes(folder, gpus) as processes:
+        for _ in range(workers):
+            processes.start(Seen())
+        waiting = workers
+        while len(told) < workers:
+            for worker, said in processes.wait(20):
+                if isinstance(said, Receipt):
+                    told += said.kinds
+                else:
+                    processes.give(worker, waiting := waiting + 1)
+    return sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "each"),
+    [(["0", "1"], 2, ["0", "1"]), (["GPU-a", "3"], 3, ["3", "GPU-a", "GPU-a"]), ([], 2, ["7", "7"])],
+)
+def test_each_worker_sees_one_gpu(gpus, workers, each, tmp_path, monkeypatch):
+    monkeypatch.setenv(machine.VISIBLE, "7")
+    assert seen(tmp_path, gpus, workers) == each
+
+
+def test_the_worker_in_place_of_a_lost_one_sees_its_gpu(tmp_path):
+    with Processes(tmp_path, ["0", "1"]) as processes:
+        first, _ = processes.start(Seen(dies=True)), processes.start(Seen())
+        processes.give(first, 0)
+        while not any(isinstance(said, Lost) for _, said in processes.wait(20)):
+            pass
+        again = processes.start(Seen())
+        processes.give(again, 1)
+        said = None
+        while not isinstance(said, Receipt):
+            said = next((one for worker, one in processes.wait(20) if worker == again), None)
+        assert said.kinds == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("shown", "there", "found"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3, GPU-5", 2, ["3", "GPU-5"]),
+        ("1,nonsense,2", 1, ["1"]),  # CUDA shows those before the first that it does not know
+    ],
+)
+def test_gpus_are_named_as_cuda_names_them(shown, there, found, stub: Stub, monkeypatch):
+    stub.machine(devices=there)
+    given = stub.driver()
+    monkeypatch.setattr(machine, "driver", lambda: given)
+    monkeypatch.delenv(machine.VISIBLE, raising=False)
+    if shown is not None:
+        monkeypatch.setenv(machine.VISIBLE, shown)
+    assert machine.nvidia_gpus() == found
+
+
+def test_there_are_as_many_processes_as_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "nvidia_gpus", lambda: ["0", "1", "2"])
+    assert [job._hands(tmp_path, Loading(None, name), job.Running(), 9)[1] for name in ("cuda", "webgpu")] == [3, 1]
+    assert job._hands(tmp_path, Loading(None, "cuda"), job.Running(actors=4), 9)[1] == 4
+    assert job._hands(tmp_path, Loading(None, "cpu", threads=10**6), job.Running(), 9)[1] == 1
+    monkeypatch.setattr(job, "nvidia_gpus", list)  # loading the provider then says why there is none
+    assert job._hands(tmp_path, Loading(None, "cuda"), job.Running(), 9)[1] == 1
