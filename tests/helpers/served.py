@@ -90,6 +90,9 @@ class Hosted:
     url: str
     loop: asyncio.AbstractEventLoop
 
+    def client(self, **named: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE_S, **named)
+
 
 @contextmanager
 def hosted(
@@ -97,8 +100,9 @@ def hosted(
     bundles: Sequence[str],
     load: Callable[..., smalti.Generator] | None = None,
     gallery: Any = None,
+    **more: Any,
 ) -> Iterator[Hosted]:
-    """Serve bundles in a thread, on a free port; inside, they are loaded."""
+    """Serve bundles in a thread, on a free port; inside, they are loaded. ``more`` is for the application."""
     listening, serving = bound(replace(serving, port=0))
     loaded, listens, loops = threading.Event(), threading.Event(), []
 
@@ -109,7 +113,7 @@ def hosted(
     def own(bundle: smalti.Bundle) -> smalti.Generator:
         return smalti.load(bundle, "cpu", threads=1, limits=serving.limits)
 
-    app = create_app(opened(bundles), serving, load or own, gallery=gallery, on_ready=loaded.set)
+    app = create_app(opened(bundles), serving, load or own, gallery=gallery, on_ready=loaded.set, **more)
     thread = threading.Thread(target=run, args=(app, serving, listening, on_listening), daemon=True)
     with listening:
         thread.start()

@@ -5,18 +5,15 @@ The process runs the real command with a stand-in for TensorRT and the stub driv
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 import smalti
-from helpers import fake_tensorrt
 from helpers.device_cases import same
 from helpers.fake_tensorrt_runtime import FakeRuntime
+from helpers.planted_gpu import planted_gpu
 from helpers.stub_device import StubDevice
 from helpers.table_denoiser import TableDenoiser
 from smalti import EngineBuild, EngineError, ProviderUnavailable, UsageError
@@ -28,18 +25,12 @@ from smalti.loading import building, load, upgrade
 from smalti.loading.building import build_missing
 from smalti.system.platform import system_name
 
-TESTS = Path(fake_tensorrt.__file__).parents[1]
-
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch, stub_library):
     """A user's cache of its own; a process finds a stand-in for TensorRT, and the stub as NVIDIA's driver."""
-    (tmp_path / "driver").mkdir()
-    shutil.copy(stub_library.path, tmp_path / "driver/libcuda.so.1")
-    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "driver"))
-    path = [str(TESTS), str(TESTS / "helpers/packages"), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    for name, value in planted_gpu(tmp_path, stub_library).items():
+        monkeypatch.setenv(name, value)
     return monkeypatch
 
 

@@ -10,6 +10,7 @@ import typer
 
 from smalti.cli.completion import complete_bundle
 from smalti.cli.escape import printable
+from smalti.cli.loading import loaded
 from smalti.cli.options import (
     BundleArgument,
     JsonOption,
@@ -19,7 +20,6 @@ from smalti.cli.options import (
     ThreadsOption,
 )
 from smalti.errors import SpeedRegression, UsageError
-from smalti.loading.load import load
 from smalti.system.files import check_writable, write_whole
 from smalti.verification.speed.baseline import ALLOWED, Compared, read_baseline, write_baseline
 from smalti.verification.speed.plot import plot as drawn
@@ -104,7 +104,7 @@ def bench(
             sweeps=asked,
             leaves_out=ALL in (sweeps or ()),
         ),
-        lambda other: load(bundle, provider, precision, threads if other is None else other),
+        lambda other: loaded(bundle, provider, precision, threads if other is None else other),
         before,
     )
     if plot is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from smalti.cli.loading import loaded
 from smalti.cli.options import (
     BundleOption,
     FitOption,
@@ -40,7 +41,6 @@ from smalti.codec.fit import check_fit
 from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.limits import memory_told
-from smalti.loading.load import load
 from smalti.system.platform import command_line, reachable
 
 ImagesArgument = Annotated[
@@ -67,7 +67,7 @@ def encode(
     """Turn images into tokens."""
     check_array_target(output)
     opened, way = read_images(images), check_fit(fit)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     started = time.perf_counter()
     tokens = generator.encode(opened, resolution, fit=way)
     settings = {"resolution": generator.manifest.resolution(resolution).pixels, "fit": way}
@@ -91,7 +91,7 @@ def embed(
     """Turn images into vectors of length 1, whose products say how alike the images are."""
     check_array_target(output)
     opened = read_images(images)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     started = time.perf_counter()
     features = generator.embed(opened)
     _write(generator, features, "features", output, {}, started, as_json)
@@ -116,7 +116,7 @@ def decode(
     """Turn tokens into images, of any size."""
     target = picture_target(output, format, quality, columns)
     grids = _load_npy(tokens)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     started = time.perf_counter()
     images = generator.decode(grids, resolution)
     seconds = time.perf_counter() - started

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from smalti.cli.completion import complete_precision
+from smalti.cli.loading import build_shown, loaded
 from smalti.cli.options import (
     BundleOption,
     DrawnLabelsOption,
@@ -39,7 +40,6 @@ from smalti.cli.targets import (
 from smalti.drawing.generator import Generator
 from smalti.errors import UsageError
 from smalti.families.settings import Options, resolve, unsuited
-from smalti.loading.load import load
 from smalti.loading.replay import replay as replay_picture
 from smalti.system.files import portable_name
 
@@ -100,7 +100,7 @@ def generate(
         raise UsageError("--image and --mask belong to --replay; to draw on an image, take inpaint, outpaint or vary")
     count, seed = 1 if count is None else count, seed or 0
     check_labels(label, count)
-    generator = load(bundle, provider, precision or "auto", threads)
+    generator = loaded(bundle, provider, precision or "auto", threads)
     options["label"] = turns(label, count, generator.manifest)
     if target.path is not None and target.folder:
         _into_folder(generator, target.path, target, count, seed, overwrite, as_json, options)
@@ -167,7 +167,8 @@ def _replay(
     if str(source) == PIPE:
         file = io.BytesIO(stdin_bytes())
         file.name = "stdin"  # as messages call it
-    result = replay_picture(file, **opened, bundle=bundle, provider=provider, threads=threads)
+    with build_shown() as on_build:
+        result = replay_picture(file, **opened, bundle=bundle, provider=provider, threads=threads, on_build=on_build)
     files = write_result(result, target, portable_name(result.bundle.manifest.name))
     if as_json:
         say(target.piped, draw_report(result, files, result.settings, result.timings))

@@ -53,22 +53,16 @@ def _run(arguments: list[str]) -> int:
     import os
 
     from smalti.cli.escape import printable_lines
+    from smalti.cli.logs import logs_told
     from smalti.cli.streams import tell
-    from smalti.cli.verbs import VARIABLE, lazy_verb
-    from smalti.errors import MissingExtra, SmaltiError, exit_code, for_outsiders
-    from smalti.system.platform import command_line, install_hint
+    from smalti.cli.verbs import VARIABLE
+    from smalti.errors import SmaltiError, exit_code, for_outsiders
 
     try:
         if VARIABLE in os.environ:
             return _complete()
-        arguments = _as_a_shell(arguments)
-        if verb := lazy_verb(arguments):
-            return _call_lazy(verb, arguments[len(verb.split()) :])
-        try:
-            from smalti.cli.commands import app
-        except ImportError as error:
-            raise MissingExtra(f"the command line needs {error.name}; {install_hint('cli')}") from error
-        return _call(app, arguments, command_line())
+        with logs_told():
+            return _called(_as_a_shell(arguments))
     except SmaltiError as error:
         tell(printable_lines(f"smalti: {for_outsiders(str(error))}"))
         return exit_code(error)
@@ -79,6 +73,21 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         tell("smalti: interrupted")
         return INTERRUPTED
+
+
+def _called(arguments: list[str]) -> int:
+    """Run a verb. Raises what it raises, and MissingExtra without the packages of the command line."""
+    from smalti.cli.verbs import lazy_verb
+    from smalti.errors import MissingExtra
+    from smalti.system.platform import command_line, install_hint
+
+    if verb := lazy_verb(arguments):
+        return _call_lazy(verb, arguments[len(verb.split()) :])
+    try:
+        from smalti.cli.commands import app
+    except ImportError as error:
+        raise MissingExtra(f"the command line needs {error.name}; {install_hint('cli')}") from error
+    return _call(app, arguments, command_line())
 
 
 def _as_a_shell(arguments: list[str]) -> list[str]:

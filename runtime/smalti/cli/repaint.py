@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from smalti.cli.loading import loaded
 from smalti.cli.options import (
     BundleOption,
     FitOption,
@@ -35,7 +36,6 @@ from smalti.cli.targets import (
 )
 from smalti.codec.fit import check_fit
 from smalti.drawing.result import Result
-from smalti.loading.load import load
 
 CountOption = Annotated[int, typer.Option(metavar="NUMBER", help="Variants to draw.")]
 SeedOption = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of variant 0; variant i has seed + i.")]
@@ -77,7 +77,7 @@ def inpaint(
     check_labels(label, count)
     pixels, white = read_images([image, mask])
     options, way = sampling_options(sampling), check_fit(fit)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     options["label"] = turns(label, count, generator.manifest)
     result = generator.inpaint(pixels, white, count, seed, feather=feather, fit=way, **options)
     _write(result, target, stem(image), as_json, feather=feather, fit=way)
@@ -111,7 +111,7 @@ def outpaint(
     check_labels(label, count)
     (pixels,) = read_images([image])
     options, way = sampling_options(sampling), check_fit(fit)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     options["label"] = turns(label, count, generator.manifest)
     margins = {"left": left, "top": top, "right": right, "bottom": bottom}
     result = generator.outpaint(pixels, count, seed, **margins, feather=feather, fit=way, **options)
@@ -144,7 +144,7 @@ def vary(
     check_labels(label, count)
     (pixels,) = read_images([image])
     options, way = sampling_options(sampling), check_fit(fit)
-    generator = load(bundle, provider, precision, threads)
+    generator = loaded(bundle, provider, precision, threads)
     options["label"] = turns(label, count, generator.manifest)
     result = generator.vary(pixels, count, seed, strength=strength, fit=way, **options)
     _write(result, target, stem(image), as_json, strength=strength, fit=way)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.cli.completion import complete_bundle
+from smalti.cli.completion import complete_bundle, complete_provider
 from smalti.cli.options import PrecisionOption, ProviderOption, ThreadsOption
 from smalti.cli.plain import App
 from smalti.errors import UsageError
@@ -33,6 +33,15 @@ AllowOption = Annotated[
     ),
 ]
 
+MeanwhileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Another provider, which draws until --provider is ready, as while its engines are built.",
+        autocompletion=complete_provider,
+    ),
+]
+
 
 @app.command()
 def main(
@@ -55,6 +64,7 @@ def main(
     ] = 30.0,
     allow_hosts: AllowOption = None,
     provider: ProviderOption = "auto",
+    meanwhile: MeanwhileOption = None,
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -80,4 +90,4 @@ def main(
         timeout=timeout,
         drain=drain,
     )
-    listen(serving, bundles or (), provider, precision, threads, tell=typer.echo)
+    listen(serving, bundles or (), provider, precision, threads, meanwhile=meanwhile, tell=typer.echo)

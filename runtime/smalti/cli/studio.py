@@ -9,7 +9,7 @@ import typer
 
 from smalti.cli.options import PrecisionOption, ProviderOption, ThreadsOption
 from smalti.cli.plain import App
-from smalti.cli.serve import BundlesOption
+from smalti.cli.serve import BundlesOption, MeanwhileOption
 
 app = App()
 
@@ -24,6 +24,7 @@ def main(
     ] = None,
     opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     provider: ProviderOption = "auto",
+    meanwhile: MeanwhileOption = None,
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -38,4 +39,14 @@ def main(
     kept = Gallery(default_folder() if gallery is None else gallery)
     serving = Serving(port=port, token=secrets.token_urlsafe(24), timeout=600.0, drain=5.0)
     opened = webbrowser.open if opens else None
-    listen(serving, bundles or (), provider, precision, threads, tell=typer.echo, gallery=kept, opened=opened)
+    listen(
+        serving,
+        bundles or (),
+        provider,
+        precision,
+        threads,
+        meanwhile=meanwhile,
+        tell=typer.echo,
+        gallery=kept,
+        opened=opened,
+    )

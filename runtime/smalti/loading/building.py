@@ -141,7 +141,9 @@ class EngineBuild:
             if (told := _progress(line)) is None:
                 if line.strip():
                     self._said.append(line.strip())
-            elif told.component:  # a line about none is for people
+            elif not told.component:  # a line for people
+                _log.info("%s", told.phase)
+            else:
                 self.progress = told
                 if on_progress and not self._raised:
                     try:

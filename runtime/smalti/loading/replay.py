@@ -15,6 +15,7 @@ from smalti.drawing.generator import Generator
 from smalti.drawing.result import Result, Step
 from smalti.drawing.watch import OnStep, Watch
 from smalti.errors import BundleError, UsageError
+from smalti.loading.building import OnProgress
 from smalti.loading.load import check_load, load
 from smalti.saving.recipe import Recipe, digest, read_recipe
 from smalti.saving.targets import Source
@@ -30,6 +31,7 @@ def replay(
     threads: int | None = None,
     cancel: threading.Event | None = None,
     on_step: OnStep | None = None,
+    on_build: OnProgress | None = None,
 ) -> Result:
     """Draw again what a file of smalti's shows: the same pixels, all images of a sheet.
 
@@ -43,6 +45,7 @@ def replay(
         threads: as in :func:`load`.
         cancel: ends the call once it is set.
         on_step: is called with a :class:`Step` after each.
+        on_build: as in :func:`load`.
 
     Unfinished pictures, which :meth:`smalti.Step.result` gave, are drawn again as they were after that step. The
     result's ``columns`` are those of the sheet, so that saving it gives the same one. A JPEG or a WebP of a lower
@@ -52,12 +55,12 @@ def replay(
     BundleError for another bundle than the recipe's, or one that this provider computes otherwise; what :func:`load`
     and the call itself raise.
     """
-    check_load(bundle, provider, cancel=cancel).check_threads(threads)
+    check_load(bundle, provider, on_build=on_build, cancel=cancel).check_threads(threads)
     Watch(cancel, on_step)
     recipe = source if isinstance(source, Recipe) else read_recipe(source)
     pixels = given_picture("image", image, recipe)
     repaint = given_picture("mask", mask, recipe)
-    generator = _loaded(recipe, bundle, provider, threads, cancel)
+    generator = _loaded(recipe, bundle, provider, threads, on_build, cancel)
     return again(generator, recipe, image=pixels, mask=repaint, cancel=cancel, on_step=on_step)
 
 
@@ -138,7 +141,12 @@ def check_precisions(recipe: Recipe, generator: Generator) -> None:
 
 
 def _loaded(
-    recipe: Recipe, bundle: str | Path | Bundle | None, provider: str, threads: int | None, cancel: Any
+    recipe: Recipe,
+    bundle: str | Path | Bundle | None,
+    provider: str,
+    threads: int | None,
+    on_build: OnProgress | None,
+    cancel: Any,
 ) -> Generator:
     """Load the bundle of a recipe as it was loaded. Raises BundleError where this one or here gives other pixels."""
     if bundle is None and recipe.bundle not in embedded_bundles():
@@ -150,7 +158,7 @@ def _loaded(
     check_same(recipe, opened)
     # By the coarsest, since a component that does not come in it runs in fp32.
     precision = next((one for one in ("int8", "fp16", "fp32") if one in recipe.precision.values()), "auto")
-    return load(opened, provider, precision, threads, cancel=cancel)
+    return load(opened, provider, precision, threads, on_build=on_build, cancel=cancel)
 
 
 def _drawn(generator: Generator, recipe: Recipe, image: Any, mask: Any, watched: dict[str, Any]) -> Result:

@@ -39,9 +39,12 @@ def create_app(
     serving: Serving,
     load: Load,
     *,
+    better: Load | None = None,
     gallery: Gallery | None = None,
     on_ready: Callable[[], object] = lambda: None,
     on_failure: Callable[[BaseException], object] = lambda error: None,
+    on_stay: Callable[[BaseException], object] = lambda error: None,
+    on_end: Callable[[], object] = lambda: None,
 ) -> FastAPI:
     """Make the application of a server.
 
@@ -49,9 +52,12 @@ def create_app(
         shelf: the bundles, opened.
         serving: who may ask, and how much.
         load: makes a bundle ready; it is called in a thread while the server listens already.
+        better: makes each ready in another way, which takes longer; the server draws meanwhile, and then with it.
         gallery: where the studio keeps pictures; None serves no studio.
-        on_ready: is called once all bundles are ready.
+        on_ready: is called once all bundles are ready, and again once ``better`` has made them so.
         on_failure: is told why one cannot be made ready.
+        on_stay: is told why ``better`` cannot, so that all stays as it is.
+        on_end: is called when the server ends, for a ``load`` that is under way.
     """
     metrics = Metrics()
 
@@ -66,6 +72,14 @@ def create_app(
                 await asyncio.to_thread(shelf.load, load)
             except Exception as error:
                 on_failure(error)
+                return
+            on_ready()
+            if better is None:
+                return
+            try:
+                await asyncio.to_thread(shelf.load, better)
+            except Exception as error:
+                on_stay(error)
             else:
                 on_ready()
 
@@ -73,6 +87,7 @@ def create_app(
         try:
             yield
         finally:
+            on_end()
             await desk.stop()
             loading.cancel()
 

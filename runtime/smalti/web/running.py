@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from smalti.bundle.reader import Bundle
 from smalti.drawing.generator import Generator
-from smalti.loading.load import load
+from smalti.errors import UsageError, for_outsiders
+from smalti.loading.building import BuildProgress
+from smalti.loading.load import check_load, load
 from smalti.web.app import create_app
 from smalti.web.desk.shelf import opened as shelf_of
 from smalti.web.server import address, bound, run
@@ -25,6 +29,7 @@ def listen(
     precision: str,
     threads: int | None,
     *,
+    meanwhile: str | None = None,
     tell: Callable[[str], object],
     gallery: Gallery | None = None,
     opened: Callable[[str], object] | None = None,
@@ -37,6 +42,7 @@ def listen(
         provider: as in :func:`smalti.load`, and so are ``precision`` and ``threads``.
         precision: as there.
         threads: as there.
+        meanwhile: another provider, which draws until ``provider`` is ready.
         tell: is given lines about what happens.
         gallery: where the studio keeps pictures; None serves no studio.
         opened: is given the address of the studio, with its token, once the server listens.
@@ -44,13 +50,25 @@ def listen(
     Raises what :func:`smalti.load` raises for a bundle that cannot be made ready, and UsageError for an address that
     cannot be taken.
     """
+    for asked in (provider, meanwhile):
+        check_load(None, provider if asked is None else asked, precision)
+    if meanwhile == provider:
+        raise UsageError(f"meanwhile {meanwhile!r}: another provider than {provider} is needed; or leave it out")
     serving.limits.check_threads(threads)
+    ending = threading.Event()
     shelf = shelf_of(bundles)
     listening, serving = bound(serving)
     where = address(serving)
 
-    def loaded(bundle: Bundle) -> Generator:
-        return load(bundle, provider, precision, threads, limits=serving.limits)
+    def loaded(by: str, bundle: Bundle) -> Generator:
+        told = set[str]()
+
+        def building(progress: BuildProgress) -> None:
+            if progress.component not in told:
+                told.add(progress.component)
+                tell(f"building the engine of the {progress.component} of {bundle.manifest.name}")
+
+        return load(bundle, by, precision, threads, limits=serving.limits, on_build=building, cancel=ending)
 
     def on_ready() -> None:
         for entry in shelf.entries:
@@ -58,8 +76,13 @@ def listen(
             tell(f"{entry.name} is ready on {report.actual} ({report.device})")
 
     def on_failure(error: BaseException) -> None:
-        app.state.failure = error
-        app.state.end()
+        if not ending.is_set():  # else that is why
+            app.state.failure = error
+            app.state.end()
+
+    def on_stay(error: BaseException) -> None:
+        if not ending.is_set():
+            tell(f"{provider} does not take over: {for_outsiders(str(error))}")
 
     def on_listening() -> None:
         if gallery is None:  # its token stays out of logs
@@ -72,5 +95,15 @@ def listen(
             opened(page)
 
     with listening:
-        app = create_app(shelf, serving, loaded, gallery=gallery, on_ready=on_ready, on_failure=on_failure)
+        app = create_app(
+            shelf,
+            serving,
+            partial(loaded, meanwhile or provider),
+            better=partial(loaded, provider) if meanwhile else None,
+            gallery=gallery,
+            on_ready=on_ready,
+            on_failure=on_failure,
+            on_stay=on_stay,
+            on_end=ending.set,
+        )
         run(app, serving, listening, on_listening)
