@@ -13,6 +13,8 @@ from typing import Final
 
 DRIVER_LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
 """Names of NVIDIA's driver library on this system, first choice first."""
+MANAGEMENT_LIBRARY: Final = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+"""Name of NVIDIA's management library, which comes with the driver."""
 THREADS_VARIABLE: Final = "SMALTI_THREADS"
 """Environment variable: cores to use."""
 CGROUPS: Final = Path("/sys/fs/cgroup")

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from smalti.backends.tensorrt.compiled import MadeFor
 from smalti.bundle.engine_folder import read_folder, write_folder
 from smalti.bundle.engines import SCHEMA_VERSION, EngineRecord, Engines
 from smalti.bundle.manifest import FileRecord, Precision, Role
@@ -13,6 +14,16 @@ from smalti.bundle.reader import Bundle
 
 INSTALLED = {"rtx": "1.7.1", "trt": "10.13.0"}
 """Versions that the engines were built with unless a test says otherwise."""
+MADE = MadeFor(
+    system="linux-x86_64",
+    version=INSTALLED["rtx"],
+    device="GeForce RTX 3060",
+    target="sm_86",
+    driver="580.95.05",
+    cuda="13.0",
+    engine="0" * 64,
+)
+"""What a file of compiled kernels was made for."""
 
 
 def keep(

@@ -228,5 +228,5 @@ def test_names_of_both_runtimes_that_the_source_has_are_compared(rtx):
     assert used & real - compared - ORDINARY == set()
 
 
-ORDINARY = {"file", "name", "names", "value", "engine", "log", "weights", "flags", "reset", "shape", "type"}
+ORDINARY = {"file", "line", "name", "names", "value", "engine", "log", "weights", "flags", "reset", "shape", "type"}
 """Names that our own objects have too."""

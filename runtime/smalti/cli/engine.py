@@ -166,7 +166,7 @@ def prune_engines(
         ),
     ] = False,
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Remove those that were built so many days ago too.")
+        float | None, typer.Option(metavar="DAYS", help="Remove those that were made so many days ago too.")
     ] = None,
     keep_mb: Annotated[
         float | None, typer.Option(metavar="MB", help="Remove the oldest too, until at most so many megabytes stay.")
@@ -174,7 +174,9 @@ def prune_engines(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove engines from the cache that nothing can use: damaged ones, those of other versions, and left-overs.
+    """Remove from the cache what nothing can use: engines that are damaged or of other versions, and left-overs.
+
+    Kernels that TensorRT-RTX compiled in another version, or for another driver, go too.
 
     A bundle's own engines stay. Engines of a runtime that is not installed stay too, without an option.
     """

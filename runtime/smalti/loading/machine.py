@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from smalti.backends.driver_version import driver_version
 from smalti.system.platform import system_name
 from smalti.verification.doctor.gather import installed_packages
 from smalti.verification.doctor.hardware import find_adapters, find_processor
-from smalti.verification.doctor.probe import driver_version
 from smalti.version import __version__
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.driver import Driver, driver

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.kept_engines import INSTALLED, keep
+from helpers.kept_engines import INSTALLED, MADE, keep
 from smalti.bundle.engine_folder import changing, read_folder
 from smalti.verification.engines.pruning import Rule, prune
 from smalti.verification.engines.scratch import scratch_folder, scratches, sweep
@@ -196,6 +196,7 @@ def test_all_includes_what_is_made_again_where_it_is_missing(bundle, cache, engi
     for name in ("compiled/a.cache", "trials/b.json", "datasets/faces.npy"):
         (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cache" / name).write_bytes(b"1234")
+    (tmp_path / "cache/compiled/a.cache").write_bytes(MADE.line() + b"kernels")
     assert engine("prune")[0] == 0
     assert engine("prune", "--all", "--dry-run")[0] == 0
     assert (tmp_path / "cache/compiled/a.cache").exists()

@@ -9,15 +9,16 @@ from smalti.backends.device.arena import Device
 from smalti.backends.device.backend import DeviceBackend
 from smalti.backends.device.graphs import ComparedGraphs
 from smalti.backends.device.tensors import DeviceSession
+from smalti.backends.driver_version import driver_version
 from smalti.backends.tensorrt.bindings import Bindings
 from smalti.backends.tensorrt.choice import NAMES, Host, fitting
-from smalti.backends.tensorrt.compiled import CompiledKernels
+from smalti.backends.tensorrt.compiled import CompiledKernels, MadeFor
 from smalti.backends.tensorrt.session import EngineSession
 from smalti.bundle.engine_folder import KeptEngine, engines_of
 from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, ProviderUnavailable, UsageError
+from smalti.errors import ProviderUnavailable, UsageError
 from smalti.system.platform import system_name
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.launch import Kernels, load_kernels
@@ -41,12 +42,13 @@ class EngineBackend(DeviceBackend):
         self.runtime = bindings.name
         self.threads = 1
 
-    def find(self, bundle: Bundle, role: Role, precision: Precision) -> KeptEngine:
-        """Return the engine of a component. Raises ProviderUnavailable where none fits, and says why of each."""
+    def read(self, bundle: Bundle, role: Role, precision: Precision) -> tuple[KeptEngine, bytes]:
+        """Return the engine of a component, whole. Raises ProviderUnavailable where none fits, and says why of each."""
         kept, wrong = engines_of(bundle)
-        found, reasons = fitting(kept, bundle, self.host, role, precision, check=True)
+        plans: list[bytes] = []
+        found, reasons = fitting(kept, bundle, self.host, role, precision, lambda one: plans.append(one.read()))
         if found is not None:
-            return found
+            return found, plans[-1]
         said = "; ".join((*reasons, *wrong)) or "there is none"
         raise ProviderUnavailable(
             f"provider {self.name} has no engine of the {role} in {precision} for {self.host.target}: {said}. "
@@ -58,11 +60,7 @@ class EngineBackend(DeviceBackend):
 
         Raises ProviderUnavailable where there is none for this device, or the runtime refuses it.
         """
-        kept = self.find(bundle, role, precision)
-        try:
-            plan = kept.read()
-        except BundleError as error:
-            raise ProviderUnavailable(f"{error}. {self._remedy(bundle, precision)}") from error
+        kept, plan = self.read(bundle, role, precision)
         with self.place.entered():
             engine = self.bindings.read(plan, kept.path)
         return self._session(engine, kept, role)
@@ -121,7 +119,15 @@ class TensorRtRtx(EngineBackend):
     def _session(self, engine: Any, kept: KeptEngine, role: Role) -> DeviceSession:
         device, driver = self.place.kernels.device, self.place.kernels.driver
         compiled = CompiledKernels(
-            self.bindings.version, device.name, str(device.capability), str(driver.version), kept.record.engine.sha256
+            MadeFor(
+                system=system_name(),
+                version=self.bindings.version,
+                device=device.name,
+                target=f"sm_{device.capability}",
+                driver=driver_version(),
+                cuda=".".join(map(str, driver.version)),
+                engine=kept.record.engine.sha256,
+            )
         )
 
         def session(graphs: bool) -> EngineSession:

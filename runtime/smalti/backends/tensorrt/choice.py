@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,12 +61,17 @@ def from_another_graph(record: EngineRecord, bundle: Bundle) -> str:
 
 
 def fitting(
-    kept: Sequence[KeptEngine], bundle: Bundle, host: Host, role: Role, precision: Precision, *, check: bool = False
+    kept: Sequence[KeptEngine],
+    bundle: Bundle,
+    host: Host,
+    role: Role,
+    precision: Precision,
+    check: Callable[[KeptEngine], object] = lambda one: None,
 ) -> tuple[KeptEngine | None, list[str]]:
     """Return the first engine of a component that runs on a host, or None, and why each of those before it does not.
 
-    Engines of other components and precisions are passed over without a word. With ``check`` the file is read too, and
-    one that is missing or damaged does not run.
+    Engines of other components and precisions are passed over without a word. One of which ``check`` raises BundleError
+    does not run.
     """
     reasons: list[str] = []
     for one in kept:
@@ -74,16 +79,11 @@ def fitting(
             continue
         if reason := unfit(one.record, bundle, host):
             reasons.append(f"{one.path}: {reason}")
-        elif check and (reason := _damage(one)):
-            reasons.append(reason)
+            continue
+        try:
+            check(one)
+        except BundleError as error:
+            reasons.append(str(error))
         else:
             return one, reasons
     return None, reasons
-
-
-def _damage(one: KeptEngine) -> str:
-    try:
-        one.check()
-    except BundleError as error:
-        return str(error)
-    return ""

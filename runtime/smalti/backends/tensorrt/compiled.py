@@ -1,8 +1,9 @@
 """What TensorRT-RTX compiles for a GPU, kept on disk, so that later processes start at once.
 
 TensorRT-RTX compiles an engine's kernels when a context is made. Its runtime cache holds them, and refuses content that
-another version, GPU or driver made. A file is keyed by all of these and by the engine. A process that dies while it
-uses a file for the first time leaves a mark; the next one then goes without that file and makes a new one.
+another version, GPU or driver made. A file is keyed by all of these and by the engine, and names them in its first
+line. A process that dies while it uses a file for the first time leaves a mark; the next one then goes without that
+file and makes a new one.
 """
 
 from __future__ import annotations
@@ -13,24 +14,60 @@ import hashlib
 import logging
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from smalti.errors import OutputError
 from smalti.system.files import write_whole
-from smalti.system.platform import cache_folder, system_name
+from smalti.system.platform import cache_folder
 
 _log = logging.getLogger(__name__)
-LARGEST = 2**30
+LARGEST: Final = 2**30
 """Bytes of a file that are read."""
+SUFFIX: Final = ".cache"
+LONGEST_LINE: Final = 4096
+"""Bytes of its first line."""
+
+
+class MadeFor(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decides what is compiled."""
+
+    system: str
+    version: str
+    """Version of TensorRT-RTX."""
+    device: str
+    target: str
+    driver: str
+    """Version of NVIDIA's driver; empty where it could not be read."""
+    cuda: str
+    engine: str
+    """sha256 of the engine."""
+
+    def line(self) -> bytes:
+        """Return the first line of a file."""
+        return msgspec.json.encode(self) + b"\n"
+
+
+def compiled_folder() -> Path:
+    """Return the folder of these files; it may not exist."""
+    return cache_folder() / "compiled"
+
+
+def made_for(file: Path) -> MadeFor | None:
+    """Return what a file was made for; None where its first line does not tell. Raises OSError."""
+    with file.open("rb") as opened, contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(opened.readline(LONGEST_LINE), type=MadeFor)
+    return None
 
 
 class CompiledKernels:
     """The runtime cache of one engine, and its file."""
 
-    def __init__(self, *key: str) -> None:
-        """``key`` is everything that decides what is compiled: version, GPU, driver, engine."""
-        name = hashlib.sha256("\n".join((system_name(), *key)).encode()).hexdigest()[:32]
-        self.file = cache_folder() / "compiled" / f"{name}.cache"
+    def __init__(self, made_for: MadeFor) -> None:
+        """Take what decides about all that is compiled."""
+        self._line = made_for.line()
+        self.file = compiled_folder() / f"{hashlib.sha256(self._line).hexdigest()[:32]}{SUFFIX}"
         self._cache: Any = None
         self._saved = b""
         self._trial: Any = None
@@ -54,7 +91,7 @@ class CompiledKernels:
             if content and content != self._saved:
                 try:
                     self.file.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(self.file, content)
+                    write_whole(self.file, self._line + content)
                     self._saved = content
                 except (OutputError, OSError) as error:
                     _log.warning("compiled kernels are not kept: %s", error)
@@ -78,7 +115,8 @@ class CompiledKernels:
     def _content(self) -> bytes:
         with contextlib.suppress(OSError):
             if self.file.stat().st_size <= LARGEST:
-                return self.file.read_bytes()
+                whole = self.file.read_bytes()
+                return whole.removeprefix(self._line) if whole.startswith(self._line) else b""
         return b""
 
     def _begin_trial(self) -> bool:

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_int, c_size_t
-from pathlib import Path
 from typing import Any, Final
 
 CAPABILITY: Final = (75, 76)
@@ -32,6 +31,8 @@ def driver(*names: str) -> dict[str, Any]:
     started = library.cuInit(0)
     if library.cuDriverGetVersion(byref(number)) == 0 and number.value:
         found["cuda"] = (number.value // 1000, number.value % 1000 // 10)
+    from smalti.backends.driver_version import driver_version
+
     found["version"] = driver_version()
     failed = started or library.cuDeviceGetCount(byref(count))
     if failed:
@@ -59,21 +60,6 @@ def _error(library: Any, code: int) -> str:
     text = c_char_p()
     known = library.cuGetErrorName(code, byref(text)) == 0 and text.value
     return f"{text.value.decode() if known and text.value else 'an unknown error'} ({code})"
-
-
-def driver_version() -> str:
-    """Return the version that users know, from the kernel's module or from NVIDIA's management library."""
-    try:
-        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
-        return next((word for word in words if word[0].isdigit() and "." in word), "")
-    except OSError:
-        pass
-    names = ("nvml.dll",) if sys.platform == "win32" else ("libnvidia-ml.so.1",)
-    library, _, _ = _load(names)
-    text = ctypes.create_string_buffer(96)
-    if library is None or library.nvmlInit_v2() != 0:
-        return ""
-    return text.value.decode() if library.nvmlSystemGetDriverVersion(text, len(text)) == 0 else ""
 
 
 def inference(name: str) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _worn(
 def _outcome(kept: list[KeptEngine], bundle: Bundle, host: Host, role: Role, precision: Precision) -> Outcome:
     asked = (host.runtime, role, precision)
     own = [one for one in kept if (one.record.runtime, one.record.component, one.record.precision) == asked]
-    engine, reasons = fitting(own, bundle, host, role, precision, check=True)
+    engine, reasons = fitting(own, bundle, host, role, precision, KeptEngine.check)
     if engine is None:
         return Outcome(host.runtime, precision, role, "", "", (), tuple(reasons))
     reasons += [f"{one.path}: another one comes first" for one in own[own.index(engine) + 1 :]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from smalti.backends.tensorrt.compiled import SUFFIX, compiled_folder
 from smalti.bundle.engine_folder import (
     KeptEngine,
     cached_folders,
@@ -25,9 +26,10 @@ from smalti.system.files import remove_folder
 from smalti.system.platform import cache_folder, patiently
 from smalti.verification.engines.listing import Installed, judge
 from smalti.verification.engines.scratch import left_behind
+from smalti.verification.engines.worn import Here, gpus_here, worn
 
-BESIDE = ("compiled", "trials")
-"""Folders of the cache beside that of engines."""
+TRIALS = "trials"
+"""Folder of the cache with the verdicts of ``auto``."""
 DAY = 86400.0
 """Seconds."""
 USELESS = ("damaged", "other version")
@@ -40,7 +42,7 @@ class Rule:
 
     everything: bool = False
     older_than: float | None = None
-    """Age in days from which on engines go."""
+    """Age in days from which on engines and compiled kernels go."""
     keep_bytes: int | None = None
     """Bytes that may stay; the oldest engines go first."""
 
@@ -97,11 +99,17 @@ class _Folder:
 
 
 def prune(
-    installed: Installed, rule: Rule, *, dry: bool = False, say: Callable[[str], object] = lambda line: None
+    installed: Installed,
+    rule: Rule,
+    *,
+    dry: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+    here: Here | None = None,
 ) -> Pruned:
     """Remove engines of other versions than the installed ones, damaged ones, strays, and what ``rule`` says.
 
-    Strays are files that no list names, as a killed process leaves them.
+    Strays are files that no list names, as a killed process leaves them. What TensorRT-RTX compiled in another version,
+    or for another driver of the GPUs ``here`` (by default those of this machine), goes too.
 
     Each folder changes under its lock: first its list, then its files. A list of a later smalti stays, with its
     engines, unless everything goes. ``dry`` removes nothing. ``say`` is called where another process has the lock.
@@ -130,8 +138,11 @@ def prune(
                 elif file.why:
                     pruned.removed.append(Removed(str(file.path), file.bytes, file.why))
     left_behind(partial(_leave, pruned, dry))
-    if rule.everything:
-        _clear(pruned, dry=dry)
+    here = gpus_here() if here is None else here
+    for path in _files_in(compiled_folder()):
+        _drop(pruned, path, lambda age, path=path: _why_compiled(path, installed, rule, here, age), dry=dry)
+    for path in _files_in(cache_folder() / TRIALS) if rule.everything else ():
+        _drop(pruned, path, lambda age: "everything goes", dry=dry)
     return pruned
 
 
@@ -146,14 +157,33 @@ def _leave(pruned: Pruned, dry: bool, folder: Path) -> None:
         pruned.removed.append(Removed(str(folder), size, "a build that was killed left it"))
 
 
-def _clear(pruned: Pruned, *, dry: bool) -> None:
-    """Remove what is made again where it is missing: kernels that TensorRT-RTX compiled, and verdicts of ``auto``."""
-    for path in [path for name in BESIDE for path in sorted((cache_folder() / name).glob("*")) if path.is_file()]:
-        file = _file(path, lambda age: "everything goes")
-        if reason := ({} if dry else _unlink(path)).get(path):
-            pruned.problems.append(f"cannot remove {path}: {reason}")
-        else:
-            pruned.removed.append(Removed(str(path), file.bytes, file.why))
+def _files_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:  # none, or no folder
+        return []
+
+
+def _why_compiled(path: Path, installed: Installed, rule: Rule, here: Here, age: float) -> str:
+    """Return why a file of compiled kernels goes, which are made again where they are missing; empty if it stays."""
+    if rule.everything:
+        return "everything goes"
+    if path.suffix != SUFFIX:  # a lock or a mark, which another process may hold
+        return ""
+    if why := worn(path, installed.get("rtx", ""), here):
+        return why
+    return f"it is {age:.1f} days old" if rule.older_than is not None and age >= rule.older_than else ""
+
+
+def _drop(pruned: Pruned, path: Path, why: Callable[[float], str], *, dry: bool) -> None:
+    """Remove a file beside engines, if it goes."""
+    file = _file(path, why)
+    if not file.why:
+        return
+    if reason := ({} if dry else _unlink(path)).get(path):
+        pruned.problems.append(f"cannot remove {path}: {reason}")
+    else:
+        pruned.removed.append(Removed(str(path), file.bytes, file.why))
 
 
 def _look(folder: Path, installed: Installed, rule: Rule, too_many: set[Path]) -> _Folder:
