@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from smalti.backends.tensorrt.bindings import OLDEST
+
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, dict[str, Requirement]] = {
     extra: {Requirement(one).name: Requirement(one) for one in PROJECT["optional-dependencies"][extra]}
@@ -86,10 +88,20 @@ def test_running_engines_needs_no_onnx_and_building_them_does() -> None:
         for extra in ("cli", "rtx", "engines", "trt")
     }
     assert brings["rtx"].keys() == {"filelock", "tensorrt-rtx"}
-    assert brings["engines"].keys() == {"smalti", "onnx"}
+    assert brings["engines"].keys() == {"smalti", "tensorrt-rtx", "onnx"}
     assert brings["engines"]["smalti"].extras == {"cli", "rtx"}
     assert brings["trt"].keys() == {"smalti", "filelock", "onnx", "tensorrt"}
     assert "filelock" in brings["cli"], "smalti engine prune locks the folders of engines"
+
+
+def test_an_engine_finds_the_version_that_built_it() -> None:
+    """The lines that install it name smalti's extra and one version, and pip refuses what does not go together."""
+    (running,) = (one for one in PROJECT["optional-dependencies"]["rtx"] if one.startswith("tensorrt-rtx"))
+    for version in ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116", "1.9.0.1"):
+        assert Requirement(running).specifier.contains(version)
+    oldest = ".".join(map(str, OLDEST["rtx"]))
+    assert Requirement(running).specifier.contains(oldest)
+    assert not Requirement(running).specifier.contains("1.3")
 
 
 def versions(package: str, platform: str) -> list[Version]:

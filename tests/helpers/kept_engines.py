@@ -8,7 +8,7 @@ from typing import Any
 
 from smalti.backends.tensorrt.compiled import MadeFor
 from smalti.bundle.engine_folder import read_folder, write_folder
-from smalti.bundle.engines import SCHEMA_VERSION, EngineRecord, Engines
+from smalti.bundle.engines import SCHEMA_VERSION, EngineRecord, Engines, Profile
 from smalti.bundle.manifest import FileRecord, Precision, Role
 from smalti.bundle.reader import Bundle
 
@@ -44,7 +44,7 @@ def keep(
         "engine": FileRecord(file=f"{role}.{precision}.{digest[:12]}.{runtime}", sha256=digest, bytes=len(plan)),
         "source_sha256": bundle.variant(role, precision).graph.sha256,
         "built_sha256": "0" * 64,
-        "profiles": (),
+        "profiles": ({"tokens": Profile(least=(1, 1), best=(1, 4), most=(16, 16))},),
     }
     record = EngineRecord(**(known | fields))
     listed = Engines(

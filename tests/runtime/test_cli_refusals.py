@@ -13,7 +13,7 @@ import pytest
 
 from helpers.hints import Hints
 from smalti import DamagedKernel, DriverError, DriverUnavailable, KernelError, NoMatchingKernel
-from smalti.loading.machine import nvidia
+from smalti.verification.doctor.safe_driver import safe_driver
 
 
 def names(folder: Path) -> list[str]:
@@ -105,7 +105,7 @@ def test_a_kernel_that_cannot_run_is_a_provider_that_cannot(kind, run, out, monk
     assert names(out) == []
 
 
-@pytest.mark.skipif(nvidia()[0] is not None, reason="this machine has a GPU")
+@pytest.mark.skipif(safe_driver()[0] is not None, reason="this machine has a GPU")
 @pytest.mark.parametrize("provider", ["cuda", "rtx", "trt"])
 def test_a_gpu_that_is_not_there_is_told_at_once(provider, command, tiny_bundle, out):
     started = time.monotonic()

@@ -225,7 +225,7 @@ def _listed(bundle: Bundle, folder: Path, say: Say) -> Engines:
     """Return the folder's list. Raises UsageError when its engines belong to another bundle."""
     engines, wrong = read_or_forget(folder)
     if wrong:
-        say(f"{wrong}: the list is made anew")
+        say(f"the list is made anew: {wrong}")
     if engines is not None and engines.bundle_digest != bundle.digest:
         raise UsageError(
             f"{folder} holds engines of another bundle (or of this one before it was exported again): "

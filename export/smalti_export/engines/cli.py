@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -24,6 +24,8 @@ from smalti_export.engines.progress import KINDS, Shown, libraries_silent
 from smalti_export.engines.toolkit import EXTRA, PORTABLE, open_toolkit
 
 SUFFIX = ".zip"
+ARCHIVES = (".tar", ".gz", ".tgz", ".xz", ".zst", ".7z", ".rar", ".whl")
+"""Ends of names that people give to archives of other kinds."""
 
 app = App()
 
@@ -34,7 +36,7 @@ def build(
         str | None, typer.Argument(metavar="BUNDLE", help="Path or name of a bundle; the embedded one by default.")
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -52,7 +54,7 @@ def build(
         typer.Option(
             metavar="GPU",
             help='GPU, such as sm_86, 8.6 or "RTX 3060"; for one engine that serves several: --target sm_86 --target '
-            "sm_89. [default: " + ", ".join(PORTABLE) + "]",
+            "sm_89. [default: " + ", ".join(PORTABLE) + "; in fp32 without sm_75]",
         ),
     ] = None,
     precision: Annotated[str, typer.Option(metavar="NAME", help="fp16 or fp32.")] = "fp16",
@@ -81,11 +83,10 @@ def build(
     shown = Shown(progress)
     opened = open_bundle(bundle)
     roles = [_one_of("component", name, tuple(opened.manifest.components)) for name in component or ()]
-    chosen = cast(Precision, _one_of("precision", precision, get_args(Precision)))
-    toolkit = open_toolkit(runtime, target or ())
+    chosen = cast(Precision, _one_of("precision", precision.lower(), get_args(Precision)))
+    toolkit = open_toolkit(runtime, target or (), chosen)
     build_engines, build_zip = _builders(toolkit.runtime)
-    zipped = output is not None and output.suffix.lower() == SUFFIX
-    folder = output or engine_cache(opened)
+    zipped, folder = _place(output, opened)
     make = build_zip if zipped else build_engines
     try:
         with libraries_silent():
@@ -106,15 +107,25 @@ def build(
         size = {"bytes": folder.stat().st_size} if zipped else {}
         typer.echo(json.dumps({"path": str(folder), **size, **content}, indent=2))
     else:
-        typer.echo("\n".join(map(printable, _lines(opened, engines, folder, zipped))))
+        typer.echo("\n".join(map(printable, _lines(opened, engines, folder, zipped, roles))))
 
 
-def _lines(bundle: Bundle, engines: Engines, path: Path, zipped: bool) -> list[str]:
+def _place(output: str | None, bundle: Bundle) -> tuple[bool, Path]:
+    """Return whether a zip is wanted, and where to write. Raises UsageError for what is neither zip nor folder."""
+    if output is None:
+        return False, engine_cache(bundle)
+    if output == "-" or output.lower().endswith(ARCHIVES):
+        raise UsageError(f"output {output!r}: a {SUFFIX} or a folder is needed, such as engines{SUFFIX} or engines/")
+    return output.lower().endswith(SUFFIX), Path(output)
+
+
+def _lines(bundle: Bundle, engines: Engines, path: Path, zipped: bool, roles: Collection[str]) -> list[str]:
     folder = path / ENGINES_FOLDER if zipped else path
     lines = [
         f"{folder / record.engine.file}: {record.component} {record.precision}, "
         f"{record.engine.bytes / 1e6:.1f} MB, {record.runtime} {record.version}, {', '.join(record.targets)}"
         for record in engines.engines
+        if zipped or not roles or record.component in roles
     ]
     if zipped:
         of_bundle = sum(file.bytes for file in bundle.manifest.files())

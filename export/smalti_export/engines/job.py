@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from smalti.bundle.engine_folder import KeptEngine
+from smalti.bundle.engine_folder import OTHER_CACHE, KeptEngine
 from smalti.bundle.engines import EngineRecord, Profile
 from smalti.bundle.manifest import FileRecord, Precision, Role
 from smalti.bundle.reader import Bundle
-from smalti.errors import BundleError, EngineError
+from smalti.errors import BundleError, EngineError, OutputError
 from smalti.verification.engines.scratch import scratch_folder
 from smalti_export.engines.graphs import for_tensorrt
 from smalti_export.engines.profiles import make_profiles
@@ -77,17 +77,23 @@ class Job:
     def build(self, watch: Watch) -> tuple[EngineRecord, bytes]:
         """Build the engine.
 
-        Raises EngineError when the builder refuses the graph, BundleError when a file of weights is damaged.
+        Raises EngineError when the builder refuses the graph, BundleError when a file of weights is damaged,
+        OutputError when there is no room for the builder's files.
         """
         variant = self.bundle.variant(self.role, self.precision)
         # Write checked copies: the parser opens files by path, which does not work inside a zip.
         with scratch_folder() as folder:
-            for file in variant.weights:
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(self.bundle.read(file))
-                self.bundle.forget()
             graph = folder / f"{self.role}.{self.precision}.onnx"
-            graph.write_bytes(self.graph)
+            try:
+                for file in variant.weights:
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / file).write_bytes(self.bundle.read(file))
+                    self.bundle.forget()
+                graph.write_bytes(self.graph)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write the builder's files to {folder}: {error.strerror or error}. {OTHER_CACHE}"
+                ) from error
             plan = self.toolkit.build(graph, self.profiles, watch)
         runtime = self.toolkit.runtime
         if not plan.startswith(MAGIC.get(runtime, b"")) or not plan:

@@ -38,22 +38,24 @@ def build_zip(
 ) -> Engines:
     """Build engines as :func:`smalti_export.engines.build.build_engines` does, and zip the bundle with them.
 
-    The zip has the files that the manifest declares, and ``engines/`` with what the bundle carried already and what was
-    built. What is built goes into the user's cache first, so that an interrupt loses none that was finished; where the
-    cache cannot be written, into a temporary folder. Nothing is compressed, so that the zip is read as fast as a
-    folder. Order and dates are always the same.
+    The zip has the files that the manifest declares, and ``engines/`` with what the bundle carried already, what a zip
+    of the same bundle that is replaced carried, and what was built. What is built goes into the user's cache first, so
+    that an interrupt loses none that was finished; where the cache cannot be written, into a temporary folder. Nothing
+    is compressed, so that the zip is read as fast as a folder. Order and dates are always the same.
 
-    Raises the errors of ``build_engines``; UsageError when ``output`` is a file that is no bundle, unless ``force`` is
+    Raises the errors of ``build_engines``; UsageError when ``output`` is a file of something else, unless ``force`` is
     set; EngineError when any engine could not be built. A zip that was there is then untouched.
     """
     check_writable(output)
     if not force:
-        check_replaceable(output)
+        check_replaceable(output, bundle)
     heard = Heard(say, progress, go_on)
     jobs, failed = planned(bundle, toolkit, precision, components)
     with changing(output, lambda: say(f"waiting for another process that writes {output}")):
         _sweep(output)
         own = _carried(bundle, say)
+        if (there := _same_bundle(output, bundle)) is not None and there.path != bundle.path:
+            own += [one for one in _carried(there, say) if one.record not in [mine.record for mine in own]]
         missing = [job for job in jobs if force or job.find(own)[0] is None]
         with whole_folder(output) as partial:
             folder = _place(bundle, missing, partial, heard, force)
@@ -81,16 +83,28 @@ def build_zip(
     return engines
 
 
-def check_replaceable(output: Path) -> None:
-    """Raise UsageError when ``output`` is a file that is no bundle."""
+def check_replaceable(output: Path, bundle: Bundle) -> None:
+    """Raise UsageError when ``output`` is a file that is no bundle, or another one than ``bundle``."""
     if not reachable(output).exists():
         return
     try:
-        open_bundle(reachable(output))
+        name = open_bundle(reachable(output)).manifest.name
     except BundleError:
-        raise UsageError(
-            f"{output} is there, and is no bundle of smalti. Name another file, or replace it with --force"
-        ) from None
+        what = "is no bundle of smalti"
+    else:
+        if name == bundle.manifest.name:
+            return
+        what = f"is bundle {name}, and not {bundle.manifest.name}"
+    raise UsageError(f"{output} is there, and {what}. Name another file, or replace it with --force")
+
+
+def _same_bundle(output: Path, bundle: Bundle) -> Bundle | None:
+    """Return the bundle in a zip that is to be replaced, where it is the same one; else None."""
+    try:
+        there = open_bundle(reachable(output)) if reachable(output).is_file() else None
+    except BundleError:
+        return None
+    return there if there is not None and there.digest == bundle.digest else None
 
 
 def _place(bundle: Bundle, jobs: Sequence[Job], partial: Path, heard: Heard, force: bool) -> Path:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smalti.bundle.engines import Profile, Runtime
+from smalti.bundle.manifest import Precision
 from smalti.errors import EngineError, MissingExtra, UsageError
 from smalti.system.platform import install_hint, system_name
-from smalti.verification.engines.cards import GPUS, target_named
+from smalti.verification.engines.cards import GPUS, target_named, unknown
 from smalti.verification.engines.hosts import OLDEST_TRT
 from smalti_export.engines.watching import Monitor, Watch, watched
 from smalti_kernels.impl.cuda.driver import Device, driver
@@ -91,14 +92,19 @@ class DeviceToolkit:
         return _build(self._trt, graph, profiles, lambda config: None, watch)
 
 
-def open_toolkit(runtime: str, targets: Sequence[str]) -> Toolkit:
-    """The toolkit of a runtime.
+def default_targets(precision: Precision) -> tuple[str, ...]:
+    """The targets of a portable engine where none are named: those of :data:`PORTABLE` that run the precision."""
+    return tuple(target for target in PORTABLE if precision != "fp32" or target != "sm_75")
+
+
+def open_toolkit(runtime: str, targets: Sequence[str], precision: Precision = "fp16") -> Toolkit:
+    """The toolkit of a runtime; without ``targets``, for the default ones that run the precision.
 
     Raises UsageError when the runtime or a target is unknown, MissingExtra when the package is not installed, and the
     driver's errors when TensorRT finds no GPU.
     """
     if runtime == "rtx":
-        return PortableToolkit(targets or PORTABLE)
+        return PortableToolkit(targets or default_targets(precision))
     if runtime != "trt":
         raise UsageError(f"runtime {runtime!r}: allowed are rtx and trt")
     if targets:
@@ -128,7 +134,7 @@ def _target(word: str, known: Sequence[str], version: str) -> str:
     if len(parts) > 1 and all(parts):
         raise UsageError(f"target {word!r} names several GPUs; give each its own: {_several(parts)}")
     if not target:
-        raise UsageError(f"target {word!r} is no GPU that smalti knows. {allowed}")
+        raise UsageError(f"target {unknown(word)}. {allowed}")
     named = f"target {target} ({GPUS[target]})" if target in GPUS else f"target {target}"
     if int(target.removeprefix("sm_")) >= OLDEST_TRT:
         raise UsageError(

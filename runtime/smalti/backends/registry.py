@@ -14,6 +14,8 @@ from smalti_kernels.platform import usable_cores
 
 AUTO: Final = "auto"
 PROVIDERS: Final = ("cpu", "cuda", "rtx", "trt", "webgpu")
+ON_NVIDIA: Final = ("cuda", "rtx", "trt")
+"""Those that need NVIDIA's driver."""
 
 
 def check_provider(requested: str) -> None:

@@ -14,6 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
+from smalti.backends.registry import ON_NVIDIA
 from smalti.batch.libraries import ray
 from smalti.batch.loading import Loading
 from smalti.batch.shards import Receipt, Task
@@ -24,7 +25,6 @@ LOCAL, AUTO = "local", "auto"
 ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 STORE: Final = 80 * 2**20
 """Bytes of Ray's object store where it is started here; only receipts go through it."""
-ON_GPUS: Final = ("cuda", "rtx", "trt")
 
 
 def check_address(address: str) -> None:
@@ -148,7 +148,7 @@ def _needs(loading: Loading, there: dict[str, float]) -> Needs:
     """Return a GPU for each worker where the provider takes one; provider auto takes GPUs where the cluster has any."""
     threads = loading.threads or 1
     if loading.backend is None and (
-        loading.provider in ON_GPUS or (loading.provider == "auto" and there.get("GPU", 0) >= 1)
+        loading.provider in ON_NVIDIA or (loading.provider == "auto" and there.get("GPU", 0) >= 1)
     ):
         return Needs(threads, 1)
     return Needs(threads, 0)

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
+from smalti.backends.registry import ON_NVIDIA
 from smalti.batch.checking import Checking, strangers
-from smalti.batch.cluster import ON_GPUS, Cluster
+from smalti.batch.cluster import Cluster
 from smalti.batch.formats.format import Damaged, remove_any
 from smalti.batch.formats.registry import format_of
 from smalti.batch.loading import Loading
@@ -33,7 +34,7 @@ from smalti_kernels.platform import usable_cores
 
 FAILED: Final = "failed.jsonl"
 Tell = Callable[[str], object]
-ON_DEVICES: Final = (*ON_GPUS, "webgpu")
+ON_DEVICES: Final = (*ON_NVIDIA, "webgpu")
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _hands(folder: Path, loading: Loading, running: Running, shards: int) -> tup
     if running.address is not None:
         cluster = Cluster(running.address, loading, running.actors, usable_cores())
         return cluster, min(cluster.actors, shards)
-    gpus = nvidia_gpus() if loading.backend is None and loading.provider in ON_GPUS else []
+    gpus = nvidia_gpus() if loading.backend is None and loading.provider in ON_NVIDIA else []
     return Processes(folder, gpus), min(running.actors or _processes(loading, gpus), shards)
 
 

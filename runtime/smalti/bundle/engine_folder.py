@@ -20,7 +20,7 @@ from smalti.bundle import engines as engine_records
 from smalti.bundle.engines import ENGINES, EngineRecord, Engines
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle, check_file, read_checked, read_engines
 from smalti.errors import BundleError, MissingExtra, OutputError
-from smalti.system.files import portable_name, write_whole
+from smalti.system.files import FOLDER, portable_name, told_kind, write_whole
 from smalti.system.platform import cache_folder, install_hint, reachable
 
 REBUILD = "build it again with smalti engine build"
@@ -121,8 +121,9 @@ def read_or_forget(folder: Path) -> tuple[Engines | None, str]:
 
     Raises BundleError when a later smalti wrote it, which the new list would undo.
     """
-    raw = _list_of(folder)
+    raw = None
     try:
+        raw = _list_of(folder)
         return (None if raw is None else engine_records.decode(raw, str(folder))), ""
     except BundleError as error:
         if raw is not None and engine_records.is_newer(raw):
@@ -131,6 +132,8 @@ def read_or_forget(folder: Path) -> tuple[Engines | None, str]:
 
 
 def _list_of(folder: Path) -> bytes | None:
+    if kind := told_kind(folder / ENGINES):
+        raise BundleError(f"{folder}: {ENGINES} cannot be read: it is {kind}, not a file. Remove it")
     try:
         return (reachable(folder) / ENGINES).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -151,12 +154,21 @@ def write_folder(folder: Path, engines: Engines, plans: Mapping[str, bytes]) -> 
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     before = {record.engine.file for record in listed.engines} if listed else set[str]()
-    for file, plan in plans.items():
-        write_whole(folder / file, plan)
-    write_whole(folder / ENGINES, engine_records.encode(engines))
+    for file, content in {**plans, ENGINES: engine_records.encode(engines)}.items():
+        _write(folder / file, content)
     for file in before - {record.engine.file for record in engines.engines}:
         with contextlib.suppress(OSError):
             (folder / file).unlink()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file in place of whatever lies there: a named pipe would take the bytes, and wait for a reader."""
+    if told_kind(file) and told_kind(file) != FOLDER:
+        try:
+            file.unlink()
+        except OSError as error:
+            raise OutputError(f"cannot write {file}: {error.strerror or error}") from error
+    write_whole(file, content)
 
 
 def strays(folder: Path, listed: Engines | None) -> list[Path]:

@@ -38,9 +38,9 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     component: Role
     precision: Precision
     runtime: Runtime
-    version: str
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]*$", max_length=40)]
     """Version of the runtime that built it; the engine runs only in that version."""
-    targets: tuple[Target, ...]
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(min_length=1)]
     """Compute capabilities of the GPUs it runs on."""
     device: str = ""
     """Name of the one GPU it runs on; empty where every GPU of the targets runs it."""
@@ -51,7 +51,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """sha256 of the bundle's graph it was built from."""
     built_sha256: Sha256 | None = None
     """sha256 of that graph as the builder got it, changed for TensorRT; None in lists of version 1."""
-    profiles: tuple[dict[str, Profile], ...]
+    profiles: Annotated[tuple[dict[str, Profile], ...], msgspec.Meta(min_length=1)]
     """Accepted sizes of the inputs, by input name, for each profile."""
 
 
@@ -98,4 +98,7 @@ def decode(raw: bytes, where: str) -> Engines:
     for record in engines.engines:
         if not is_plain(record.engine.file) or "/" in record.engine.file:
             raise BundleError(f"{where}: {ENGINES} names {record.engine.file!r}, which is not a file beside it")
+    files = [record.engine.file for record in engines.engines]
+    if doubled := next((file for file in files if files.count(file) > 1), ""):
+        raise BundleError(f"{where}: {ENGINES} names {doubled} twice. Build the engines again")
     return engines

@@ -6,6 +6,7 @@ from typing import Any
 
 from smalti.bundle.manifest import Manifest, SamplerDefaults, Variant
 from smalti.bundle.reader import Bundle, read_engines
+from smalti.errors import BundleError
 from smalti.families.registry import FAMILIES, family_of
 from smalti.verification.engines.listing import installs
 
@@ -16,8 +17,12 @@ PERCENT = "_agreement"
 
 
 def card(bundle: Bundle) -> dict[str, Any]:
-    """Describe a bundle as plain values, for JSON. Raises BundleError when its list of engines is damaged."""
-    manifest, engines = bundle.manifest, read_engines(bundle.path)
+    """Describe a bundle as plain values, for JSON. A damaged list of engines is told as ``engines_problem``."""
+    manifest, engines, problem = bundle.manifest, None, ""
+    try:
+        engines = read_engines(bundle.path)
+    except BundleError as error:  # the bundle draws all the same
+        problem = str(error)
     latent, sizes = manifest.latent, {record.file: record.bytes for record in manifest.files()}
     figures = {(measure.component, measure.precision): measure for measure in manifest.certificate}
     return {
@@ -63,6 +68,7 @@ def card(bundle: Bundle) -> dict[str, Any]:
             }
             for record in (engines.engines if engines else ())
         ],
+        "engines_problem": problem,
         "install": installs(engines.engines if engines else ()),
     }
 
@@ -113,7 +119,9 @@ def card_lines(content: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        "engines   none" if not content["engines"] else f"{'engine':<{wide}}{'precision':<11}{'size':>9}  runtime",
+        f"engines   {content['engines_problem'] or 'none'}"
+        if not content["engines"]
+        else f"{'engine':<{wide}}{'precision':<11}{'size':>9}  runtime",
     ]
     lines += [
         f"{engine['component']:<{wide}}{engine['precision']:<11}{size_told(engine['bytes']):>9}  {engine['runtime']} "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from smalti.bundle.reader import open_bundle
+from smalti.cli.completion import complete_bundle
 from smalti.cli.escape import printable
 from smalti.cli.options import JsonOption
 from smalti.verification.doctor.facts import Machine
@@ -21,12 +23,23 @@ CANNOT_DRAW = 4
 """Exit code of :class:`smalti.ProviderUnavailable`."""
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    bundles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bundle",
+            metavar="BUNDLE",
+            help="Path or name of a bundle whose engines are looked at too; give several.",
+            autocompletion=complete_bundle,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Say what this machine has, what is wrong, and which line installs smalti for it. Nothing is run on a GPU.
 
     Exits with 4 when smalti cannot draw here.
     """
-    machine = gather()
+    machine = gather(named=[open_bundle(name) for name in bundles or ()])
     findings = conclude(machine)
     providers, choice = draws_with(machine, findings), choose(machine)
     if as_json:

@@ -10,9 +10,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 
 from smalti.system.files import remove_partial
 
@@ -21,10 +20,10 @@ GRACE = 1.5
 
 
 @contextlib.contextmanager
-def ending_soon(numbers: Collection[int], code: int, said: str) -> Generator[None, None, None]:
+def ending_soon(numbers: Collection[int], code: int, say: Callable[[], object]) -> Generator[None, None, None]:
     """Inside, end the process with ``code`` where one of these signals has not ended what is inside after a while.
 
-    What is being written is then removed, and ``said`` is printed. Handlers of the signals must be set, since a signal
+    What is being written is then removed, and ``say`` is called. Handlers of the signals must be set, since a signal
     without one ends the process anyhow. In another thread than the main one, which gets no signals, nothing is watched.
     """
     near, far = socket.socketpair()
@@ -37,7 +36,7 @@ def ending_soon(numbers: Collection[int], code: int, said: str) -> Generator[Non
         far.close()
         yield
         return
-    watcher = threading.Thread(target=_watch, args=(near, left, frozenset(numbers), code, said), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(near, left, frozenset(numbers), code, say), daemon=True)
     watcher.start()
     try:
         yield
@@ -47,11 +46,13 @@ def ending_soon(numbers: Collection[int], code: int, said: str) -> Generator[Non
         far.close()  # which ends the watcher
 
 
-def _watch(near: socket.socket, left: threading.Event, numbers: frozenset[int], code: int, said: str) -> None:
+def _watch(
+    near: socket.socket, left: threading.Event, numbers: frozenset[int], code: int, say: Callable[[], object]
+) -> None:
     with near, contextlib.suppress(OSError):
         while told := near.recv(64):
             if numbers.intersection(told) and not left.wait(GRACE):
                 remove_partial()
                 with contextlib.suppress(OSError, ValueError):
-                    print(said, file=sys.stderr, flush=True)
+                    say()
                 os._exit(code)

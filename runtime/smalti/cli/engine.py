@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -69,7 +70,7 @@ def list_engines(
 
 def _listed(found: list[Listed]) -> Iterator[str]:
     if not found:
-        yield f"no engines; '{command_line()} engine build' makes them, '{command_line()} engine explain' says more"
+        yield f"no engines; {command_line()} engine build makes them, and {command_line()} engine explain says more"
     for (name, digest), group in groupby(found, key=lambda one: (one.bundle, one.digest)):
         yield f"{name} ({digest[:12]})"
         for root, inside in groupby(group, key=lambda one: one.engine.root):
@@ -116,7 +117,10 @@ def _explained(content: Explanation) -> Iterator[str]:
         yield f"GPU    none here: {gpu.name}. Name one with --for, such as --for sm_86"
     for one in content.supports:
         yield f"  {one.name:<8} {'' if one.works else 'no: '}{one.text}"
+    useless = {one.name for one in content.supports if not one.works}
     for runtime, version in content.installed.items():
+        if not version and runtime in useless:
+            continue
         yield f"{NAMES[runtime]} {version} is installed" if version else _absent(content, runtime)
     for (runtime, precision), group in groupby(content.outcomes, key=lambda one: (one.runtime, one.precision)):
         outcomes = list(group)
@@ -180,7 +184,7 @@ def prune_engines(
 
     A bundle's own engines stay. Engines of a runtime that is not installed stay too, without an option.
     """
-    keep = None if keep_mb is None else round(keep_mb * 1e6)
+    keep = None if keep_mb is None else round(keep_mb * 1e6) if math.isfinite(keep_mb) else -1
     pruned = prune(installed_versions(), Rule(everything, older_than, keep), dry=dry_run, say=_say)
     if as_json:
         total = sum(one.bytes for one in pruned.removed)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 
 INTERRUPTED, TERMINATED = 130, 143
+_said: list[str] = []
+"""What was told of the end, which is told once."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,11 +32,12 @@ def _watched(arguments: list[str]) -> int:
     from smalti.system.platform import ending_signals
 
     prepare()
+    _said.clear()
     with contextlib.suppress(ValueError):  # for which there must be the main thread
         for number in ending_signals():
             # Unwound like any other exit, so that no temporary folder stays behind.
             signal.signal(number, _terminated)
-    with ending_soon(ending_signals(), TERMINATED, "smalti: terminated"):
+    with ending_soon(ending_signals(), TERMINATED, _say_terminated):
         code = _run(arguments)
         if (reason := lost_output()) and not code:  # else an error was told before, and this may be that one
             tell(f"smalti: {reason}")
@@ -43,10 +46,16 @@ def _watched(arguments: list[str]) -> int:
 
 
 def _terminated(number: int, frame: object) -> None:
+    _say_terminated()
+    sys.exit(TERMINATED)
+
+
+def _say_terminated() -> None:
     from smalti.cli.streams import tell
 
-    tell("smalti: terminated")
-    sys.exit(TERMINATED)
+    if not _said:
+        _said.append("smalti: terminated")
+        tell(_said[0])
 
 
 def _run(arguments: list[str]) -> int:

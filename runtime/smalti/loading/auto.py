@@ -12,7 +12,6 @@ from typing import Final
 
 from smalti.backends.base import Backend
 from smalti.backends.registry import AUTO, open_backend
-from smalti.backends.tensorrt.backend import PREFERRED
 from smalti.backends.tensorrt.bindings import installed_version
 from smalti.backends.tensorrt.choice import NAMES, Host, fitting
 from smalti.backends.webgpu_plugin import PLUGIN
@@ -22,12 +21,14 @@ from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.drawing.generator import GIVEN, Generator
 from smalti.errors import ProviderUnavailable
-from smalti.loading.machine import fingerprint, nvidia
+from smalti.loading.machine import fingerprint
 from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process
 from smalti.loading.verdicts import alone, keep, kept, key_of
 from smalti.system.platform import system_name
 from smalti.verification.doctor.install import GPU_WHEEL
+from smalti.verification.doctor.safe_driver import safe_driver
+from smalti.verification.engines.hosts import engine_precisions
 from smalti_kernels import KernelError
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _without_driver(precision: str) -> str:
     """Return why no NVIDIA GPU can be used, in words; empty if one can."""
     if precision == "int8":
         return "int8 is for CPUs"
-    found, problem = nvidia()
+    found, problem = safe_driver()
     return "" if found else problem
 
 
@@ -157,12 +158,16 @@ def _engines(runtime: Runtime) -> Present:
     def present(bundle: Bundle, precision: str) -> str:
         if why := _without_driver(precision):
             return why
-        version, (found, _) = installed_version(runtime), nvidia()
+        version, (found, _) = installed_version(runtime), safe_driver()
         if not version or found is None:
             return f"{NAMES[runtime]} is not installed"
         device = found.device(0)
-        host = Host(runtime, version, f"sm_{device.capability}", device.name, system_name())
-        wanted: list[Precision] = [one for one in PREFERRED if precision in ("auto", one)]
+        target = f"sm_{device.capability}"
+        runs = engine_precisions(runtime, target)
+        if not runs:
+            return f"{NAMES[runtime]} does not run on {device.name}"
+        host = Host(runtime, version, target, device.name, system_name())
+        wanted: list[Precision] = [one for one in runs if precision in ("auto", one)]
         engines, _ = engines_of(bundle)
         needed: tuple[Role, ...] = (PRIOR_ROLES[bundle.manifest.family], "decoder")
         for role in (one for one in needed if one in bundle.manifest.components):

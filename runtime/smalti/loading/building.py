@@ -21,6 +21,7 @@ from smalti.errors import EngineError, UsageError
 from smalti.families.checks import shown
 from smalti.loading.trial_process import environment, python_module
 from smalti.system.platform import end_gently, own_group
+from smalti.verification.engines.cards import target_named, unknown
 
 _log = logging.getLogger(__name__)
 LINES: Final = 20
@@ -60,21 +61,26 @@ class EngineBuild:
         precision: Precision = "fp16",
         components: Sequence[Role] = (),
         on_progress: OnProgress | None = None,
+        targets: Sequence[str] = (),
     ) -> None:
         """Start building ``components``, by default all that come in ``precision``, of a bundle as in ``smalti.load``.
 
-        ``on_progress`` is called in another thread. Raises UsageError for a runtime, precision or component that there
-        is not, BundleError when the bundle is missing or damaged; EngineError when no process can be started, as in a
-        program that is frozen into one file: build the engines there before it is frozen.
+        ``on_progress`` is called in another thread. ``targets`` are the GPUs of engines of TensorRT-RTX, such as
+        ``sm_86``; by default those of ``smalti engine build``.
+
+        Raises UsageError for a runtime, precision, component or target that there is not, BundleError when the bundle
+        is missing or damaged; EngineError when no process can be started, as in a program that is frozen into one file:
+        build the engines there before it is frozen.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        _check(opened, runtime, precision, components, on_progress)
+        _check(opened, runtime, precision, components, on_progress, targets)
         self.progress: BuildProgress | None = None
         """The newest; None before the first."""
         if getattr(sys, "frozen", False):
             raise EngineError("a frozen program cannot build engines; run smalti engine build before it is frozen")
         words = ["engine", "build", str(opened.path.absolute()), "--runtime", runtime, "--precision", precision]
         words += [word for role in components for word in ("--component", role)]
+        words += [word for target in targets for word in ("--target", target)]
         try:
             self._process = subprocess.Popen(
                 [*python_module("smalti.cli"), *words, "--progress", "json"],
@@ -153,7 +159,9 @@ class EngineBuild:
                         end_gently(self._process)
 
 
-def _check(bundle: Bundle, runtime: Any, precision: Any, components: Any, on_progress: OnProgress | None) -> None:
+def _check(
+    bundle: Bundle, runtime: Any, precision: Any, components: Any, on_progress: OnProgress | None, targets: Any
+) -> None:
     if not isinstance(runtime, str) or runtime not in NAMES:
         raise UsageError(f"runtime {shown(runtime)}: allowed are {' and '.join(NAMES)}")
     if not isinstance(precision, str) or precision not in PREFERRED:
@@ -164,6 +172,12 @@ def _check(bundle: Bundle, runtime: Any, precision: Any, components: Any, on_pro
     if wrong := [one for one in asked if not is_list or one not in there]:
         told = f"a list is needed, of {', '.join(there) or 'none'} in {precision}"
         raise UsageError(f"components {shown(wrong[0])}: {told}")
+    if not isinstance(targets, list | tuple) or (targets and runtime != "rtx"):
+        told = "TensorRT builds for the GPU at hand" if runtime != "rtx" else "a list is needed, such as ['sm_86']"
+        raise UsageError(f"targets {shown(targets)}: {told}")
+    named: list[Any] = [*targets]
+    if wrong := [one for one in named if not isinstance(one, str) or not target_named(one)]:
+        raise UsageError(f"targets {unknown(wrong[0]) if isinstance(wrong[0], str) else shown(wrong[0])}")
     if on_progress is not None and not callable(on_progress):
         raise UsageError(f"on_progress {on_progress!r}: a function that takes the progress is needed")
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from smalti.backends.base import Backend, RequestedPrecision
-from smalti.backends.registry import AUTO, check_provider, open_backend
+from smalti.backends.registry import AUTO, ON_NVIDIA, check_provider, open_backend
 from smalti.backends.tensorrt.backend import TensorRt
 from smalti.bundle.reader import Bundle, open_bundle
 from smalti.drawing.generator import Generator
-from smalti.errors import UsageError
+from smalti.errors import ProviderUnavailable, UsageError
 from smalti.families.checks import shown
 from smalti.families.limits import Limits
 from smalti.loading.auto import load_best
 from smalti.loading.building import OnProgress, build_missing
+from smalti.verification.doctor.safe_driver import driver_crash
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How addresses begin; on Windows a drive is one letter."""
@@ -67,6 +68,10 @@ def load(
         generator = load_best(opened, precision, threads)
         generator.limits = limits
         return generator
+    if provider in ON_NVIDIA and (problem := driver_crash()):
+        raise ProviderUnavailable(
+            f"provider {provider} cannot run here: {problem}; use provider cpu, or see smalti doctor"
+        )
     backend = open_backend(provider, threads)
     if isinstance(backend, TensorRt):
         build_missing(backend, opened, precision, on_build, cancel)

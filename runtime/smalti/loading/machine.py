@@ -12,9 +12,8 @@ from smalti.backends.driver_version import driver_version
 from smalti.system.platform import system_name
 from smalti.verification.doctor.gather import installed_packages
 from smalti.verification.doctor.hardware import find_adapters, find_processor
+from smalti.verification.doctor.safe_driver import safe_driver
 from smalti.version import __version__
-from smalti_kernels import KernelError
-from smalti_kernels.impl.cuda.driver import Driver, driver
 from smalti_kernels.platform import usable_cores
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -28,17 +27,9 @@ VARIABLES: Final = (
 """Variables of the environment that choose a device or a driver."""
 
 
-def nvidia() -> tuple[Driver | None, str]:
-    """Return NVIDIA's driver, or None and why there is none."""
-    try:
-        return driver(), ""
-    except KernelError as error:
-        return None, error.reason.partition(" (")[0]
-
-
 def nvidia_gpus() -> list[str]:
     """Return NVIDIA's GPUs that can be used, each as :data:`VISIBLE` names it; none without a driver."""
-    found, _ = nvidia()
+    found, _ = safe_driver()
     if found is None:
         return []
     named = [word.strip() for word in os.environ.get(VISIBLE, "").split(",") if word.strip()]
@@ -47,7 +38,7 @@ def nvidia_gpus() -> list[str]:
 
 def fingerprint() -> str:
     """Return a hash of all that decides whether a provider works here, and how fast."""
-    found, _ = nvidia()
+    found, _ = safe_driver()
     facts: dict[str, Any] = {
         "smalti": __version__,
         "system": system_name(),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from numpy.typing import NDArray
 
-from smalti.backends.base import Backend, Session
+from smalti.backends.base import Backend, RequestedPrecision, Session
 from smalti.backends.registry import open_backend
 from smalti.bundle.manifest import PRIOR_ROLES, missed
 from smalti.bundle.reader import Bundle
@@ -34,7 +34,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it cannot run here at all, whatever the bundle."""
     judged: bool = False
     """Whether golden inputs decided that it is refused."""
-    precision: str = "auto"
+    precision: RequestedPrecision = "auto"
     """The precision to ask for, in which the golden inputs passed."""
     note: str = ""
     """What else is to be said, such as why it is not the precision that was asked for."""
@@ -84,7 +84,13 @@ def try_out(bundle: Bundle, backend: Backend, precision: str, *, timed: bool) ->
             except SmaltiError as error:
                 return refused(backend.name, str(error)), None
             note = f"fp32, as {first}" if first else unjudged
-            found = Trial(provider=backend.name, precision=asked, note=note, seconds=seconds, made=time.time())
+            found = Trial(
+                provider=backend.name,
+                precision=cast(RequestedPrecision, asked),
+                note=note,
+                seconds=seconds,
+                made=time.time(),
+            )
             return found, generator
         first = first or problem
         if all(one == "fp32" for one in generator.report.precision.values()):

@@ -26,7 +26,8 @@ STALE = 3600
 """Seconds after which nobody writes a partial file any more."""
 _TAKES_BYTES = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device"}
 """What is no file and is written into as it stands: nothing of it is replaced."""
-_TAKES_NONE = {stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a disk"}
+FOLDER = "a folder"
+_TAKES_NONE = {stat.S_IFDIR: FOLDER, stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a disk"}
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -125,6 +126,16 @@ def _checked_kind(path: Path) -> int:
     if kind in _TAKES_NONE:
         raise OSError(errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL, f"it is {_TAKES_NONE[kind]}, not a file")
     return kind
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Generator[None, None, None]:
+    """Inside, a file or folder is among what :func:`remove_partial` removes."""
+    _partial.add(path)
+    try:
+        yield
+    finally:
+        _partial.discard(path)
 
 
 def remove_partial() -> None:

@@ -259,7 +259,8 @@ def install_hint(extras: str, *options: str) -> str:
     if where.source and Path(where.source) == Path.cwd():
         where = where._replace(source=".")
     *words, named = requirement(extras, where)
-    return " ".join(["pip", "install", *options, *words, f'"{named}"'])
+    plain = sys.platform == "win32" or not re.search(r'["$`\\!]', named)  # double quotes keep all the rest
+    return " ".join(["pip", "install", *options, *words, f'"{named}"' if plain else quoted(named)])
 
 
 def command_line() -> str:

@@ -130,6 +130,42 @@ def test_a_file_that_is_no_bundle_is_replaced_by_force_alone(bundle, out, monkey
     assert len(own(open_bundle(out / "notes.zip"))) == 3
 
 
+def test_a_zip_of_another_bundle_is_replaced_by_force_alone(bundle, out, tmp_path):
+    path = plain_bundle(tmp_path / "other")
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    (path / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}), "utf-8")
+    other = open_bundle(path)
+    ship(other, out / "a.zip")
+    before = (out / "a.zip").read_bytes()
+    says = rf"a\.zip is there, and is bundle {other.manifest.name}, and not {bundle.manifest.name}"
+    with pytest.raises(UsageError, match=says):
+        ship(bundle, out / "a.zip")
+    assert (out / "a.zip").read_bytes() == before
+    ship(bundle, out / "a.zip", force=True)
+    assert open_bundle(out / "a.zip").digest == bundle.digest
+
+
+def test_a_zip_that_is_replaced_leaves_its_engines_to_the_next_one_of_the_same_bundle(bundle, out, tmp_path):
+    ship(bundle, out / "a.zip", components=["denoiser"])
+    ship(
+        bundle,
+        out / "a.zip",
+        PortableToolkit(["sm_120"], FakeTensorRT(portable=True)),
+        components=["decoder", "encoder"],
+    )
+    there = {one.record.component: one.record for one in own(open_bundle(out / "a.zip"))}
+    assert there.keys() == {"encoder", "denoiser", "decoder"}
+    assert (there["denoiser"].targets, there["decoder"].targets) == (("sm_86",), ("sm_120",))
+    assert verify(open_bundle(out / "a.zip")).problems == ()
+    # The same bundle after another export: its engines fit no more.
+    manifest = bundle.path / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"licence"', ' "licence"', 1), "utf-8")
+    again = open_bundle(bundle.path)
+    assert again.digest != bundle.digest
+    ship(again, out / "a.zip", components=["decoder"])
+    assert [one.record.component for one in own(open_bundle(out / "a.zip"))] == ["decoder"]
+
+
 def test_an_interrupted_zip_keeps_the_engines_that_were_finished(bundle, out):
     def progress(step: Progress) -> None:
         if step.number == 2:

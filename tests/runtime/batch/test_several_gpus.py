@@ -15,6 +15,7 @@ from smalti.batch.processes import Processes
 from smalti.batch.shards import Do, Receipt
 from smalti.batch.workers import Lost
 from smalti.loading import machine
+from smalti.verification.doctor import safe_driver
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def test_the_worker_in_place_of_a_lost_one_sees_its_gpu(tmp_path):
 def test_gpus_are_named_as_cuda_names_them(shown, there, found, stub: Stub, monkeypatch):
     stub.machine(devices=there)
     given = stub.driver()
-    monkeypatch.setattr(machine, "driver", lambda: given)
+    monkeypatch.setattr(safe_driver, "driver", lambda: given)
     monkeypatch.delenv(machine.VISIBLE, raising=False)
     if shown is not None:
         monkeypatch.setenv(machine.VISIBLE, shown)

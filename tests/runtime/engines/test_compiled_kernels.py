@@ -13,6 +13,7 @@ from helpers.kept_engines import INSTALLED, MADE
 from helpers.stub_driver import Stub
 from smalti.backends import driver_version as versions
 from smalti.backends.tensorrt.compiled import CompiledKernels, MadeFor, compiled_folder, made_for
+from smalti.verification.doctor import safe_driver
 from smalti.verification.engines import worn
 from smalti.verification.engines.pruning import Rule, prune
 from smalti.verification.engines.worn import Here
@@ -113,7 +114,7 @@ def test_old_ones_go_by_age_and_locks_stay(file):
 def test_the_gpus_of_this_machine_and_their_driver(stub: Stub, monkeypatch, tmp_path):
     stub.machine(devices=2)
     found = stub.driver()
-    monkeypatch.setattr(worn, "driver", lambda: found)
+    monkeypatch.setattr(safe_driver, "driver", lambda: found)
     module = tmp_path / "version"
     module.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23\nGCC version: 12.2.0\n")
     monkeypatch.setattr(versions, "MODULE", module)

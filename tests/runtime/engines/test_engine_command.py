@@ -17,7 +17,7 @@ from smalti.bundle.reader import Bundle
 from smalti.cli import engine as command_line
 from smalti.cli.main import _run
 from smalti.system.platform import install_hint, system_name
-from smalti.verification.engines import explaining
+from smalti.verification.doctor import safe_driver
 from smalti.verification.engines.cards import GPUS, target_named
 from smalti.verification.engines.explaining import Gpu, explain, find_gpu
 from smalti.verification.engines.hosts import supports
@@ -315,7 +315,7 @@ def test_without_a_gpu_engines_are_told_with_their_targets(bundle, cache, engine
     def none():
         raise DriverUnavailable("there is no NVIDIA driver (libcuda.so.1)", "install one")
 
-    monkeypatch.setattr(explaining, "driver", none)
+    monkeypatch.setattr(safe_driver, "driver", none)
     keep(cache, bundle)
     old = keep(cache, bundle, "decoder", version="1.6.0")
     code, said, _ = engine("explain", bundle.path)
@@ -334,10 +334,47 @@ def test_this_machines_gpu_is_the_drivers_first(monkeypatch):
         def device(self, ordinal: int) -> Device:
             return Device(ordinal, "NVIDIA GeForce RTX 3060", 86, 28)
 
-    monkeypatch.setattr(explaining, "driver", Driver)
+    monkeypatch.setattr(safe_driver, "driver", Driver)
     assert find_gpu(None) == Gpu("sm_86", "NVIDIA GeForce RTX 3060", here=True, cuda=(12, 8))
     told = {one.name: one.text for one in supports("sm_86", (12, 8))}
     assert told["cuda"] == "with extra cu12"
+
+
+@pytest.mark.parametrize("card", ["GTX 1660 Ti", "MX450", "T1000", "GTX 980", "RTX 7090", "Tesla K80"])
+def test_a_card_that_is_not_known_is_told_as_that(card, bundle, engine):
+    code, _, error = engine("explain", bundle.path, "--for", card)
+    assert code == 2
+    assert f"'{card}' is no card that smalti knows; look its compute capability up" in error
+    assert "allowed are" not in error
+
+
+@pytest.mark.parametrize(
+    ("card", "target"),
+    [
+        ("A10G", "sm_86"),
+        ("A2", "sm_86"),
+        ("Quadro RTX 4000", "sm_75"),
+        ("RTX 4000 Ada", "sm_89"),
+        ("RTX 500 Ada Generation", "sm_89"),
+        ("RTX PRO 6000 Blackwell", "sm_120"),
+        ("RTX A4000", "sm_86"),
+        ("Quadro P4000", "sm_61"),
+        ("GT 1030", "sm_61"),
+        ("NVIDIA H20", "sm_90"),
+        ("RTX 2050", "sm_86"),
+    ],
+)
+def test_cards_of_workstations_and_servers_are_known(card, target):
+    assert target_named(card) == target
+
+
+@pytest.mark.parametrize("card", ["GTX 1080", "V100"])
+def test_nothing_is_to_be_installed_that_does_not_run_on_a_card(card, bundle, engine, monkeypatch):
+    monkeypatch.setattr(command_line, "installed_versions", lambda: {"rtx": "", "trt": ""})
+    told = engine("explain", bundle.path, "--for", card)[1]
+    assert "pip install" not in told.partition("no engine")[0]
+    assert "is not installed" not in told
+    assert "is not installed" in engine("explain", bundle.path, "--for", "RTX 4090")[1]
 
 
 def test_explain_says_what_the_extra_does_where_there_are_no_engines(bundle, cache, engine, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 
 from helpers.kept_engines import INSTALLED, MADE, keep
 from smalti.bundle.engine_folder import changing, read_folder
+from smalti.system.files import remove_partial
 from smalti.verification.engines.pruning import Rule, prune
 from smalti.verification.engines.scratch import scratch_folder, scratches, sweep
 
@@ -88,7 +89,9 @@ def test_prune_by_age_and_by_size_removes_the_oldest(bundle, cache, engine):
 
 
 @pytest.mark.parametrize(
-    "line", [["--all", "--older-than", 1], ["--keep-mb", 1, "--older-than", 1], ["--keep-mb", -1], ["--older-than", -1]]
+    "line",
+    [["--all", "--older-than", 1], ["--keep-mb", 1, "--older-than", 1], ["--keep-mb", -1], ["--older-than", -1]]
+    + [[option, odd] for option in ("--keep-mb", "--older-than") for odd in ("nan", "inf", "-inf")],
 )
 def test_rules_of_pruning_that_make_no_sense_are_refused(line, bundle, cache, engine):
     keep(cache, bundle)
@@ -152,6 +155,13 @@ def test_what_a_killed_build_leaves_goes_and_what_one_works_in_stays(cache, engi
     assert f"{folder}: 0.0 MB: a build that was killed left it" in engine("prune")[1]
     assert not folder.exists()
     assert list((cache.parents[1] / "locks").glob("scratch-*")) == []
+
+
+def test_what_a_command_works_in_goes_where_it_is_ended_in_a_native_call(cache):
+    with scratch_folder() as folder:
+        (folder / "weights").touch()
+        remove_partial()  # as the command line does, just before the process ends
+        assert not folder.exists()
 
 
 def test_work_leaves_nothing_and_needs_no_cache(cache, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import Precision, Role
 from smalti.bundle.reader import Bundle
 from smalti.errors import ProviderUnavailable, UsageError
-from smalti.system.platform import system_name
+from smalti.system.platform import quoted, system_name
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.launch import Kernels, load_kernels
 
@@ -101,10 +101,8 @@ class EngineBackend(DeviceBackend):
         )
 
     def _remedy(self, bundle: Bundle, precision: Precision) -> str:
-        return (
-            f"Build it with smalti engine build {bundle.path} --runtime {self.runtime_kind} --precision {precision}"
-            f"{self._target()}, ask smalti engine explain, or use another provider"
-        )
+        line = f"smalti engine build {quoted(str(bundle.path))} --runtime {self.runtime_kind} --precision {precision}"
+        return f"Build it with {line}{self._target()}, ask smalti engine explain, or use another provider"
 
     def _target(self) -> str:
         return ""

@@ -14,7 +14,7 @@ from smalti.errors import ProviderUnavailable
 from smalti.system.platform import install_hint
 
 MODULES: Final[dict[Runtime, str]] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
-OLDEST: Final[dict[Runtime, tuple[int, int]]] = {"rtx": (1, 2), "trt": (10, 0)}
+OLDEST: Final[dict[Runtime, tuple[int, int]]] = {"rtx": (1, 4), "trt": (10, 0)}
 """Oldest versions that have every call that is made."""
 SAID: Final = 8
 """Messages that are kept for the next error."""

@@ -22,6 +22,8 @@ class Child:
     def __init__(self, name: str, *arguments: str) -> None:
         """Start it. Where no process can be started, as in a frozen program, it runs here instead."""
         self.words = (name, *arguments)
+        self._answer: dict[str, Any] | None = None
+        self._failed = False
         self._until = time.monotonic() + SECONDS
         # The option leaves this folder out of the places that modules are imported from.
         command = [sys.executable, "-P", str(Path(probe.__file__)), *self.words]
@@ -34,6 +36,16 @@ class Child:
 
     def answer(self) -> dict[str, Any]:
         """Wait for the answer; a crash or a hang is its ``problem``."""
+        if self._answer is None:
+            self._answer = self._awaited()
+        return self._answer
+
+    def failed(self) -> bool:
+        """Wait for the answer, and return whether the process crashed or hung."""
+        self.answer()
+        return self._failed
+
+    def _awaited(self) -> dict[str, Any]:
         if self._process is None:
             return probe.answer(*self.words)
         with self._process as process:
@@ -42,9 +54,11 @@ class Child:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
+                self._failed = True
                 return {"problem": f"it did not answer within {SECONDS:.0f} s"}
         with contextlib.suppress(ValueError):  # it did not come so far
             if process.returncode == 0:
                 return json.loads(said.decode(errors="replace").strip().rpartition("\n")[2])
+        self._failed = True
         last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         return {"problem": f"it crashes with code {process.returncode}" + (f" ({last})" if last else "")}

@@ -194,6 +194,8 @@ class Machine:
     driver: Driver = Driver()
     visible: str | None = None
     """``CUDA_VISIBLE_DEVICES``, which hides GPUs; None if it is not set."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Names and values of smalti's own variables that are set."""
     kernels: tuple[str, ...] = ()
     """Targets of the prebuilt kernels that are there, such as sm_75."""
     packages: tuple[tuple[str, str], ...] = ()

@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator
 
 from smalti.backends.onnxruntime_options import CPU
+from smalti.backends.registry import AUTO, PROVIDERS
 from smalti.verification.doctor import gpu_findings
 from smalti.verification.doctor.facts import Folder, Machine
 from smalti.verification.doctor.finding import Finding, missing, ok, warn
 from smalti.verification.doctor.install import WANTED, choose, usable_gpus, wheels
+from smalti.verification.engines.listing import RUNTIMES
+from smalti_kernels.platform import THREADS_VARIABLE
 
 OLDEST = (1, 20)
 """The first version of ONNX Runtime that the extra cpu takes."""
@@ -46,7 +49,8 @@ def conclude(machine: Machine) -> list[Finding]:
         bad_engines,
         problems,
     )
-    return [finding for part in parts for finding in part(machine)]
+    found = [finding for part in parts for finding in part(machine)]
+    return [*found, *settings(machine, draws_with(machine, found))]
 
 
 def draws_with(machine: Machine, findings: list[Finding]) -> list[str]:
@@ -140,11 +144,16 @@ def packages(machine: Machine) -> Iterator[Finding]:
         redistributable = "install Microsoft's Visual C++ Redistributable\n" if on_windows else ""
         what = f"{named} cannot be imported" if there else "not installed"
         yield missing("ONNX Runtime", f"{what}: {found.problem}", redistributable + mend)
+    elif not found.providers and (runtime := gpu_findings.engines_could_run(machine)):
+        text = f"not installed: provider {runtime} needs none, with a bundle that has engines for the GPU here"
+        yield warn("ONNX Runtime", text, f"for all other bundles: {mend}")
     elif not found.providers:
         yield missing("ONNX Runtime", "not installed", mend)
     elif _numbers(found.version) < OLDEST:
         needed = ".".join(map(str, OLDEST))
         yield warn("ONNX Runtime", f"{named or found.version}; smalti needs {needed} or newer", mend)
+    elif choice.uninstall and (engines := [one for one in RUNTIMES if gpu_findings.runs_engines(machine, one)]):
+        yield ok("ONNX Runtime", f"{named} has no CUDA; the GPU draws with provider {' and '.join(engines)}")
     elif choice.uninstall and usable_gpus(machine):
         yield warn("ONNX Runtime", f"{named} has no CUDA, so that GPUs stay idle ({choice.why})", mend)
     elif there and there[0] not in WANTED.values():
@@ -178,6 +187,23 @@ def bad_engines(machine: Machine) -> Iterator[Finding]:
             f"a list of engines cannot be used: {text}",
             "remove it with 'smalti engine prune', or make a new one with 'smalti engine build'",
         )
+
+
+def settings(machine: Machine, providers: list[str]) -> Iterator[Finding]:
+    """Variables of the environment that smalti reads; ``providers`` are those that draw here."""
+    given = dict(machine.variables)
+    told = [f"{name} is {value!r}" for name, value in given.items()]
+    if told:
+        yield ok("settings", ", ".join(told))
+    asked, threads = given.get("SMALTI_PROVIDER"), given.get(THREADS_VARIABLE)
+    if asked is not None and asked not in (AUTO, *PROVIDERS):
+        what = f"SMALTI_PROVIDER is {asked!r}, and no provider is called so"
+        yield missing("settings", what, f"unset it, or set it to {AUTO}, {', '.join(PROVIDERS)}")
+    elif asked is not None and asked != AUTO and asked not in providers:
+        what = f"SMALTI_PROVIDER asks for {asked}, which does not draw here"
+        yield missing("settings", what, "unset it, or name another provider with --provider")
+    if threads is not None and not (threads.isdecimal() and int(threads) > 0):
+        yield missing("settings", f"{THREADS_VARIABLE} is {threads!r}, and no number of cores", "set it to 1 or more")
 
 
 def problems(machine: Machine) -> Iterator[Finding]:

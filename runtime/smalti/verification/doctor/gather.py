@@ -19,7 +19,7 @@ import msgspec
 
 from smalti.backends.onnxruntime_options import LIBRARY
 from smalti.bundle.engine_folder import engine_caches
-from smalti.bundle.reader import embedded_bundles, open_bundle
+from smalti.bundle.reader import Bundle, embedded_bundles, open_bundle
 from smalti.errors import BundleError, OutputError
 from smalti.system.files import check_folder
 from smalti.system.platform import cache_folder, installation
@@ -39,14 +39,16 @@ from smalti.verification.doctor.facts import (
 )
 from smalti.verification.doctor.hardware import find_adapters, find_processor
 from smalti.verification.doctor.libraries import find_cuda_libraries
-from smalti.verification.engines.listing import engines_here, installed_versions
+from smalti.verification.engines.listing import engines_here, engines_of_bundle, installed_versions
 from smalti.version import __version__
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
-from smalti_kernels.platform import DRIVER_LIBRARIES, usable_cores
+from smalti_kernels.platform import DRIVER_LIBRARIES, THREADS_VARIABLE, usable_cores
 
 VULKAN_LIBRARIES: Final = ("vulkan-1.dll",) if sys.platform == "win32" else ("libvulkan.so.1",)
 PACKAGES: Final = re.compile(r"(onnxruntime|ort-nightly|nvidia|tensorrt)(-.*)?")
 """Names of packages that are told."""
+VARIABLES: Final = ("SMALTI_PROVIDER", THREADS_VARIABLE, "SMALTI_CACHE_DIR")
+"""Smalti's own variables, but for secrets."""
 MOST_FILES: Final = 20_000
 """Files that are looked at for the size of caches."""
 
@@ -75,13 +77,21 @@ class Asker:
         return self.read(what, lambda: msgspec.convert(answer, kind), broken)
 
 
-def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VULKAN_LIBRARIES) -> Machine:
-    """Return the facts. ``driver`` and ``vulkan`` are the names of their libraries, first choice first."""
+def gather(
+    driver: Iterable[str] = DRIVER_LIBRARIES,
+    vulkan: Iterable[str] = VULKAN_LIBRARIES,
+    named: Iterable[Bundle] = (),
+) -> Machine:
+    """Return the facts. ``driver`` and ``vulkan`` are the names of their libraries, first choice first.
+
+    The engines of bundles that are ``named`` are facts too.
+    """
     asker = Asker()
     children = Child("driver", *driver), Child("inference", LIBRARY), Child("vulkan", *vulkan)
     cores = asker.read("cores", usable_cores, 1)
     bundles = asker.read("embedded bundles", embedded_bundles, {})
-    engines, broken = asker.read("engines", partial(_engines, bundles), ((), ()))
+    opened = {str(bundle.path): bundle for bundle in named}
+    engines, broken = asker.read("engines", partial(_engines, bundles, opened), ((), ()))
     return Machine(
         python=_python(asker),
         system=asker.read("system", _system, System(sys.platform, "", "", "", "", "posix")),
@@ -90,10 +100,11 @@ def gather(driver: Iterable[str] = DRIVER_LIBRARIES, vulkan: Iterable[str] = VUL
         caches=asker.read("caches", _caches, ()),
         adapters=asker.read("graphics cards", find_adapters, ()),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        variables=tuple((name, os.environ[name]) for name in VARIABLES if os.environ.get(name)),
         kernels=asker.read("prebuilt kernels", _kernels, ()),
         packages=asker.read("installed packages", installed_packages, ()),
         cuda_libraries=asker.read("CUDA libraries", find_cuda_libraries, ()),
-        bundles=tuple(bundles),
+        bundles=(*bundles, *opened),
         engines=engines,
         broken_lists=broken,
         unwritable=asker.read("caches", _unwritable, ""),
@@ -182,13 +193,18 @@ def _unwritable() -> str:
     return ""
 
 
-def _engines(bundles: Mapping[str, Path]) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """Return the engines of the embedded bundles and all in the cache, and what is wrong with lists."""
+def _engines(bundles: Mapping[str, Path], named: Mapping[str, Bundle]) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Return the engines of bundles and all in the cache, and what is wrong with lists."""
     found, wrong = engines_here(installed_versions())
+    for bundle in named.values():
+        engines, problems = engines_of_bundle(bundle, installed_versions())
+        found += [one for one in engines if one.engine not in [other.engine for other in found]]
+        wrong += problems
     names = dict[str, str]()
     for name, path in bundles.items():
         with contextlib.suppress(BundleError):  # it is among what is wrong
             names[open_bundle(path).digest] = name
+    names |= {bundle.digest: name for name, bundle in named.items()}
     engines = tuple(
         Engine(
             bundle=names.get(one.digest) or f"{one.bundle} ({one.digest[:12]})",

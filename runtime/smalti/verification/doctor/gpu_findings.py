@@ -222,7 +222,8 @@ def engines(machine: Machine) -> Iterator[Finding]:
             whole = " that can be used" if any(one.bundle == bundle for one in machine.engines) else ""
             yield ok("engines", f"bundle {bundle} has none{whole}, and draws without")
             continue
-        targets = ", ".join(sorted({target for one in own for target in one.targets}))
+        numbers = sorted({int(target.removeprefix("sm_")) for one in own for target in one.targets})
+        targets = ", ".join(f"sm_{number}" for number in numbers)
         text = f"bundle {bundle} has {len(own)} for {targets} ({sum(one.bytes for one in own) / 1e6:.1f} MB)"
         matching = [one for one in own if any(_is_for(one, gpu) for gpu in machine.driver.gpus)]
         told = matching or own  # those for other GPUs may be shipped, or run here later
@@ -243,6 +244,15 @@ def engines(machine: Machine) -> Iterator[Finding]:
     if not machine.bundles:
         again = f"{choose(machine).line} --force-reinstall --no-deps"
         yield missing("engines", "the embedded bundle is missing from this installation", again)
+
+
+def engines_could_run(machine: Machine) -> Runtime | None:
+    """Return the installed runtime that could run engines on the first GPU, whether or not there are any."""
+    if not usable_gpus(machine):
+        return None
+    capability = machine.driver.gpus[0].capability
+    fits: dict[Runtime, bool] = {"rtx": capability in RTX, "trt": capability >= 75}
+    return next((runtime for runtime, yes in fits.items() if yes and _version(machine, runtime)), None)
 
 
 def runs_engines(machine: Machine, runtime: Runtime) -> bool:

@@ -8,6 +8,7 @@ standard library alone, so that it starts quickly.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -31,9 +32,10 @@ def driver(*names: str) -> dict[str, Any]:
     started = library.cuInit(0)
     if library.cuDriverGetVersion(byref(number)) == 0 and number.value:
         found["cuda"] = (number.value // 1000, number.value % 1000 // 10)
-    from smalti.backends.driver_version import driver_version
+    with contextlib.suppress(ImportError):  # where smalti is not to be found, it is the GPUs that matter
+        from smalti.backends.driver_version import driver_version
 
-    found["version"] = driver_version()
+        found["version"] = driver_version()
     failed = started or library.cuDeviceGetCount(byref(count))
     if failed:
         return found | {"problem": _error(library, failed)}

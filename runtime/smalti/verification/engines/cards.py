@@ -19,18 +19,23 @@ GPUS: Final = {
 }
 """GPUs that can be asked about, with one of each generation."""
 SERIES: Final = {
-    "sm_61": r"(gtx )?10[3-8]0|gtx 10|titan xp?",
-    "sm_70": r"v100|titan v",
-    "sm_75": r"(rtx )?20[6-8]0|rtx 20|titan rtx|t4",
-    "sm_80": r"a100|a30",
-    "sm_86": r"(rtx )?30[5-9]0|rtx 30|a10|a40|(rtx )?a[2456]000",
-    "sm_89": r"(rtx )?40[5-9]0|rtx 40|l4|l40s?|rtx 6000 ada",
-    "sm_90": r"h100|h200|gh200",
-    "sm_100": r"b200|gb200",
-    "sm_120": r"(rtx )?50[5-9]0|rtx 50|rtx pro 6000",
+    "sm_61": r"(gtx |gt )?10[3-8]0|gtx 10|titan xp?|p4|p40|quadro p\d+|mx(150|2[35]0|3[35]0)",
+    "sm_70": r"v100|titan v|quadro gv100",
+    "sm_75": r"(rtx )?20[6-8]0|rtx 20|titan rtx|t4|quadro rtx [3-8]000",
+    "sm_80": r"a100|a30|a800",
+    "sm_86": r"(rtx )?30[5-9]0|rtx 30|rtx 2050|a2|a10g?|a16|a40|(rtx )?a[123456][05]?00|(rtx )?a5500",
+    "sm_89": r"(rtx )?40[5-9]0|rtx 40|l4|l20|l40s?|(rtx )?[1-6][05]?00 ada( generation)?|rtx 5880 ada",
+    "sm_90": r"h100|h200|h20|h800|gh200",
+    "sm_100": r"b100|b200|gb200",
+    "sm_120": r"(rtx )?50[5-9]0|rtx 50|rtx pro [1-6][05]?00( blackwell)?",
     "sm_121": r"(dgx )?spark|gb10",
 }
-"""Names of cards, without their maker and the words of :data:`_KINDS`."""
+"""Names of cards, without their maker and the words of :data:`_KINDS`.
+
+Cards of Turing without tensor cores (GTX 16, MX 4, T 400 to T 2000) are left out: whether engines run there is unknown.
+"""
+CARD: Final = re.compile(r"(gtx|gt|rtx|mx|quadro|tesla|titan|geforce|nvidia|[a-z]{1,2}\d{1,4}[a-z]?\b)")
+"""How the names of cards begin."""
 _MAKERS: Final = re.compile(r"\b(nvidia|geforce|tesla)\b")
 _KINDS: Final = re.compile(
     r"\b(ti|super|laptop|mobile|max-q|gpu|and the like|d|sxm\d?|hbm\d?e?|nvl|pcie|\d+ ?gi?b)\b|(?<=\d)ti\b"
@@ -57,3 +62,13 @@ def target_named(text: str) -> str:
 def allowed_gpus() -> str:
     """Return in words which GPUs there are, and how they may be written."""
     return ", ".join(f"{one} ({name})" for one, name in GPUS.items()) + '; or a card, such as "RTX 4090"'
+
+
+def unknown(text: str) -> str:
+    """Say that a text names no GPU that is known, and what to write instead."""
+    if CARD.match(" ".join(text.lower().split())):
+        return (
+            f"{text!r} is no card that smalti knows; look its compute capability up at developer.nvidia.com/cuda-gpus, "
+            "and give that, such as sm_75"
+        )
+    return f"{text!r}: allowed are {allowed_gpus()}"

@@ -14,11 +14,11 @@ from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import PRIOR_ROLES, Precision, Role
 from smalti.bundle.reader import ENGINES_FOLDER, Bundle
 from smalti.system.platform import quoted, system_name
+from smalti.verification.doctor.safe_driver import safe_driver
 from smalti.verification.engines.cards import GPUS
 from smalti.verification.engines.hosts import Support, capability_of, check_target, engine_precisions, supports
 from smalti.verification.engines.listing import RUNTIMES, Installed
 from smalti_kernels.errors import KernelError
-from smalti_kernels.impl.cuda.driver import Device, driver
 
 WHEEL: Final = (
     "smalti[rtx] brings TensorRT-RTX, which runs engines. The wheel of smalti carries graphs and no engines: "
@@ -100,11 +100,13 @@ def find_gpu(asked: str | None) -> Gpu:
     if asked is not None:
         target = check_target(asked)
         return Gpu(target, f"{GPUS[target]} and the like", here=False)
+    found, problem = safe_driver()
+    if found is None:
+        return Gpu("", problem, here=False)
     try:
-        found = driver()
-        device: Device = found.device(0)
+        device = found.device(0)
     except KernelError as error:
-        return Gpu("", error.reason.partition(" (")[0], here=False)
+        return Gpu("", error.reason, here=False)
     return Gpu(f"sm_{device.capability}", device.name, here=True, cuda=found.version)
 
 

@@ -10,7 +10,7 @@ from smalti.bundle.manifest import Precision
 from smalti.errors import UsageError
 from smalti.verification.doctor.gpu_findings import RTX
 from smalti.verification.doctor.install import runs
-from smalti.verification.engines.cards import GPUS, allowed_gpus, target_named
+from smalti.verification.engines.cards import GPUS, target_named, unknown
 from smalti_kernels.errors import DamagedKernel
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
 from smalti_kernels.impl.cuda.targets import target_for
@@ -35,7 +35,7 @@ class Support:
 def check_target(text: str) -> str:
     """Return the target that a text names, if it can be asked about. Raises UsageError for others, listing those."""
     if (target := target_named(text)) not in GPUS:
-        raise UsageError(f"--for {text!r}: allowed are {allowed_gpus()}")
+        raise UsageError(f"--for {unknown(text)}")
     return target
 
 

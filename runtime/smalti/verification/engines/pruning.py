@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Rule:
         given = [self.everything, self.older_than is not None, self.keep_bytes is not None]
         if sum(given) > 1:
             raise UsageError("--all, --older-than and --keep-mb exclude each other; give one of them")
-        if (self.older_than or 0) < 0 or (self.keep_bytes or 0) < 0:
+        if not (0 <= (self.older_than or 0) < math.inf) or (self.keep_bytes or 0) < 0:
             raise UsageError("--older-than and --keep-mb take numbers from 0 on")
 
 

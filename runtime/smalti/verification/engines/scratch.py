@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from smalti.errors import MissingExtra
-from smalti.system.files import remove_folder
+from smalti.system.files import remove_folder, unfinished
 from smalti.system.platform import cache_folder, install_hint
 
 PREFIX: Final = "smalti-engine-"
@@ -45,6 +45,7 @@ def scratch_folder() -> Generator[Path, None, None]:
         except OSError:  # no folder of caches, or one that cannot be written
             kept = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(kept))
+        stack.enter_context(unfinished(folder))
         yield folder
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from smalti.backends.driver_version import driver_version
 from smalti.backends.tensorrt.compiled import made_for
+from smalti.verification.doctor.safe_driver import safe_driver
 from smalti_kernels.errors import KernelError
-from smalti_kernels.impl.cuda.driver import driver
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Here:
 
 def gpus_here() -> Here:
     """Return this machine's GPUs and their driver."""
+    found, _ = safe_driver()
+    if found is None:
+        return Here()
     try:
-        found = driver()
         names = frozenset(found.device(ordinal).name for ordinal in range(found.device_count))
     except KernelError:
         return Here()
