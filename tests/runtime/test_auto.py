@@ -383,3 +383,21 @@ def test_a_user_without_a_home_draws_all_the_same(bundle, monkeypatch):
 
 def test_a_trial_of_what_cannot_run_says_why(bundle):
     assert "provider trt cannot run here" in in_own_process(bundle, "trt", "auto").problem
+
+
+def test_a_verdict_of_a_precision_that_there_is_not_is_given_again(bundle, cache):
+    load_best(bundle, "auto", 1, {})
+    (file,) = (cache / "trials").iterdir()
+    file.write_bytes(file.read_bytes().replace(b'"precision":"auto"', b'"precision":"banana"'))
+    assert b"banana" in file.read_bytes()
+    assert load_best(bundle, "auto", 1, {}).report.actual == "cpu"
+    assert b"banana" not in file.read_bytes()
+
+
+def test_engines_are_not_wanted_where_their_runtime_does_not_run(bundle, stub, monkeypatch):
+    monkeypatch.setattr(auto, "installed_version", lambda runtime: "1.7.1")
+    for capability, says in ((61, "TensorRT-RTX does not run on Stub 61"), (86, "there is no engine of the denoiser")):
+        stub.machine(capability)
+        found = stub.driver()
+        monkeypatch.setattr(auto, "safe_driver", lambda found=found: (found, ""))
+        assert auto.PRESENT["rtx"](bundle, "auto").startswith(says)

@@ -366,7 +366,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 def test_without_onnx_runtime_it_exits_with_4_and_still_says_all(run, monkeypatch) -> None:
-    monkeypatch.setattr("smalti.cli.doctor.gather", lambda: MACHINES["no ONNX Runtime"])
+    monkeypatch.setattr("smalti.cli.doctor.gather", lambda **named: MACHINES["no ONNX Runtime"])
     code, said, error = run("doctor")
     assert (code, error) == (4, "")
     assert "missing  ONNX Runtime" in said
@@ -377,7 +377,7 @@ def test_without_onnx_runtime_it_exits_with_4_and_still_says_all(run, monkeypatc
 
 @each_machine
 def test_every_machine_is_printed(found: Machine, run, monkeypatch) -> None:
-    monkeypatch.setattr("smalti.cli.doctor.gather", lambda: found)
+    monkeypatch.setattr("smalti.cli.doctor.gather", lambda **named: found)
     code, said, _ = run("doctor")
     assert code == (0 if providers(found) else 4)
     assert said.count("\n") >= len(conclude(found))

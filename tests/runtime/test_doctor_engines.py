@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from helpers.golden_bundle import plain_bundle
 from helpers.kept_engines import keep
-from helpers.machines import RTX_3060, machine, with_driver
+from helpers.machines import GTX_1080, RTX_3060, machine, with_driver
 from smalti import open_bundle
 from smalti.bundle.engine_folder import engine_cache
+from smalti.cli.main import _run
 from smalti.verification.doctor.facts import Driver, Engine, Machine, OnnxRuntime
 from smalti.verification.doctor.findings import conclude, draws_with
 from smalti.verification.doctor.gather import gather
@@ -106,3 +110,69 @@ def test_engines_that_another_gpu_built_do_not_run_here() -> None:
     assert "trt" in providers(replace(found, packages=(*found.packages, *there)))
     other = tuple(replace(one, device="another GPU") for one in found.engines)
     assert "trt" not in providers(replace(found, engines=other, packages=(*found.packages, *there)))
+
+
+RTX_PACKAGE = ("tensorrt-rtx", "1.7.1")
+
+
+def test_a_gpu_that_draws_by_engines_is_not_idle() -> None:
+    whole = (ENGINE, replace(ENGINE, component="decoder"))
+    base = with_driver(machine(), RTX_3060)
+    idle = replace(base, packages=(*base.packages, RTX_PACKAGE))
+    assert any("GPUs stay idle" in text for text in worries(idle, "ONNX Runtime"))
+    draws = replace(idle, engines=whole)
+    assert worries(draws, "ONNX Runtime") == []
+    (text,) = [one.text for one in conclude(draws) if one.topic == "ONNX Runtime"]
+    assert text == "onnxruntime 1.31.1 has no CUDA; the GPU draws with provider rtx"
+
+
+def test_without_onnx_runtime_engines_of_a_bundle_draw() -> None:
+    base = with_driver(machine(), RTX_3060)
+    found = replace(base, packages=(RTX_PACKAGE,), onnxruntime=OnnxRuntime())
+    (one,) = [one for one in conclude(found) if one.topic == "ONNX Runtime"]
+    assert one.verdict == "warn"
+    assert "provider rtx needs none, with a bundle that has engines for the GPU here" in one.text
+    assert providers(found) == []
+    engines = tuple(replace(ENGINE, bundle="/shipped.zip", component=name) for name in ("denoiser", "decoder"))
+    shipped = replace(found, bundles=("avatars", "/shipped.zip"), engines=engines)
+    assert providers(shipped) == ["rtx"]
+    (old,) = [one for one in conclude(with_driver(found, GTX_1080)) if one.topic == "ONNX Runtime"]
+    assert old.verdict == "missing"  # TensorRT-RTX does not run there
+
+
+def test_a_bundle_that_is_named_is_looked_at_too(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = open_bundle(plain_bundle(tmp_path / "mine"))
+    keep(bundle.path / "engines", bundle)
+    found = gather(named=[bundle])
+    assert str(bundle.path) in found.bundles
+    assert [(one.bundle, one.cached) for one in found.engines] == [(str(bundle.path), False)]
+    assert _run(["doctor", "--bundle", str(bundle.path)]) == 0
+    assert f"bundle {bundle.path} has 1 for sm_75, sm_86" in capsys.readouterr().out
+    assert _run(["doctor", "--bundle", str(tmp_path / "none")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SMALTI_PROVIDER", "banana", "no provider is called so"),
+        ("SMALTI_PROVIDER", "cuda", "asks for cuda, which does not draw here"),
+        ("SMALTI_PROVIDER", "cpu", ""),
+        ("SMALTI_PROVIDER", "auto", ""),
+        ("SMALTI_THREADS", "abc", "no number of cores"),
+        ("SMALTI_THREADS", "0", "no number of cores"),
+        ("SMALTI_THREADS", "4", ""),
+        ("SMALTI_CACHE_DIR", "/c", ""),
+    ],
+)
+def test_settings_that_stop_every_command_are_told(name, value, says) -> None:
+    found = worries(replace(machine(), variables=((name, value),)), "settings")
+    assert len(found) == bool(says)
+    assert says in "".join(found)
+
+
+def test_settings_are_read_from_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("SMALTI_PROVIDER", "banana")
+    monkeypatch.setenv("SMALTI_TOKEN", "secret-secret-secret")
+    assert ("SMALTI_PROVIDER", "banana") in gather().variables
+    assert "secret" not in repr(gather())

@@ -192,3 +192,28 @@ def test_what_is_wrong_with_the_first_provider_is_raised_at_once(bundle, tmp_pat
     ours = smalti.Upgrade(plain, "trt", "cpu")
     assert not ours.wait(60)
     assert isinstance(ours.problem, ProviderUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "targets", "says"),
+    [
+        ("trt", ["sm_86"], "targets ['sm_86']: TensorRT builds for the GPU at hand"),
+        ("rtx", "sm_86", "targets 'sm_86': a list is needed"),
+        ("rtx", [86], "targets 86"),
+        ("rtx", ["GTX 1660"], "targets 'GTX 1660' is no card that smalti knows"),
+        ("rtx", ["sm_86", "gpu; ls"], "targets 'gpu; ls' is no GPU that smalti knows; allowed are sm_61"),
+    ],
+)
+def test_targets_that_cannot_be_built_for_are_refused_at_once(runtime, targets, says, bundle):
+    with pytest.raises(UsageError) as raised:
+        EngineBuild(bundle, runtime, targets=targets)
+    assert says in str(raised.value)
+
+
+def test_engines_of_tensorrt_rtx_are_built_for_the_targets_that_are_named(bundle, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    EngineBuild(bundle, "rtx", components=["preview"], targets=["RTX 3060", "8.9"]).wait()
+    EngineBuild(bundle, "rtx", "fp32", components=["preview"]).wait()  # sm_75 has no fp32, and is left out
+    built = {one.record.precision: one.record.targets for one in engines_of(bundle)[0]}
+    assert built == {"fp16": ("sm_86", "sm_89"), "fp32": ("sm_86", "sm_89", "sm_120")}

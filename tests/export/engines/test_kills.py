@@ -184,6 +184,7 @@ def test_a_build_that_is_asked_to_end_unwinds(cache, tmp_path, monkeypatch):
             said = process.stderr.read()
         assert process.returncode == code, said
         assert "Traceback" not in said
+        assert said.count("smalti: terminated") == (number == signal.SIGTERM)
         assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
         assert os.listdir(tmp_path / "work") == []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,14 +14,17 @@ from onnx import TensorProto, helper
 
 from helpers.fake_tensorrt import FakeTensorRT
 from smalti import open_bundle
+from smalti.bundle.engine_folder import engine_cache
 from smalti.bundle.engines import Profile
 from smalti.bundle.manifest import Component, Latent, Resolution, TensorSpec, own_resolution
+from smalti.cli.main import _run
 from smalti.errors import DriverUnavailable, EngineError, MissingExtra, UsageError
 from smalti.system.platform import system_name
 from smalti_export.engines import toolkit
+from smalti_export.engines.cli import _place as place
 from smalti_export.engines.graphs import bytes_last, for_tensorrt
 from smalti_export.engines.profiles import make_profiles
-from smalti_export.engines.toolkit import DeviceToolkit, PortableToolkit, open_toolkit
+from smalti_export.engines.toolkit import PORTABLE, DeviceToolkit, PortableToolkit, default_targets, open_toolkit
 from smalti_kernels.impl.cuda.driver import Device
 
 RTX_3060 = Device(0, "NVIDIA GeForce RTX 3060", 86, 28)
@@ -83,7 +88,7 @@ def test_targets_and_runtimes_that_do_not_exist_are_refused():
         ("sm_61", r"target sm_61 \(GeForce GTX 10\): TensorRT-RTX 1\.7 builds for sm_75, .*explain --for sm_61"),
         ("H100", r"target sm_90 \(H100\): .*build --runtime trt, without --target, on the machine that has it"),
         ("sm_86,RTX 4090", r"names several GPUs; give each its own: --target sm_86 --target sm_89"),
-        ("foo", r"target 'foo' is no GPU that smalti knows\. .*as in --target sm_75 --target sm_86"),
+        ("foo", r"target 'foo' is no GPU that smalti knows; allowed are .*as in --target sm_75 --target sm_86"),
     ):
         with pytest.raises(UsageError, match=says):
             PortableToolkit([target], FakeTensorRT("1.7", portable=True))
@@ -228,3 +233,24 @@ def test_the_embedded_decoder_with_its_smoothing_in_steps_draws_the_same_pixels(
     )
     assert np.abs(first.astype(int) - second).max() <= 1
     assert (first == second).mean() > 0.999
+
+
+@pytest.mark.parametrize("output", ["-", "a.tar", "a.tar.gz", "B.7Z", "smalti.whl"])
+def test_what_is_neither_a_zip_nor_a_folder_is_refused(output, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT-RTX: pip install "smalti[engines]"')
+    monkeypatch.chdir(tmp_path)
+    assert _run(["engine", "build", "-o", output, "--component", "preview"]) == 2
+    assert f"output '{output}': a .zip or a folder is needed" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_slash_at_the_end_is_a_folder(monkeypatch):
+    bundle = open_bundle()
+    assert place("eng.zip", bundle) == (True, Path("eng.zip"))
+    assert place("eng.zip/", bundle) == (False, Path("eng.zip"))
+    assert place(None, bundle) == (False, engine_cache(bundle))
+
+
+def test_fp32_leaves_out_the_gpu_that_has_none():
+    assert default_targets("fp16") == PORTABLE
+    assert default_targets("fp32") == PORTABLE[1:]

@@ -249,7 +249,7 @@ def test_for_any_gpu_it_is_told_what_runs_there(target, kernels, cuda, rtx, trt,
 def test_a_gpu_that_nobody_knows_is_refused(engine):
     code, _, error = engine("explain", "--for", "sm_99")
     assert code == 2
-    assert "--for 'sm_99': allowed are sm_61 (GeForce GTX 10), " in error
+    assert "--for 'sm_99' is no GPU that smalti knows; allowed are sm_61 (GeForce GTX 10), " in error
     with pytest.raises(UsageError):
         find_gpu("GTX 980")
 

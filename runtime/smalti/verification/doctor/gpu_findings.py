@@ -222,8 +222,8 @@ def engines(machine: Machine) -> Iterator[Finding]:
             whole = " that can be used" if any(one.bundle == bundle for one in machine.engines) else ""
             yield ok("engines", f"bundle {bundle} has none{whole}, and draws without")
             continue
-        numbers = sorted({int(target.removeprefix("sm_")) for one in own for target in one.targets})
-        targets = ", ".join(f"sm_{number}" for number in numbers)
+        names = {target for one in own for target in one.targets}
+        targets = ", ".join(sorted(names, key=lambda name: (len(name), name)))
         text = f"bundle {bundle} has {len(own)} for {targets} ({sum(one.bytes for one in own) / 1e6:.1f} MB)"
         matching = [one for one in own if any(_is_for(one, gpu) for gpu in machine.driver.gpus)]
         told = matching or own  # those for other GPUs may be shipped, or run here later

@@ -71,4 +71,4 @@ def unknown(text: str) -> str:
             f"{text!r} is no card that smalti knows; look its compute capability up at developer.nvidia.com/cuda-gpus, "
             "and give that, such as sm_75"
         )
-    return f"{text!r}: allowed are {allowed_gpus()}"
+    return f"{text!r} is no GPU that smalti knows; allowed are {allowed_gpus()}"
