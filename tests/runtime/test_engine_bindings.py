@@ -12,12 +12,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import util
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from helpers import fake_tensorrt_runtime as fakes
+from helpers.house import HOUSE
 
 CALLS = {
     "Runtime": (["deserialize_cuda_engine(serialized_engine)"], ["get_engine_validity(buffer)"]),
@@ -93,6 +96,8 @@ CALLS = {
     "ComputeCapability": ([], ["SM75", "SM86", "SM89", "SM120"]),
 }
 """By class what is called with which parameters: of both runtimes, and of TensorRT-RTX alone."""
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))["project"]
+RUNNING = next(one for one in PROJECT["optional-dependencies"]["rtx"] if one.startswith("tensorrt-rtx"))
 SHOW = """
 import importlib, json, sys
 trt = importlib.import_module(sys.argv[1])
@@ -172,6 +177,19 @@ def stub_libraries(folder: Path) -> Path:
 def test_tensorrt_rtx_has_every_call(rtx):
     assert lacking(rtx, portable=True) == []
     assert rtx["nptype"]
+
+
+@pytest.mark.slow  # a download of 95 MB each
+@pytest.mark.parametrize("version", ["1.4.0.76", "1.5.0.114", "1.6.1.120"])
+def test_older_versions_have_every_call(version, tmp_path):
+    """Their engines run in them alone, so that users install them too."""
+    assert Requirement(RUNNING).specifier.contains(version)
+    line = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path, f"tensorrt-rtx=={version}"]
+    if subprocess.run(line, capture_output=True, timeout=600, check=False).returncode:
+        pytest.skip("needs a package index")
+    real = shown("tensorrt_rtx", PYTHONPATH=str(tmp_path))
+    assert real["version"] == version
+    assert lacking(real, portable=True) == []
 
 
 def test_tensorrt_has_every_call(trt):
