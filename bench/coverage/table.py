@@ -27,6 +27,7 @@ ROWS: Final = {
     "GeForce RTX 40 (`sm_89`)": ("sm_89", "direct3d12"),
     "H100, H200 (`sm_90`)": ("sm_90", "direct3d12"),
     "GeForce RTX 50 (`sm_120`)": ("sm_120", "direct3d12"),
+    "DGX Spark (`sm_121`)": ("sm_121",),
     "other NVIDIA GPUs of 8.0 or later (`ptx_80`)": ("ptx_80", "direct3d12"),
     "GPUs of AMD": ("amd", "direct3d12"),
     "GPUs of Intel": ("intel", "direct3d12"),

@@ -1,6 +1,6 @@
-"""Build, ship or prune engines in processes that kill themselves before the n-th change of a file, for every n.
+"""Build, ship, prune or use engines in processes that kill themselves before the n-th change of a file, for every n.
 
-    python kill_engines.py build|zip|prune BUNDLE CACHE
+    python kill_engines.py build|zip|prune|compiled BUNDLE CACHE
 
 copies the folder CACHE for each n to a folder beside it, ``build-00`` and so on. The last process ran to its end.
 """
@@ -17,8 +17,10 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
+from helpers.compiled import used  # noqa: E402
 from helpers.fake_tensorrt import FakeTensorRT  # noqa: E402
 from helpers.fixed_profiles import FixedProfiles  # noqa: E402
+from helpers.kept_engines import MADE  # noqa: E402
 from smalti import open_bundle  # noqa: E402
 from smalti.verification.engines.pruning import Rule, prune  # noqa: E402
 from smalti_export.engines import job  # noqa: E402
@@ -43,8 +45,10 @@ def act(mode: str, bundle: Path, cache: Path) -> None:
         build_engines(open_bundle(bundle), tools(), precision="fp32", components=COMPONENTS)
     elif mode == "zip":
         build_zip(open_bundle(bundle), tools(), cache / "out.zip", precision="fp32", components=COMPONENTS)
-    else:
+    elif mode == "prune":
         prune(INSTALLED, Rule())
+    else:  # a run of an engine whose kernels are kept, and were compiled again
+        used(MADE, b"new kernels")
 
 
 def die_before(moment: int) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from helpers import kill_engines
+from helpers.compiled import used
 from helpers.fixed_profiles import FixedProfiles
 from helpers.golden_bundle import plain_bundle
+from helpers.kept_engines import MADE
 from smalti import open_bundle
 from smalti.bundle.engine_folder import KeptEngine, cached_folders, engine_cache, read_folder, strays
 from smalti.bundle.reader import Bundle
@@ -119,6 +121,24 @@ def test_a_prune_killed_at_any_moment_leaves_a_usable_cache(bundle, cache, monke
         assert_mends(bundle)
     print(f"{len(copies) - 1} kills")
     assert len(copies) > 12
+
+
+def test_a_write_of_compiled_kernels_killed_at_any_moment_leaves_them_whole(bundle, cache, monkeypatch):
+    file, _ = used(MADE, b"old kernels")
+    copies = killed("compiled", bundle, cache)
+    states: list[bytes] = []
+    for copy in copies:
+        monkeypatch.setenv("SMALTI_CACHE_DIR", str(copy))
+        there = copy / "compiled" / file.name
+        states.append(there.read_bytes().removeprefix(MADE.line()))
+        left = there.with_suffix(".trying").exists()  # by a process that died before it had used them well
+        assert used(MADE, b"third kernels") == (there, [] if left else [states[-1]])
+        assert used(MADE, b"third kernels") == (there, [b"third kernels"])
+        assert not there.with_suffix(".trying").exists()
+    print(f"{len(copies) - 1} kills")
+    assert len(copies) > 6
+    assert states == [b"old kernels"] * states.count(b"old kernels") + [b"new kernels"] * states.count(b"new kernels")
+    assert min(states.count(b"old kernels"), states.count(b"new kernels")) > 0
 
 
 def test_a_zip_killed_at_any_moment_is_the_old_one_or_the_new(bundle, cache, monkeypatch):

@@ -9,50 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from helpers.compiled import Cache, used
 from helpers.kept_engines import INSTALLED, MADE
 from helpers.stub_driver import Stub
 from smalti.backends import driver_version as versions
-from smalti.backends.tensorrt.compiled import CompiledKernels, MadeFor, compiled_folder, made_for
+from smalti.backends.tensorrt.compiled import MadeFor, compiled_folder, made_for
 from smalti.verification.doctor import safe_driver
 from smalti.verification.engines import worn
 from smalti.verification.engines.pruning import Rule, prune
 from smalti.verification.engines.worn import Here
 
 HERE = Here(frozenset({"GeForce RTX 3060", "GeForce GTX 1080 Ti"}), "580.95.05")
-
-
-class Cache:
-    """A runtime cache that takes what it once gave."""
-
-    def __init__(self) -> None:
-        self.content = b"{kernels}\nof a GPU"
-        self.taken: list[bytes] = []
-
-    def serialize(self) -> bytes:
-        return self.content
-
-    def deserialize(self, blob: bytes) -> bool:
-        self.taken.append(blob)
-        return blob == self.content
-
-
-class Config:
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-
-    def create_runtime_cache(self) -> Cache:
-        return self.cache
-
-    def set_runtime_cache(self, cache: Cache) -> bool:
-        return cache is self.cache
-
-
-def used(made: MadeFor) -> tuple[Path, list[bytes]]:
-    """Run once in a process of its own; the file, and what was read of it."""
-    cache, kernels = Cache(), CompiledKernels(made)
-    kernels.attach(Config(cache))
-    kernels.worked()
-    return kernels.file, cache.taken
 
 
 @pytest.fixture
