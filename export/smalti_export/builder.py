@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import onnx
@@ -53,6 +54,10 @@ PARTS: dict[Role, tuple[str, ...]] = {
     "decoder": ("decoder.", "post_quant", "heads."),
 }
 """Prefixes of the tensors that belong to the encoder or the decoder alone. Other components own all their tensors."""
+
+
+LARGE: Final = 2**27
+"""Bytes of a model's weights from which on what the tracer leaves is collected at once, which takes seconds."""
 
 
 @dataclass
@@ -143,6 +148,7 @@ def _traced(
     graphs: dict[Role, dict[Precision, onnx.ModelProto]] = {role: {} for role in wanted}
     whole: dict[Role, onnx.ModelProto] = {}
     fixed: dict[Role, list[str]] = {}
+    large = sum(value.nbytes for value in model.parameters()) > LARGE
     for precision in PRECISIONS[:2]:  # int8 is made from the fp32 graph
         for role, (scale, spec) in wanted.items() if precision in precisions else ():
             say(f"{role}: tracing {precision}")
@@ -159,7 +165,8 @@ def _traced(
                 convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
                 fixed[role] = [node.name for node in convolutions if node.input[1] not in found]
             del proto
-            gc.collect()  # the tracer leaves reference cycles that hold gigabytes
+            if large:
+                gc.collect()  # the tracer leaves reference cycles that hold every weight
     tensors = released_names(model)
     # Store every tensor of the components, including those that their graphs folded into constants or replaced by
     # another tensor of the same content.
