@@ -172,6 +172,7 @@ OVERRIDES: dict[str, tuple[Any, ...]] = {
     "Limits.threads": (*COUNTED, None),
     "replay.image": (*PICTURE, Image.new("RGB", (8, 8))),
     "open_bundle.source": (*ODD, 5, True, "https://example.org/a.zip", "", "no such bundle", "a\0b", [], Image),
+    "EngineBuild.targets": (*ODD, True, 5, "", "sm_86", ["nothing"], [5], [None], ["sm_86", ""]),
     "EngineBuild.precision": (*ODD, True, 5, "", "nothing", "int8", "auto", []),
     "Bundle.read.name": ("", "nothing", "../manifest.json", 5, None, (1,)),
     "Bundle.variant.role": ("", "nothing", 5, None),

@@ -392,12 +392,3 @@ def test_a_verdict_of_a_precision_that_there_is_not_is_given_again(bundle, cache
     assert b"banana" in file.read_bytes()
     assert load_best(bundle, "auto", 1, {}).report.actual == "cpu"
     assert b"banana" not in file.read_bytes()
-
-
-def test_engines_are_not_wanted_where_their_runtime_does_not_run(bundle, stub, monkeypatch):
-    monkeypatch.setattr(auto, "installed_version", lambda runtime: "1.7.1")
-    for capability, says in ((61, "TensorRT-RTX does not run on Stub 61"), (86, "there is no engine of the denoiser")):
-        stub.machine(capability)
-        found = stub.driver()
-        monkeypatch.setattr(auto, "safe_driver", lambda found=found: (found, ""))
-        assert auto.PRESENT["rtx"](bundle, "auto").startswith(says)

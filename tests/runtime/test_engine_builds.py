@@ -139,13 +139,13 @@ def opened(bundle, stub_library, monkeypatch):
         if provider != "trt":
             return honest(provider, threads)
         made = backend(stub_library, fake)
-        plain = made.find
+        plain = made.read
 
-        def find(asked, role, precision):
+        def read(asked, role, precision):
             fake.knows(asked, [one.record for one in engines_of(asked)[0]])
             return plain(asked, role, precision)
 
-        made.find = find
+        made.read = read
         return made
 
     monkeypatch.setattr(load, "open_backend", open_backend)
