@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -134,7 +135,7 @@ def test_without_onnx_runtime_engines_of_a_bundle_draw() -> None:
     assert "provider rtx needs none, with a bundle that has engines for the GPU here" in one.text
     assert providers(found) == []
     engines = tuple(replace(ENGINE, bundle="/shipped.zip", component=name) for name in ("denoiser", "decoder"))
-    shipped = replace(found, bundles=("avatars", "/shipped.zip"), engines=engines)
+    shipped = replace(found, named=("/shipped.zip",), engines=engines)
     assert providers(shipped) == ["rtx"]
     (old,) = [one for one in conclude(with_driver(found, GTX_1080)) if one.topic == "ONNX Runtime"]
     assert old.verdict == "missing"  # TensorRT-RTX does not run there
@@ -145,11 +146,28 @@ def test_a_bundle_that_is_named_is_looked_at_too(tmp_path, monkeypatch, capsys) 
     bundle = open_bundle(plain_bundle(tmp_path / "mine"))
     keep(bundle.path / "engines", bundle)
     found = gather(named=[bundle])
-    assert str(bundle.path) in found.bundles
+    assert found.named == (str(bundle.path),)
     assert [(one.bundle, one.cached) for one in found.engines] == [(str(bundle.path), False)]
     assert _run(["doctor", "--bundle", str(bundle.path)]) == 0
     assert f"bundle {bundle.path} has 1 for sm_75, sm_86" in capsys.readouterr().out
     assert _run(["doctor", "--bundle", str(tmp_path / "none")]) == 3
+
+
+def test_a_copy_of_an_embedded_bundle_goes_by_its_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SMALTI_CACHE_DIR", str(tmp_path / "cache"))
+    embedded = open_bundle()
+    copy = open_bundle(shutil.copytree(embedded.path, tmp_path / "copy"))
+    keep(copy.path / "engines", copy, precision="fp16")
+    found = gather(named=[copy, copy])
+    assert found.named == ()
+    assert [(one.bundle, one.component) for one in found.engines] == [(embedded.manifest.name, "denoiser")]
+
+
+def test_engines_may_be_asked_for_before_they_are_built(monkeypatch) -> None:
+    found = with_driver(machine(), RTX_3060)
+    ready = replace(found, packages=(*found.packages, RTX_PACKAGE), variables=(("SMALTI_PROVIDER", "rtx"),))
+    assert worries(ready, "settings") == []
+    assert worries(replace(ready, packages=found.packages), "settings") != []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ ASK = """
 import json, sys
 from smalti.verification.doctor import children
 children.SECONDS = 1.5
+from smalti.verification.doctor import safe_driver
+safe_driver.LONGEST = 1.5
 import smalti
 from smalti.cli.main import _run
 if sys.argv[1] == "auto":
@@ -33,7 +35,8 @@ import json
 from smalti.verification.doctor import safe_driver
 asked = []
 honest = safe_driver.Child
-safe_driver.Child = lambda *words: (asked.append(words), honest(*words))[1]
+safe_driver.LONGEST = 1.5
+safe_driver.Child = lambda *words, **more: (asked.append(words), honest(*words, **more))[1]
 driver, problem = safe_driver.safe_driver()
 print(json.dumps([driver and driver.device_count, problem, len(asked)]))
 """
@@ -82,7 +85,9 @@ def test_auto_takes_the_cpu_and_says_why(driver, tmp_path):
         assert "cuda and rtx and trt: the NVIDIA driver cannot be used: it " in report["why"]
     (kept,) = seen(driver)
     assert kept["problem"].startswith("the NVIDIA driver cannot be used: it ")
-    assert asked(driver) == [None, kept["problem"], 0]
+    there, problem, processes = asked(driver)
+    assert (there, processes) == (None, 0)
+    assert problem.startswith(f"{kept['problem']} (seen 0 minutes ago; it is asked again after 10")
     changed = time.time() - 5
     os.utime(driver / "libcuda.so.1", (changed, changed))  # another driver
     assert asked(driver)[2] == 1
@@ -110,6 +115,20 @@ def test_a_driver_that_starts_is_asked_of_once(stub_library, tmp_path):
     shutil.copy(stub_library.path, tmp_path / "driver/libcuda.so.1")
     assert [asked(tmp_path / "driver") for _ in range(2)] == [[1, "", 1], [1, "", 0]]
     assert [one["problem"] for one in seen(tmp_path / "driver")] == [""]
+
+
+def test_a_frozen_program_does_not_start_itself(driver):
+    code = """
+import subprocess, sys
+sys.frozen = True
+def started(*words, **more): raise AssertionError("started")
+subprocess.Popen = started
+from smalti.verification.doctor.children import Child
+from smalti.verification.doctor.safe_driver import driver_crash
+print(repr(driver_crash()), Child("vulkan", "libnone.so").answer())
+"""
+    done = python(code, driver)
+    assert done.stdout.strip() == "'' {'problem': ''}", done.stderr
 
 
 def test_a_reason_is_not_cut_in_the_middle(tmp_path):

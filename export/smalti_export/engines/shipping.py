@@ -55,7 +55,10 @@ def build_zip(
         _sweep(output)
         own = _carried(bundle, say)
         if (there := _same_bundle(output, bundle)) is not None and there.path != bundle.path:
-            own += [one for one in _carried(there, say) if one.record not in [mine.record for mine in own]]
+            ready = [job for job in jobs if job.find(own)[0] is not None]
+            mine = [one.record for one in own]
+            more = [one for one in _carried(there, say) if one.record not in mine]
+            own += [one for one in more if not any(job.replaces(one.record) for job in ready)]
         missing = [job for job in jobs if force or job.find(own)[0] is None]
         with whole_folder(output) as partial:
             folder = _place(bundle, missing, partial, heard, force)

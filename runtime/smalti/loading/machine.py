@@ -28,12 +28,17 @@ VARIABLES: Final = (
 
 
 def nvidia_gpus() -> list[str]:
-    """Return NVIDIA's GPUs that can be used, each as :data:`VISIBLE` names it; none without a driver."""
+    """Return NVIDIA's GPUs that are like the first one, each as :data:`VISIBLE` names it; none without a driver.
+
+    What runs on the first runs on them, and computes the same.
+    """
     found, _ = safe_driver()
     if found is None:
         return []
     named = [word.strip() for word in os.environ.get(VISIBLE, "").split(",") if word.strip()]
-    return (named or [str(ordinal) for ordinal in range(found.device_count)])[: found.device_count]
+    devices = [found.device(ordinal) for ordinal in range(found.device_count)]
+    alike = [(one.name, one.capability) == (devices[0].name, devices[0].capability) for one in devices]
+    return [name for name, yes in zip(named or map(str, range(len(devices))), alike) if yes]
 
 
 def fingerprint() -> str:

@@ -157,6 +157,14 @@ def test_a_zip_that_is_replaced_leaves_its_engines_to_the_next_one_of_the_same_b
     assert there.keys() == {"encoder", "denoiser", "decoder"}
     assert (there["denoiser"].targets, there["decoder"].targets) == (("sm_86",), ("sm_120",))
     assert verify(open_bundle(out / "a.zip")).problems == ()
+    # An older engine does not come along beside the one that the bundle carries itself.
+    build_engines(bundle, tools(), bundle.path / "engines", precision="fp32", components=["denoiser"])
+    older = PortableToolkit(["sm_86"], FakeTensorRT("9.0", portable=True))
+    (out / "b.zip").unlink(missing_ok=True)
+    ship(open_bundle(out / "a.zip"), out / "b.zip", older, components=["denoiser"])
+    ship(open_bundle(bundle.path), out / "b.zip", components=["denoiser"])
+    versions = {one.record.version for one in own(open_bundle(out / "b.zip")) if one.record.component == "denoiser"}
+    assert versions == {"10.13.0"}
     # The same bundle after another export: its engines fit no more.
     manifest = bundle.path / "manifest.json"
     manifest.write_text(manifest.read_text("utf-8").replace('"licence"', ' "licence"', 1), "utf-8")

@@ -16,6 +16,7 @@ from smalti.batch.shards import Do, Receipt
 from smalti.batch.workers import Lost
 from smalti.loading import machine
 from smalti.verification.doctor import safe_driver
+from smalti_kernels.impl.cuda.driver import Device
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,29 @@ def test_the_worker_in_place_of_a_lost_one_sees_its_gpu(tmp_path):
         assert processes._on[processes.start(Seen())] == "0"
 
 
+def test_only_gpus_that_are_alike_share_a_batch(monkeypatch):
+    """What runs on the first may not run on another, or may compute otherwise."""
+
+    class Driver:
+        device_count = 4
+
+        def device(self, ordinal: int) -> Device:
+            return Device(
+                ordinal, *(("RTX 4090", 89), ("GTX 1080", 61), ("RTX 4090", 89), ("RTX 4080", 89))[ordinal], 80
+            )
+
+    monkeypatch.setattr(machine, "safe_driver", lambda: (Driver(), ""))
+    monkeypatch.delenv(machine.VISIBLE, raising=False)
+    assert machine.nvidia_gpus() == ["0", "2"]
+    monkeypatch.setenv(machine.VISIBLE, "a, b,c,d")
+    assert machine.nvidia_gpus() == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     ("shown", "there", "found"),
     [
-        (None, 2, ["0", "1"]),
-        ("3, GPU-5", 2, ["3", "GPU-5"]),
+        (None, 1, ["0"]),
+        ("3, GPU-5", 2, ["3"]),  # the stub's two are not alike
         ("1,nonsense,2", 1, ["1"]),  # CUDA shows those before the first that it does not know
     ],
 )

@@ -162,6 +162,7 @@ def test_what_a_command_works_in_goes_where_it_is_ended_in_a_native_call(cache):
         (folder / "weights").touch()
         remove_partial()  # as the command line does, just before the process ends
         assert not folder.exists()
+        assert list((cache.parents[1] / "locks").glob("scratch-*")) == []
 
 
 def test_work_leaves_nothing_and_needs_no_cache(cache, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from helpers.web_pictures import same
 from smalti import EngineError
 from smalti.cli.main import _run
 from smalti.loading.building import EngineBuild
+from smalti.web.desk.shelf import opened
 from smalti.web.serving import Serving
 
 STEPS = {"seed": 3, "steps": 2}
@@ -64,6 +65,18 @@ def test_where_the_other_cannot_all_stays_as_it_is(tiny_bundle, tiny):
     ):
         wait_until(lambda: told == ["no engine"])
         assert same(pictures(client)[0], tiny.generate(**STEPS).images[0])
+
+
+def test_several_bundles_change_together_or_not_at_all(tiny_bundle):
+    shelf = opened([f"a={tiny_bundle}", f"b={tiny_bundle}"])
+    shelf.load(lambda bundle: smalti.load(bundle, "cpu", "fp32", 1))
+    before = [entry.generator for entry in shelf.entries]
+    answers = iter([smalti.load(tiny_bundle, "cpu", "int8", 1)])
+    with pytest.raises(StopIteration):  # the second one fails
+        shelf.load(lambda bundle: next(answers))
+    assert [entry.generator for entry in shelf.entries] == before
+    shelf.load(lambda bundle: smalti.load(bundle, "cpu", "int8", 1))
+    assert not {*before} & {entry.generator for entry in shelf.entries}
 
 
 def test_the_command_draws_while_engines_are_built_and_says_what_became_of_them(starting, tiny_bundle, tiny, gpu):

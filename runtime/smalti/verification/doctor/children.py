@@ -16,23 +16,33 @@ SECONDS: Final = 20.0
 """Time for all probes: a driver may take a while to wake many GPUs."""
 
 
+def can_start() -> bool:
+    """Return whether another Python can be started; a frozen program has none, and an embedded one may have none."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 class Child:
     """A probe that runs in a process of its own."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
-        """Start it. Where no process can be started, as in a frozen program, it runs here instead."""
+    def __init__(self, name: str, *arguments: str, seconds: float | None = None) -> None:
+        """Start it, and give it ``seconds``, by default those of all probes.
+
+        Where no Python can be started, as in a frozen program, which would start itself, it runs here instead.
+        """
         self.words = (name, *arguments)
         self._answer: dict[str, Any] | None = None
         self._failed = False
-        self._until = time.monotonic() + SECONDS
+        self._seconds = SECONDS if seconds is None else seconds
+        self._until = time.monotonic() + self._seconds
         # The option leaves this folder out of the places that modules are imported from.
         command = [sys.executable, "-P", str(Path(probe.__file__)), *self.words]
-        try:
+        self._process = None
+        if not can_start():
+            return
+        with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
             )
-        except OSError:
-            self._process = None
 
     def answer(self) -> dict[str, Any]:
         """Wait for the answer; a crash or a hang is its ``problem``."""
@@ -55,7 +65,7 @@ class Child:
                 process.kill()
                 process.communicate()
                 self._failed = True
-                return {"problem": f"it did not answer within {SECONDS:.0f} s"}
+                return {"problem": f"it did not answer within {self._seconds:.0f} s"}
         with contextlib.suppress(ValueError):  # it did not come so far
             if process.returncode == 0:
                 return json.loads(said.decode(errors="replace").strip().rpartition("\n")[2])

@@ -205,6 +205,8 @@ class Machine:
     vulkan: Vulkan = Vulkan()
     bundles: tuple[str, ...] = ()
     """Embedded bundles."""
+    named: tuple[str, ...] = ()
+    """Other bundles that were named, by their paths."""
     engines: tuple[Engine, ...] = ()
     broken_lists: tuple[str, ...] = ()
     """Lists of engines that cannot be used, and why."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from smalti.backends.onnxruntime_options import CPU
 from smalti.backends.registry import AUTO, PROVIDERS
-from smalti.verification.doctor import gpu_findings
+from smalti.verification.doctor import engine_findings, gpu_findings
 from smalti.verification.doctor.facts import Folder, Machine
 from smalti.verification.doctor.finding import Finding, missing, ok, warn
 from smalti.verification.doctor.install import WANTED, choose, usable_gpus, wheels
@@ -44,9 +44,9 @@ def conclude(machine: Machine) -> list[Finding]:
         gpu_findings.cudnn,
         gpu_findings.vulkan,
         gpu_findings.webgpu,
-        gpu_findings.tensorrt,
-        gpu_findings.engines,
-        bad_engines,
+        engine_findings.tensorrt,
+        engine_findings.engines,
+        engine_findings.bad_engines,
         problems,
     )
     found = [finding for part in parts for finding in part(machine)]
@@ -59,8 +59,8 @@ def draws_with(machine: Machine, findings: list[Finding]) -> list[str]:
     complete = [gpu for gpu in gpu_findings.complete_gpus(machine) if "cuDNN" not in bad or gpu.capability >= 75]
     fine = {
         "cuda": bool(complete) and "CUDA libraries" not in bad,
-        "rtx": gpu_findings.runs_engines(machine, "rtx"),
-        "trt": gpu_findings.runs_engines(machine, "trt"),
+        "rtx": engine_findings.runs_engines(machine, "rtx"),
+        "trt": engine_findings.runs_engines(machine, "trt"),
         "webgpu": gpu_findings.reaches_webgpu(machine) and not bad & {"WebGPU", "Vulkan"},
         "cpu": CPU in machine.onnxruntime.providers,
     }
@@ -144,15 +144,15 @@ def packages(machine: Machine) -> Iterator[Finding]:
         redistributable = "install Microsoft's Visual C++ Redistributable\n" if on_windows else ""
         what = f"{named} cannot be imported" if there else "not installed"
         yield missing("ONNX Runtime", f"{what}: {found.problem}", redistributable + mend)
-    elif not found.providers and (runtime := gpu_findings.engines_could_run(machine)):
-        text = f"not installed: provider {runtime} needs none, with a bundle that has engines for the GPU here"
+    elif not found.providers and (fits := [one for one in RUNTIMES if engine_findings.could_run(machine, one)]):
+        text = f"not installed: provider {fits[0]} needs none, with a bundle that has engines for the GPU here"
         yield warn("ONNX Runtime", text, f"for all other bundles: {mend}")
     elif not found.providers:
         yield missing("ONNX Runtime", "not installed", mend)
     elif _numbers(found.version) < OLDEST:
         needed = ".".join(map(str, OLDEST))
         yield warn("ONNX Runtime", f"{named or found.version}; smalti needs {needed} or newer", mend)
-    elif choice.uninstall and (engines := [one for one in RUNTIMES if gpu_findings.runs_engines(machine, one)]):
+    elif choice.uninstall and (engines := [one for one in RUNTIMES if engine_findings.runs_engines(machine, one)]):
         yield ok("ONNX Runtime", f"{named} has no CUDA; the GPU draws with provider {' and '.join(engines)}")
     elif choice.uninstall and usable_gpus(machine):
         yield warn("ONNX Runtime", f"{named} has no CUDA, so that GPUs stay idle ({choice.why})", mend)
@@ -169,26 +169,6 @@ def providers(machine: Machine) -> Iterator[Finding]:
         yield ok("providers", f"{names}: what it was built with; this list does not say that they can be loaded")
 
 
-def bad_engines(machine: Machine) -> Iterator[Finding]:
-    """Engines of any bundle that are damaged or of another graph, and lists that cannot be read."""
-    for bundle in sorted({one.bundle for one in machine.engines if one.state in gpu_findings.BAD}):
-        bad = [one for one in machine.engines if one.bundle == bundle and one.state in gpu_findings.BAD]
-        count = "1 engine that is" if len(bad) == 1 else f"{len(bad)} engines that are"
-        states = " or ".join(sorted({"damaged" if one.state == "damaged" else "of another graph" for one in bad}))
-        yield warn(
-            "engines",
-            f"bundle {bundle} has {count} {states}: {bad[0].note.partition('; ')[0]}",
-            "build them again with 'smalti engine build'; 'smalti engine list' names them, and 'smalti engine prune' "
-            "removes damaged ones from the cache",
-        )
-    for text in machine.broken_lists:
-        yield warn(
-            "engines",
-            f"a list of engines cannot be used: {text}",
-            "remove it with 'smalti engine prune', or make a new one with 'smalti engine build'",
-        )
-
-
 def settings(machine: Machine, providers: list[str]) -> Iterator[Finding]:
     """Variables of the environment that smalti reads; ``providers`` are those that draw here."""
     given = dict(machine.variables)
@@ -199,6 +179,8 @@ def settings(machine: Machine, providers: list[str]) -> Iterator[Finding]:
     if asked is not None and asked not in (AUTO, *PROVIDERS):
         what = f"SMALTI_PROVIDER is {asked!r}, and no provider is called so"
         yield missing("settings", what, f"unset it, or set it to {AUTO}, {', '.join(PROVIDERS)}")
+    elif asked in RUNTIMES and engine_findings.could_run(machine, asked):
+        pass  # it draws with a bundle that has engines, or builds them first
     elif asked is not None and asked != AUTO and asked not in providers:
         what = f"SMALTI_PROVIDER asks for {asked}, which does not draw here"
         yield missing("settings", what, "unset it, or name another provider with --provider")

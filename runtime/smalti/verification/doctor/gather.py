@@ -90,8 +90,13 @@ def gather(
     children = Child("driver", *driver), Child("inference", LIBRARY), Child("vulkan", *vulkan)
     cores = asker.read("cores", usable_cores, 1)
     bundles = asker.read("embedded bundles", embedded_bundles, {})
-    opened = {str(bundle.path): bundle for bundle in named}
-    engines, broken = asker.read("engines", partial(_engines, bundles, opened), ((), ()))
+    names = asker.read("embedded bundles", partial(_digests, bundles), dict[str, str]())
+    opened = list(named)
+    others: dict[str, str] = {}
+    for bundle in opened:
+        if bundle.digest not in names:  # a copy of an embedded one goes by its name
+            others.setdefault(bundle.digest, str(bundle.path))
+    engines, broken = asker.read("engines", partial(_engines, opened, others | names), ((), ()))
     return Machine(
         python=_python(asker),
         system=asker.read("system", _system, System(sys.platform, "", "", "", "", "posix")),
@@ -104,7 +109,8 @@ def gather(
         kernels=asker.read("prebuilt kernels", _kernels, ()),
         packages=asker.read("installed packages", installed_packages, ()),
         cuda_libraries=asker.read("CUDA libraries", find_cuda_libraries, ()),
-        bundles=(*bundles, *opened),
+        bundles=tuple(bundles),
+        named=tuple(others.values()),
         engines=engines,
         broken_lists=broken,
         unwritable=asker.read("caches", _unwritable, ""),
@@ -193,18 +199,22 @@ def _unwritable() -> str:
     return ""
 
 
-def _engines(bundles: Mapping[str, Path], named: Mapping[str, Bundle]) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """Return the engines of bundles and all in the cache, and what is wrong with lists."""
-    found, wrong = engines_here(installed_versions())
-    for bundle in named.values():
-        engines, problems = engines_of_bundle(bundle, installed_versions())
-        found += [one for one in engines if one.engine not in [other.engine for other in found]]
-        wrong += problems
+def _digests(bundles: Mapping[str, Path]) -> dict[str, str]:
+    """Return the names of embedded bundles by their digests."""
     names = dict[str, str]()
     for name, path in bundles.items():
         with contextlib.suppress(BundleError):  # it is among what is wrong
             names[open_bundle(path).digest] = name
-    names |= {bundle.digest: name for name, bundle in named.items()}
+    return names
+
+
+def _engines(named: Iterable[Bundle], names: Mapping[str, str]) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Return the engines of bundles and all in the cache, and what is wrong with lists; ``names`` are by digest."""
+    found, wrong = engines_here(installed_versions())
+    for bundle in named:
+        engines, problems = engines_of_bundle(bundle, installed_versions())
+        found += [one for one in engines if one.engine not in [other.engine for other in found]]
+        wrong += [one for one in problems if one not in wrong]
     engines = tuple(
         Engine(
             bundle=names.get(one.digest) or f"{one.bundle} ({one.digest[:12]})",

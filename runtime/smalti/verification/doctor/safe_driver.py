@@ -15,15 +15,19 @@ import msgspec
 
 from smalti.system.files import write_whole
 from smalti.system.platform import cache_folder, system_name
-from smalti.verification.doctor.children import Child
+from smalti.verification.doctor.children import Child, can_start
 from smalti.version import __version__
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.driver import Driver, driver
 from smalti_kernels.platform import DRIVER_LIBRARIES, load_library
 
-STARTS, FAILS = 30 * 86400.0, 3600.0
+STARTS, FAILS = 30 * 86400.0, 600.0
 """Seconds for which it is believed that a driver starts, and that it does not."""
-MAPS: Final = Path("/proc/self/maps")
+LONGEST: Final = 60.0
+"""Seconds that a driver may take to wake all GPUs."""
+MAPS, BOOT = Path("/proc/self/maps"), Path("/proc/sys/kernel/random/boot_id")
+_starts: set[str] = set()
+"""Drivers that this process knows to start."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -45,9 +49,44 @@ def safe_driver() -> tuple[Driver | None, str]:
 
 
 def driver_crash() -> str:
-    """Return why the driver must not be started in this process; empty where it may, or where there is none."""
-    library = _library()
-    return "" if library is None else _crash(library, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    """Return why the driver must not be started in this process; empty where it may, or where there is none.
+
+    What another process saw is remembered for the driver's file, where the system tells which that is, as Linux does;
+    a crash for ten minutes, and no longer than the machine runs.
+    """
+    if not can_start() or (library := _library()) is None:
+        return ""
+    parts = (__version__, system_name(), library, os.environ.get("CUDA_VISIBLE_DEVICES", ""), _boot())
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if key in _starts:
+        return ""
+    file = cache_folder() / "trials" / f"driver-{key[:24]}.json"
+    seen = _remembered(file) if library else None
+    if seen is None:
+        seen = _asked(file)
+    if not seen.problem:
+        _starts.add(key)
+    return seen.problem
+
+
+def _remembered(file: Path) -> Seen | None:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        seen = msgspec.json.decode(file.read_bytes(), type=Seen)
+        age = time.time() - seen.made
+        if 0 <= age < (FAILS if seen.problem else STARTS):
+            ago = f" (seen {age / 60:.0f} minutes ago; it is asked again after {FAILS / 60:.0f})"
+            return msgspec.structs.replace(seen, problem=seen.problem + ago) if seen.problem else seen
+    return None
+
+
+def _asked(file: Path) -> Seen:
+    child = Child("driver", *DRIVER_LIBRARIES, seconds=LONGEST)
+    problem = f"the NVIDIA driver cannot be used: {child.answer()['problem']}" if child.failed() else ""
+    seen = Seen(problem, time.time())
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, msgspec.json.encode(seen))
+    return seen
 
 
 @functools.cache
@@ -61,24 +100,15 @@ def _library() -> str | None:
         with contextlib.suppress(OSError):
             for line in MAPS.read_text("utf-8", errors="replace").splitlines():
                 path = Path(line.rpartition(" ")[2])
-                if path.name.startswith(name.partition(".")[0]):
+                if path.name.startswith(f"{name.partition('.')[0]}."):
                     found = path.stat()
                     return f"{path} {found.st_size} {found.st_mtime_ns}"
         return ""
     return None
 
 
-@functools.cache
-def _crash(library: str, visible: str) -> str:
-    key = hashlib.sha256("\n".join((__version__, system_name(), library, visible)).encode()).hexdigest()
-    file = cache_folder() / "trials" / f"driver-{key[:24]}.json"
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        seen = msgspec.json.decode(file.read_bytes(), type=Seen)
-        if library and 0 <= time.time() - seen.made < (FAILS if seen.problem else STARTS):
-            return seen.problem
-    child = Child("driver", *DRIVER_LIBRARIES)
-    problem = f"the NVIDIA driver cannot be used: {child.answer()['problem']}" if child.failed() else ""
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, msgspec.json.encode(Seen(problem, time.time())))
-    return problem
+def _boot() -> str:
+    try:
+        return BOOT.read_text("utf-8")
+    except OSError:
+        return ""

@@ -23,7 +23,7 @@ SERIES: Final = {
     "sm_70": r"v100|titan v|quadro gv100",
     "sm_75": r"(rtx )?20[6-8]0|rtx 20|titan rtx|t4|quadro rtx [3-8]000",
     "sm_80": r"a100|a30|a800",
-    "sm_86": r"(rtx )?30[5-9]0|rtx 30|rtx 2050|a2|a10g?|a16|a40|(rtx )?a[123456][05]?00|(rtx )?a5500",
+    "sm_86": r"(rtx )?30[5-9]0|rtx 30|rtx 2050|a2|a10g?|a16|a40|rtx a[1-6]000|rtx a[45]00|a[2-6]000|(rtx )?a[45]500",
     "sm_89": r"(rtx )?40[5-9]0|rtx 40|l4|l20|l40s?|(rtx )?[1-6][05]?00 ada( generation)?|rtx 5880 ada",
     "sm_90": r"h100|h200|h20|h800|gh200",
     "sm_100": r"b100|b200|gb200",
@@ -34,11 +34,12 @@ SERIES: Final = {
 
 Cards of Turing without tensor cores (GTX 16, MX 4, T 400 to T 2000) are left out: whether engines run there is unknown.
 """
-CARD: Final = re.compile(r"(gtx|gt|rtx|mx|quadro|tesla|titan|geforce|nvidia|[a-z]{1,2}\d{1,4}[a-z]?\b)")
+CARD: Final = re.compile(r"(gtx|gt|rtx|mx|quadro|tesla|titan|geforce|nvidia|([abhlptv]|gh|gb)\d{1,4}[a-z]?\b)")
 """How the names of cards begin."""
 _MAKERS: Final = re.compile(r"\b(nvidia|geforce|tesla)\b")
 _KINDS: Final = re.compile(
-    r"\b(ti|super|laptop|mobile|max-q|gpu|and the like|d|sxm\d?|hbm\d?e?|nvl|pcie|\d+ ?gi?b)\b|(?<=\d)ti\b"
+    r"\b(ti|super|laptop|mobile|max-q|gpu|and the like|d|sxm\d?|hbm\d?e?|nvl|pcie|workstation|server|edition"
+    r"|\d+ ?gi?b)\b|(?<=\d)ti\b"
 )
 _NUMBER: Final = re.compile(r"(?:sm|compute)?[ _-]?(\d{1,2})[._ ]?(\d)a?")
 

@@ -8,15 +8,13 @@ from typing import Final
 from smalti.bundle.engines import Runtime
 from smalti.bundle.manifest import Precision
 from smalti.errors import UsageError
-from smalti.verification.doctor.gpu_findings import RTX
+from smalti.verification.doctor.engine_findings import OLDEST_TRT, RTX
 from smalti.verification.doctor.install import runs
 from smalti.verification.engines.cards import GPUS, target_named, unknown
 from smalti_kernels.errors import DamagedKernel
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
 from smalti_kernels.impl.cuda.targets import target_for
 
-OLDEST_TRT: Final = 75
-"""Oldest compute capability that TensorRT 10.13 and later build for."""
 NEWEST_CUDA: Final = (13, 0)
 """CUDA version of the driver that a GPU is asked about with, if nothing else is known."""
 

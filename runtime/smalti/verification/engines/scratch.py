@@ -46,6 +46,7 @@ def scratch_folder() -> Generator[Path, None, None]:
             kept = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(kept))
         stack.enter_context(unfinished(folder))
+        stack.enter_context(unfinished(_lock_of(name)))
         yield folder
 
 

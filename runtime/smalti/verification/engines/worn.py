@@ -34,7 +34,7 @@ def gpus_here() -> Here:
 
 
 def worn(file: Path, version: str, here: Here) -> str:
-    """Return why a file cannot be used any more; empty where it can, on this machine or on another one.
+    """Return why a file cannot be used any more on this machine; empty where it can, and where it is for another GPU.
 
     ``version`` is that of the installed TensorRT-RTX; empty for none.
     """

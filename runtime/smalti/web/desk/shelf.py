@@ -67,7 +67,11 @@ class Shelf:
         return all(entry.generator is not None for entry in self.entries)
 
     def load(self, load: Callable[[Bundle], Generator]) -> None:
-        """Make all ready, one after the other. Raises what ``load`` raises."""
+        """Make all ready, one after the other; those that are ready already change together, at the end.
+
+        Raises what ``load`` raises; what was ready is then as it was.
+        """
+        better: dict[Entry, Generator] = {}
         for entry in self.entries:
             generator = load(entry.bundle)
             # Opened now: what is damaged shows before anybody asks, and the first who asks does not wait.
@@ -75,6 +79,11 @@ class Shelf:
                 generator.session(role)
             if generator.manifest.family != "autoregressive":  # which has no steps to leave out
                 generator.warm_up(steps=1)
+            if entry.generator is None:
+                entry.generator = generator
+            else:
+                better[entry] = generator
+        for entry, generator in better.items():
             entry.generator = generator
 
 
