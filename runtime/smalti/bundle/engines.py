@@ -98,7 +98,7 @@ def decode(raw: bytes, where: str) -> Engines:
     for record in engines.engines:
         if not is_plain(record.engine.file) or "/" in record.engine.file:
             raise BundleError(f"{where}: {ENGINES} names {record.engine.file!r}, which is not a file beside it")
-    files = [record.engine.file for record in engines.engines]
-    if doubled := next((file for file in files if files.count(file) > 1), ""):
-        raise BundleError(f"{where}: {ENGINES} names {doubled} twice. Build the engines again")
+    for number, record in enumerate(engines.engines):
+        if record in engines.engines[:number]:
+            raise BundleError(f"{where}: {ENGINES} lists {record.engine.file} twice. Build the engines again")
     return engines

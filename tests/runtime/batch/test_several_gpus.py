@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from helpers.seen_gpus import Seen
 from helpers.stub_driver import Stub
 from smalti.batch import job
 from smalti.batch.loading import Loading
 from smalti.batch.processes import Processes
-from smalti.batch.shards import Do, Receipt
+from smalti.batch.shards import Receipt
 from smalti.batch.workers import Lost
 from smalti.loading import machine
 from smalti.verification.doctor import safe_driver
 from smalti_kernels.impl.cuda.driver import Device
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Tells which GPUs a worker sees."""
-
-    dies: bool = False
-
-    def opened(self) -> Do:
-        def do(shard: int) -> Receipt:
-            if self.dies:
-                os._exit(9)
-            return Receipt(shard, 0, (), "", (os.environ.get(machine.VISIBLE, "all"),))
-
-        return do
 
 
 def seen(folder: Path, gpus: list[str], workers: int) -> list[str]:

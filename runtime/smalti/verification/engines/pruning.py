@@ -256,7 +256,7 @@ def _remove(found: _Folder) -> dict[Path, str]:
         new = msgspec.structs.replace(listed, schema_version=SCHEMA_VERSION, engines=records)
         write_folder(folder, new, {})
     for file in (*found.engines, *found.others):
-        if file.why and file.path.name not in stay:
+        if file.why and file.path.name not in stay:  # two records may name one file
             failed |= _unlink(file.path)
     if not stay:
         with contextlib.suppress(OSError):  # something else lies in it
