@@ -15,6 +15,8 @@ DRIVER_LIBRARIES: Final = ("nvcuda.dll",) if sys.platform == "win32" else ("libc
 """Names of NVIDIA's driver library on this system, first choice first."""
 MANAGEMENT_LIBRARY: Final = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 """Name of NVIDIA's management library, which comes with the driver."""
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+"""Environment variable: the GPUs that CUDA shows, and their order."""
 THREADS_VARIABLE: Final = "SMALTI_THREADS"
 """Environment variable: cores to use."""
 CGROUPS: Final = Path("/sys/fs/cgroup")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,10 +21,11 @@ from helpers.table_denoiser import TableDenoiser
 from smalti import BundleError, DriverError, ProviderUnavailable, SamplingError, UsageError
 from smalti.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from smalti.bundle.reader import open_bundle
-from smalti.loading import auto, trial, trial_process, verdicts
+from smalti.loading import auto, trial, trial_process
 from smalti.loading.auto import load_best
 from smalti.loading.trial import Trial
 from smalti.loading.trial_process import in_own_process
+from smalti.system import verdicts
 
 
 @pytest.fixture
@@ -129,9 +131,9 @@ def test_a_verdict_that_is_old_or_damaged_is_given_again(bundle, cache, monkeypa
     for broken in (b"", b"{", b"[1]", whole.replace(b'"made":1', b'"made":"x')):
         file.write_bytes(broken)
         assert load_best(bundle, "auto", 1, {}).report.actual == "cpu"
-        assert trial.msgspec.json.decode(file.read_bytes(), type=Trial).provider == "cpu"
-    old = trial.msgspec.structs.replace(trial.msgspec.json.decode(whole, type=Trial), made=1.0, problem="once wrong")
-    file.write_bytes(trial.msgspec.json.encode(old))
+        assert msgspec.json.decode(file.read_bytes(), type=Trial).provider == "cpu"
+    old = msgspec.structs.replace(msgspec.json.decode(whole, type=Trial), made=1.0, problem="once wrong")
+    file.write_bytes(msgspec.json.encode(old))
     assert load_best(bundle, "auto", 1, {}).report.actual == "cpu"
     shutil.rmtree(cache)
     cache.write_text("a file where a folder is wanted")

@@ -15,7 +15,7 @@ from typing import Any, cast
 from smalti.batch.formats.format import remove_any
 from smalti.batch.shards import Task
 from smalti.batch.workers import Lost, Ready, Told, Trouble
-from smalti.loading.machine import VISIBLE
+from smalti_kernels.platform import VISIBLE
 
 
 class Processes:

@@ -24,8 +24,8 @@ from smalti.errors import ProviderUnavailable
 from smalti.loading.machine import fingerprint
 from smalti.loading.trial import Trial, try_out, try_provider
 from smalti.loading.trial_process import in_own_process
-from smalti.loading.verdicts import alone, keep, kept, key_of
 from smalti.system.platform import system_name
+from smalti.system.verdicts import alone, keep, kept, key_of
 from smalti.verification.doctor.install import GPU_WHEEL
 from smalti.verification.doctor.safe_driver import safe_driver
 from smalti.verification.engines.hosts import engine_precisions
@@ -90,7 +90,7 @@ def _gpu_trial(
     engines = [one.record.engine.sha256 for one in engines_of(bundle)[0]] if name in NAMES else []
     key = key_of(bundle.digest, name, precision, machine, *engines)
     nowhere = key_of(name, machine)
-    if (found := kept(key) or kept(nowhere)) is None:
+    if (found := kept(key, Trial) or kept(nowhere, Trial)) is None:
         _log.info("provider %s is tried once with %s", name, bundle.manifest.name)
         found = _tried(bundle, name, precision, try_gpu)
         keep(nowhere if found.absent else key, found)
@@ -112,7 +112,7 @@ def _cpu_trial(
     except ProviderUnavailable as error:
         return Trial(provider="cpu", problem=str(error)), None
     key = key_of(bundle.digest, "cpu", precision, backend.threads, machine)
-    found = kept(key)
+    found = kept(key, Trial)
     if found is not None and (found.seconds is not None or not timed or found.problem):
         return found, None
     found, generator = try_out(bundle, backend, precision, timed=timed)

@@ -14,10 +14,8 @@ from smalti.verification.doctor.gather import installed_packages
 from smalti.verification.doctor.hardware import find_adapters, find_processor
 from smalti.verification.doctor.safe_driver import safe_driver
 from smalti.version import __version__
-from smalti_kernels.platform import usable_cores
+from smalti_kernels.platform import VISIBLE, usable_cores
 
-VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-"""The variable that names the GPUs that CUDA shows, and their order."""
 VARIABLES: Final = (
     VISIBLE,
     "VK_ICD_FILENAMES",

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-import msgspec
 from numpy.typing import NDArray
 
 from smalti.backends.base import Backend, RequestedPrecision, Session
@@ -15,6 +14,7 @@ from smalti.bundle.manifest import PRIOR_ROLES, missed
 from smalti.bundle.reader import Bundle
 from smalti.drawing.generator import Generator
 from smalti.errors import BundleError, ProviderUnavailable, SamplingError, SmaltiError
+from smalti.system.verdicts import Verdict
 from smalti.verification.golden import compare_golden, read_golden
 from smalti.verification.speed.measure import measure
 
@@ -24,7 +24,7 @@ JUDGED, CRASHED, ABSENT, PASSING = 24.0 * 30, 24.0, 1.0, 0.25
 not be opened at all, and where something failed that may be over soon, such as a lack of memory."""
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class Trial(Verdict, frozen=True, kw_only=True):
     """What a trial found."""
 
     provider: str
@@ -40,10 +40,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What else is to be said, such as why it is not the precision that was asked for."""
     seconds: float | None = None
     """Seconds of a picture by the bundle's defaults; None where that was not measured."""
-    made: float = 0.0
-    """When, in seconds since 1970."""
     hours: float = JUDGED
-    """How long it is believed."""
 
 
 def refused(provider: str, problem: str, hours: float = PASSING) -> Trial:

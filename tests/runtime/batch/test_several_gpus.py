@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.batches import wait_for
 from helpers.seen_gpus import Seen
 from helpers.stub_driver import Stub
 from smalti.batch import job
@@ -47,8 +48,7 @@ def test_the_worker_in_place_of_a_lost_one_sees_its_gpu(tmp_path):
     with Processes(tmp_path, ["0", "1"]) as processes:
         first, _ = processes.start(Seen(dies=True)), processes.start(Seen())
         processes.give(first, 0)
-        while not any(isinstance(said, Lost) for _, said in processes.wait(20)):
-            pass
+        wait_for(lambda: any(isinstance(said, Lost) for _, said in processes.wait(1)))
         assert processes._on[processes.start(Seen())] == "0"
 
 

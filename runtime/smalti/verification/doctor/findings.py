@@ -175,13 +175,13 @@ def settings(machine: Machine, providers: list[str]) -> Iterator[Finding]:
     told = [f"{name} is {value!r}" for name, value in given.items()]
     if told:
         yield ok("settings", ", ".join(told))
+    # What runs engines draws with a bundle that has them, or builds them first.
+    draws = [AUTO, *providers, *(one for one in RUNTIMES if engine_findings.could_run(machine, one))]
     asked, threads = given.get("SMALTI_PROVIDER"), given.get(THREADS_VARIABLE)
     if asked is not None and asked not in (AUTO, *PROVIDERS):
         what = f"SMALTI_PROVIDER is {asked!r}, and no provider is called so"
         yield missing("settings", what, f"unset it, or set it to {AUTO}, {', '.join(PROVIDERS)}")
-    elif asked in RUNTIMES and engine_findings.could_run(machine, asked):
-        pass  # it draws with a bundle that has engines, or builds them first
-    elif asked is not None and asked != AUTO and asked not in providers:
+    elif asked is not None and asked not in draws:
         what = f"SMALTI_PROVIDER asks for {asked}, which does not draw here"
         yield missing("settings", what, "unset it, or name another provider with --provider")
     if threads is not None and not (threads.isdecimal() and int(threads) > 0):

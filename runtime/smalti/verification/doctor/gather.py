@@ -42,7 +42,7 @@ from smalti.verification.doctor.libraries import find_cuda_libraries
 from smalti.verification.engines.listing import engines_here, engines_of_bundle, installed_versions
 from smalti.version import __version__
 from smalti_kernels.impl.cuda.prebuilt import read_manifest
-from smalti_kernels.platform import DRIVER_LIBRARIES, THREADS_VARIABLE, usable_cores
+from smalti_kernels.platform import DRIVER_LIBRARIES, THREADS_VARIABLE, VISIBLE, usable_cores
 
 VULKAN_LIBRARIES: Final = ("vulkan-1.dll",) if sys.platform == "win32" else ("libvulkan.so.1",)
 PACKAGES: Final = re.compile(r"(onnxruntime|ort-nightly|nvidia|tensorrt)(-.*)?")
@@ -104,7 +104,7 @@ def gather(
         processor=asker.read("processor", lambda: find_processor(cores), Processor("", cores, None)),
         caches=asker.read("caches", _caches, ()),
         adapters=asker.read("graphics cards", find_adapters, ()),
-        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        visible=os.environ.get(VISIBLE),
         variables=tuple((name, os.environ[name]) for name in VARIABLES if os.environ.get(name)),
         kernels=asker.read("prebuilt kernels", _kernels, ()),
         packages=asker.read("installed packages", installed_packages, ()),

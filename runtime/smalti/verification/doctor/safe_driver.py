@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from smalti.system.files import write_whole
-from smalti.system.platform import cache_folder, system_name
+from smalti.system.platform import system_name
+from smalti.system.verdicts import Verdict, keep, kept, key_of
 from smalti.verification.doctor.children import Child, can_start
 from smalti.version import __version__
 from smalti_kernels import KernelError
 from smalti_kernels.impl.cuda.driver import Driver, driver
-from smalti_kernels.platform import DRIVER_LIBRARIES, load_library
+from smalti_kernels.platform import DRIVER_LIBRARIES, VISIBLE, load_library
 
-STARTS, FAILS = 30 * 86400.0, 600.0
-"""Seconds for which it is believed that a driver starts, and that it does not."""
+STARTS, FAILS = 24.0 * 30, 1 / 6
+"""Hours for which it is believed that a driver starts, and that it does not."""
 LONGEST: Final = 60.0
 """Seconds that a driver may take to wake all GPUs."""
 MAPS, BOOT = Path("/proc/self/maps"), Path("/proc/sys/kernel/random/boot_id")
@@ -30,12 +27,11 @@ _starts: set[str] = set()
 """Drivers that this process knows to start."""
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Seen(Verdict, frozen=True, kw_only=True):
     """What another process saw."""
 
     problem: str
     """Why the driver must not be started; empty where it starts."""
-    made: float
 
 
 def safe_driver() -> tuple[Driver | None, str]:
@@ -56,36 +52,24 @@ def driver_crash() -> str:
     """
     if not can_start() or (library := _library()) is None:
         return ""
-    parts = (__version__, system_name(), library, os.environ.get("CUDA_VISIBLE_DEVICES", ""), _boot())
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    key = f"driver-{key_of(__version__, system_name(), library, os.environ.get(VISIBLE, ''), _boot())}"
     if key in _starts:
         return ""
-    file = cache_folder() / "trials" / f"driver-{key[:24]}.json"
-    seen = _remembered(file) if library else None
-    if seen is None:
-        seen = _asked(file)
-    if not seen.problem:
-        _starts.add(key)
-    return seen.problem
+    if library and (seen := kept(key, Seen)) is not None:
+        ago = f" (seen {(time.time() - seen.made) / 60:.0f} minutes ago; it is asked again after {FAILS * 60:.0f})"
+    else:
+        seen, ago = _asked(key), ""
+    if seen.problem:
+        return seen.problem + ago
+    _starts.add(key)
+    return ""
 
 
-def _remembered(file: Path) -> Seen | None:
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        seen = msgspec.json.decode(file.read_bytes(), type=Seen)
-        age = time.time() - seen.made
-        if 0 <= age < (FAILS if seen.problem else STARTS):
-            ago = f" (seen {age / 60:.0f} minutes ago; it is asked again after {FAILS / 60:.0f})"
-            return msgspec.structs.replace(seen, problem=seen.problem + ago) if seen.problem else seen
-    return None
-
-
-def _asked(file: Path) -> Seen:
+def _asked(key: str) -> Seen:
     child = Child("driver", *DRIVER_LIBRARIES, seconds=LONGEST)
     problem = f"the NVIDIA driver cannot be used: {child.answer()['problem']}" if child.failed() else ""
-    seen = Seen(problem, time.time())
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, msgspec.json.encode(seen))
+    seen = Seen(problem=problem, made=time.time(), hours=FAILS if problem else STARTS)
+    keep(key, seen)
     return seen
 
 

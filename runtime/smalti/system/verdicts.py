@@ -1,4 +1,4 @@
-"""Trials that are kept in the user's cache, so that each is made once. Where there is no cache, each is made again."""
+"""Verdicts that are kept in the user's cache, so that each is given once; without a cache, each is given again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import hashlib
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from smalti.loading.trial import Trial
 from smalti.system.files import write_whole
 from smalti.system.platform import cache_folder
 
@@ -19,25 +19,37 @@ WAIT = 600.0
 """Seconds to wait for another process that makes a trial."""
 
 
-def kept(key: str) -> Trial | None:
-    """Return a trial of this key that is still believed; None if there is none."""
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found once, and is believed for a while."""
+
+    made: float = 0.0
+    """When, in seconds since 1970."""
+    hours: float = 0.0
+    """How long it is believed."""
+
+
+Kept = TypeVar("Kept", bound=Verdict)
+
+
+def kept(key: str, kind: type[Kept]) -> Kept | None:
+    """Return a verdict of this key that is still believed; None if there is none."""
     try:
-        found = msgspec.json.decode(_file(key).read_bytes(), type=Trial)
+        found = msgspec.json.decode(_file(key).read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if 0 <= time.time() - found.made < found.hours * HOUR else None
 
 
-def keep(key: str, trial: Trial) -> None:
-    """Keep a trial."""
+def keep(key: str, verdict: Verdict) -> None:
+    """Keep a verdict. The first 32 characters of a key tell it from others."""
     with contextlib.suppress(OSError):
         file = _file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, msgspec.json.encode(trial))
+        write_whole(file, msgspec.json.encode(verdict))
 
 
 def key_of(*parts: object) -> str:
-    """Return the key of what a trial depends on."""
+    """Return the key of what a verdict depends on."""
     return hashlib.sha256("\n".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()
 
 
